@@ -1,0 +1,219 @@
+"""Reading and writing PyTorch's zip checkpoint format without PyTorch.
+
+A `.pth` file (PyTorch 1.6 and later) is a zip archive: `<root>/data.pkl`, a pickle in which every tensor is a call of
+`torch._utils._rebuild_tensor_v2` on a storage named by number, and `<root>/data/<number>`, the raw bytes of that storage.
+The reader executes nothing from the file: like `torch.load(weights_only=True)`, it knows a short list of names and refuses
+every other one.
+"""
+
+from __future__ import annotations
+
+import collections
+import io
+import os
+import pickle
+import struct
+import zipfile
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+_DTYPES = {
+    "DoubleStorage": np.dtype(np.float64),
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+
+
+class TorchFormatError(ValueError):
+    """The file is not a PyTorch zip checkpoint, or holds something other than plain tensors and containers."""
+
+
+class _StorageType:
+    """Stands for `torch.FloatStorage` and its kin while the pickle is read."""
+
+    def __init__(self, name: str):
+        self.dtype = _DTYPES[name]
+
+
+def _rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None):
+    del requires_grad, hooks, metadata
+    if offset < 0 or any(n < 0 for n in shape) or any(s < 0 for s in strides):
+        raise TorchFormatError(f"a tensor has negative geometry: offset {offset}, shape {shape}, strides {strides}")
+    if all(shape):
+        last = offset + sum((n - 1) * s for n, s in zip(shape, strides))
+        if last >= storage.size:
+            raise TorchFormatError(f"a tensor of shape {shape} reaches past its storage of {storage.size} values")
+    else:
+        return np.zeros(shape, storage.dtype)
+    item = storage.dtype.itemsize
+    view = np.lib.stride_tricks.as_strided(storage[offset:], shape, [s * item for s in strides], writeable=False)
+    return np.array(view)
+
+
+def _rebuild_parameter(data, requires_grad=False, hooks=None):
+    del requires_grad, hooks
+    return data
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """An unpickler that can build tensors, numbers, strings and containers, and nothing else."""
+
+    def __init__(self, file: io.BytesIO, archive: zipfile.ZipFile, root: str):
+        super().__init__(file, encoding="utf-8")
+        self._archive, self._root = archive, root
+        self._storages: dict[str, np.ndarray] = {}
+
+    def find_class(self, module: str, name: str):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
+            return _rebuild_tensor
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return _rebuild_parameter
+        if module == "torch" and name in _DTYPES:
+            return _StorageType(name)
+        raise TorchFormatError(
+            f"the checkpoint refers to {module}.{name}, which is not a plain tensor or container; it is refused because "
+            "loading it could run code. Save it again as {'model_state': model.state_dict()}."
+        )
+
+    def persistent_load(self, pid):
+        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
+            raise TorchFormatError(f"unknown kind of storage in the checkpoint: {pid!r}")
+        _, storage_type, key, _location, _numel = pid
+        if key not in self._storages:
+            try:
+                raw = self._archive.read(f"{self._root}/data/{key}")
+            except KeyError:
+                raise TorchFormatError(f"the checkpoint has no storage data/{key}: the file is truncated") from None
+            self._storages[key] = np.frombuffer(raw, storage_type.dtype.newbyteorder("<"))
+        return self._storages[key]
+
+
+def read(path: str | os.PathLike) -> Any:
+    """Reads a `.pth` file as `torch.load(path, weights_only=True)` would, with numpy arrays for tensors.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        TorchFormatError: the file is not in the zip format, is damaged, or refers to anything but tensors, numbers, strings
+            and containers.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    if not zipfile.is_zipfile(path):
+        raise TorchFormatError(f"{path} is not a PyTorch zip checkpoint (PyTorch 1.6 or later writes these)")
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise TorchFormatError(f"{path} is a zip file but holds {len(pickles)} data.pkl where a checkpoint has one")
+        root = pickles[0][: -len("/data.pkl")]
+        order = f"{root}/byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise TorchFormatError(f"{path} was written on a big-endian machine; save it again on a little-endian one")
+        try:
+            return _TensorUnpickler(io.BytesIO(archive.read(pickles[0])), archive, root).load()
+        except TorchFormatError as error:
+            raise TorchFormatError(f"{path}: {error}") from None
+        except (pickle.UnpicklingError, EOFError, zipfile.BadZipFile, struct.error) as error:
+            raise TorchFormatError(f"{path} is damaged: {error}") from error
+
+
+class _TensorPickler:
+    """Writes the pickle opcodes (protocol 2) for a tree of dicts, numbers, strings and float32 arrays.
+
+    The standard pickler cannot be used: it insists on importing `torch` to write a reference to `torch.FloatStorage`.
+    """
+
+    def __init__(self):
+        self.out = io.BytesIO()
+        self.storages: list[np.ndarray] = []
+        self._keys: dict[int, int] = {}
+
+    def dump(self, tree: Any) -> bytes:
+        self.out.write(pickle.PROTO + b"\x02")
+        self._save(tree)
+        self.out.write(pickle.STOP)
+        return self.out.getvalue()
+
+    def _save(self, value: Any) -> None:
+        write = self.out.write
+        if value is None:
+            write(pickle.NONE)
+        elif isinstance(value, bool):
+            write(pickle.NEWTRUE if value else pickle.NEWFALSE)
+        elif isinstance(value, int):
+            raw = value.to_bytes(8, "little", signed=True)
+            write(pickle.LONG1 + bytes([len(raw)]) + raw)
+        elif isinstance(value, float):
+            write(pickle.BINFLOAT + struct.pack(">d", value))
+        elif isinstance(value, str):
+            raw = value.encode()
+            write(pickle.BINUNICODE + struct.pack("<I", len(raw)) + raw)
+        elif isinstance(value, tuple):
+            write(pickle.MARK)
+            for item in value:
+                self._save(item)
+            write(pickle.TUPLE)
+        elif isinstance(value, dict):
+            write(pickle.EMPTY_DICT + pickle.MARK)
+            for key, item in value.items():
+                self._save(key)
+                self._save(item)
+            write(pickle.SETITEMS)
+        elif isinstance(value, np.ndarray):
+            self._save_tensor(value)
+        else:
+            raise TypeError(f"cannot write {type(value).__name__} into a PyTorch checkpoint")
+
+    def _save_tensor(self, array: np.ndarray) -> None:
+        if array.dtype != np.float32:
+            raise TypeError(f"only float32 arrays are written into a PyTorch checkpoint, got {array.dtype}")
+        # The same array object under two keys becomes one storage, as PyTorch writes a shared parameter.
+        key = self._keys.setdefault(id(array), len(self.storages))
+        if key == len(self.storages):
+            self.storages.append(array)
+        strides = tuple(int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim))
+        write = self.out.write
+        write(pickle.GLOBAL + b"torch._utils\n_rebuild_tensor_v2\n" + pickle.MARK)
+        write(pickle.MARK)
+        self._save("storage")
+        write(pickle.GLOBAL + b"torch\nFloatStorage\n")
+        self._save(str(key))
+        self._save("cpu")
+        self._save(array.size)
+        write(pickle.TUPLE + pickle.BINPERSID)
+        self._save(0)
+        self._save(tuple(int(n) for n in array.shape))
+        self._save(strides)
+        self._save(False)
+        write(pickle.GLOBAL + b"collections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE)
+        write(pickle.TUPLE + pickle.REDUCE)
+
+
+def write(path: str | os.PathLike, tree: dict) -> None:
+    """Writes a tree of dicts, strings, numbers and float32 arrays as a `.pth` that `torch.load(weights_only=True)` reads.
+
+    An array object that stands under several keys is stored once. The file appears whole or not at all.
+    """
+    path = os.fspath(path)
+    root = os.path.splitext(os.path.basename(path))[0]
+    pickler = _TensorPickler()
+    body = pickler.dump(tree)
+    partial = f"{path}.partial"
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(f"{root}/data.pkl", body)
+        archive.writestr(f"{root}/byteorder", "little")
+        for key, array in enumerate(pickler.storages):
+            archive.writestr(f"{root}/data/{key}", np.ascontiguousarray(array).tobytes())
+        archive.writestr(f"{root}/version", "3\n")
+    os.replace(partial, path)

@@ -1,0 +1,60 @@
+"""The networks: encoder and masked autoencoder as Flax modules."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, SIZES, ModelConfig
+from geomoe.models.encoder import Encoder, TokenOutput, patchify, unpatchify
+from geomoe.models.mae import MAE, MAEOutput, normalise_patches, random_masking, reconstruction_losses
+from geomoe.models.moe import MixtureOfExperts
+
+
+def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> Encoder:
+    """Builds the encoder of a published size ("S", "XS", "XXS"), "tiny", or "custom".
+
+    `options` are further fields of `ModelConfig`, which override those of the size.
+
+    >>> build_encoder("XXS").config.width
+    108
+    """
+    return Encoder(_config(size, img_size, patch_size, in_channels, options))
+
+
+def build_mae(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> MAE:
+    """Builds the masked autoencoder; arguments as for `build_encoder`."""
+    return MAE(_config(size, img_size, patch_size, in_channels, options))
+
+
+def _config(size: str, img_size: int, patch_size: int, in_channels: int, options: dict[str, Any]) -> ModelConfig:
+    return ModelConfig.from_dict(
+        dict(size=size, img_size=img_size, patch_size=patch_size, in_channels=in_channels, **options)
+    )
+
+
+def count_params(params: Any) -> int:
+    """Number of values in a tree of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+__all__ = [
+    "MAE",
+    "NUM_METADATA_TOKENS",
+    "NUM_PREFIX_TOKENS",
+    "SIZES",
+    "Encoder",
+    "MAEOutput",
+    "MixtureOfExperts",
+    "ModelConfig",
+    "TokenOutput",
+    "build_encoder",
+    "build_mae",
+    "count_params",
+    "normalise_patches",
+    "patchify",
+    "random_masking",
+    "reconstruction_losses",
+    "unpatchify",
+]

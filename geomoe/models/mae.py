@@ -1,0 +1,142 @@
+"""The masked autoencoder: random masking, decoder, reconstruction loss (He et al. 2022, arXiv 2111.06377).
+
+Axes: B images, P patches, V visible patches, N tokens, D encoder width, M decoder width, L = C * patch_size**2 values a patch.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
+from geomoe.models.encoder import LAYER_NORM_EPSILON, TOKEN_INIT, Block, Encoder, TokenOutput, mixture_options
+from geomoe.models.layers import LinearParams, linear
+
+Array = jax.Array
+
+
+@flax.struct.dataclass
+class MAEOutput:
+    """What a pass of the masked autoencoder gives.
+
+    Attributes:
+        pred: (B, P, L) float32, the predicted patches, in the order of `patchify`.
+        mask: (B, P) float32, 1 where a patch was hidden from the encoder.
+        ids_restore: (B, P) int32, where each patch stands in the shuffled order.
+        balance_loss: scalar, the balance losses that count.
+        encoded: the encoder's output on the visible patches.
+        decoder_gates: a list with one (B, 5 + P, E) array a decoder block.
+    """
+
+    pred: Array
+    mask: Array
+    ids_restore: Array
+    balance_loss: Array
+    encoded: TokenOutput
+    decoder_gates: list[Array]
+
+
+def random_masking(noise: Array, num_visible: int) -> tuple[Array, Array, Array]:
+    """Keeps the patches with the smallest noise.
+
+    Args:
+        noise: (B, P) uniform random numbers.
+        num_visible: V.
+
+    Returns:
+        ids_keep (B, V) int32 in the order of the noise, mask (B, P) float32 with 1 for hidden patches, ids_restore (B, P).
+    """
+    order = jnp.argsort(noise, axis=1)
+    ids_restore = jnp.argsort(order, axis=1).astype(jnp.int32)
+    mask = (ids_restore >= num_visible).astype(jnp.float32)
+    return order[:, :num_visible].astype(jnp.int32), mask, ids_restore
+
+
+def reconstruction_losses(pred: Array, target: Array, mask: Array) -> tuple[Array, Array]:
+    """Squared error summed over the L values of a patch, averaged over the hidden and over the visible patches.
+
+    Args:
+        pred, target: (B, P, L).
+        mask: (B, P), 1 for hidden patches.
+
+    Returns:
+        loss over hidden patches, loss over visible patches: scalars.
+    """
+    error = jnp.sum(jnp.square(pred - target), axis=-1)
+    hidden, visible = jnp.sum(mask), jnp.sum(1 - mask)
+    return jnp.sum(error * mask) / hidden, jnp.sum(error * (1 - mask)) / visible
+
+
+def normalise_patches(patches: Array, epsilon: float = 1e-6) -> Array:
+    """Each patch by the mean and deviation of its own L values (He et al. 2022, section 4.1): (B, P, L) -> (B, P, L)."""
+    mean = jnp.mean(patches, axis=-1, keepdims=True)
+    return (patches - mean) / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True) + epsilon)
+
+
+class Decoder(nn.Module):
+    """Fills in the hidden patches from the visible tokens: (B, 5 + V, D) -> (B, P, L), gates, balance loss."""
+
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens: Array, ids_restore: Array, deterministic: bool = True) -> tuple[Array, list[Array], Array]:
+        cfg = self.config
+        dtype = jnp.dtype(cfg.dtype)
+        x = linear(tokens, LinearParams(cfg.width, cfg.decoder_width, name="embed")(), dtype)
+        mask_token = self.param("mask_token", TOKEN_INIT, (1, 1, cfg.decoder_width), jnp.float32).astype(dtype)
+        position = self.param("pos_embed", TOKEN_INIT, (1, cfg.num_patches, cfg.decoder_width), jnp.float32)
+        prefix, visible = x[:, :NUM_PREFIX_TOKENS], x[:, NUM_PREFIX_TOKENS:]
+        b, v, m = visible.shape
+        hidden = jnp.broadcast_to(mask_token, (b, cfg.num_patches - v, m))
+        shuffled = jnp.concatenate([visible, hidden], axis=1)
+        patches = jnp.take_along_axis(shuffled, ids_restore[:, :, None], axis=1) + position.astype(dtype)
+        x = jnp.concatenate([prefix, patches], axis=1)
+        balance, gates = jnp.float32(0), []
+        for i in range(cfg.decoder_depth):
+            options = mixture_options(cfg, cfg.decoder_experts, cfg.decoder_width // 2)
+            block = Block(cfg.decoder_heads, cfg.decoder_groups, options, dtype, name=f"block_{i:02d}")
+            x, block_gates, loss = block(x, deterministic)
+            balance += loss
+            gates.append(block_gates)
+        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="norm")(x[:, NUM_PREFIX_TOKENS:])
+        values = cfg.in_channels * cfg.patch_size**2
+        pred = linear(x, LinearParams(cfg.decoder_width, values, name="pred")(), dtype)
+        return pred.astype(jnp.float32), gates, balance
+
+
+class MAE(nn.Module):
+    """The masked autoencoder. Parameters: {"encoder": ..., "decoder": ...}."""
+
+    config: ModelConfig
+
+    def setup(self):
+        self.encoder = Encoder(self.config)
+        self.decoder = Decoder(self.config)
+
+    def __call__(
+        self,
+        images: Array,
+        week: Array,
+        hour: Array,
+        lat: Array,
+        lon: Array,
+        mask_noise: Array | None = None,
+        deterministic: bool = True,
+    ) -> MAEOutput:
+        """Hides patches, encodes the rest, predicts all.
+
+        Args:
+            images, week, hour, lat, lon, deterministic: as for `Encoder`.
+            mask_noise: (B, P): the patches with the smallest int(P * (1 - mask_ratio)) numbers stay visible. None draws
+                uniform numbers from the rng stream "mask".
+        """
+        cfg = self.config
+        if mask_noise is None:
+            mask_noise = jax.random.uniform(self.make_rng("mask"), (images.shape[0], cfg.num_patches))
+        ids_keep, mask, ids_restore = random_masking(mask_noise, cfg.num_visible)
+        encoded = self.encoder(images, week, hour, lat, lon, ids_keep, deterministic)
+        pred, decoder_gates, decoder_loss = self.decoder(encoded.normed, ids_restore, deterministic)
+        balance = encoded.balance_loss + (decoder_loss if cfg.decoder_balance else 0.0)
+        return MAEOutput(pred, mask, ids_restore, balance, encoded, decoder_gates)

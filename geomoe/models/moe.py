@@ -1,0 +1,266 @@
+"""The mixture-of-experts layer: noisy top-k router, SwiGLU experts, balance losses.
+
+Axes: T tokens (B images times N tokens), D width, E experts, K chosen experts of a token, F hidden width of an expert.
+
+An expert is SwiGLU, y_e = W2_e (silu(W_e x) * V_e x). With `share_projections` V and W2 are one for all experts of the layer;
+because W2 is linear and the gates of a token sum to 1,
+
+    sum_e g_e y_e = W2 ((sum_e g_e silu(W_e x)) * V x),
+
+so V and W2 are applied once a token, and only W_e once an expert.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from geomoe.models.layers import LinearParams, fan_in_uniform, linear
+
+Array = jax.Array
+
+BALANCE_WEIGHT = 0.01  # weight of each of the two balance losses, published
+_MAX_PAIRWISE_EXPERTS = 16  # up to here ranks come from E*E comparisons, which need no sort and no gather
+_MAX_DENSE_EXPERTS = 8  # up to here every expert is computed for every token: faster than sorting the tokens
+
+
+class Routing(NamedTuple):
+    """What the router decided. All float32.
+
+    Attributes:
+        gates: (T, E) weights of the experts, 0 where not chosen; rows sum to 1.
+        logits: (T, E) the logits that were ranked, H: clean logits plus scaled noise.
+        ranks: (T, E) int32, 0 for the expert with the largest logit; ties go to the lower index.
+        kth, next: (T, 1) the K-th and the (K+1)-th largest logit; `next` is -inf where K = E.
+    """
+
+    gates: Array
+    logits: Array
+    ranks: Array
+    kth: Array
+    next: Array
+
+
+def _descending_ranks(logits: Array) -> Array:
+    """(T, E) -> (T, E) int32: how many experts stand before each one."""
+    num_experts = logits.shape[-1]
+    index = jnp.arange(num_experts)
+    if num_experts <= _MAX_PAIRWISE_EXPERTS:
+        mine, other = logits[:, :, None], logits[:, None, :]
+        before = (other > mine) | ((other == mine) & (index[None, None, :] < index[None, :, None]))
+        return jnp.sum(before, axis=-1, dtype=jnp.int32)
+    order = jnp.argsort(-logits, axis=-1, stable=True)
+    return jnp.argsort(order, axis=-1).astype(jnp.int32)
+
+
+def route(clean_logits: Array, noise_scale: Array, noise: Array | None, top_k: int) -> Routing:
+    """Noisy top-k gating (Shazeer et al. 2017, arXiv 1701.06538, eq. 3-5).
+
+    Args:
+        clean_logits: (T, E) float32, W_g x.
+        noise_scale: (T, E) float32, softplus(W_n x).
+        noise: (T, E) standard normal numbers, or None for none (outside training).
+        top_k: K, from 1 to E.
+    """
+    logits = clean_logits if noise is None else clean_logits + noise * noise_scale
+    ranks = jax.lax.stop_gradient(_descending_ranks(logits))
+
+    def with_rank(rank: int) -> Array:
+        return jnp.sum(jnp.where(ranks == rank, logits, 0.0), axis=-1, keepdims=True)
+
+    kth = with_rank(top_k - 1)
+    following = with_rank(top_k) if top_k < logits.shape[-1] else jnp.full_like(kth, -jnp.inf)
+    gates = jax.nn.softmax(jnp.where(ranks < top_k, logits, -jnp.inf), axis=-1)
+    return Routing(gates, logits, ranks, kth, following)
+
+
+def expected_load(routing: Routing, clean_logits: Array, noise_scale: Array, top_k: int, estimator: str) -> Array:
+    """A smooth estimate of the number of tokens that each expert gets: (E,) float32.
+
+    It is the sum over tokens of Phi((clean - psi) / scale), the probability that a fresh draw of this expert's noise lifts it
+    over the threshold psi.
+
+    - "shazeer": psi is the K-th largest logit among the *other* experts (Shazeer et al. 2017, eq. 8-9).
+    - "reference", the published model's: psi is the K-th largest logit where H lies above it, the (K+1)-th where H is at
+      most that, and H itself (probability Phi((clean - H) / scale)) for the K-th expert.
+
+    With K = E every expert gets every token.
+    """
+    tokens, num_experts = clean_logits.shape
+    if top_k == num_experts:
+        return jnp.full((num_experts,), float(tokens), jnp.float32)
+    if estimator == "shazeer":
+        threshold = jnp.where(routing.ranks < top_k, routing.next, routing.kth)
+    elif estimator == "reference":
+        # Compared by value and not by rank, so that ties fall as published.
+        below = routing.logits <= routing.next
+        threshold = jnp.where(routing.logits > routing.kth, routing.kth, jnp.where(below, routing.next, routing.logits))
+    else:
+        raise ValueError(f"load_estimator = {estimator!r} is not 'reference' or 'shazeer'")
+    return jnp.sum(jax.scipy.stats.norm.cdf((clean_logits - threshold) / noise_scale), axis=0)
+
+
+def coefficient_of_variation(values: Array) -> Array:
+    """Population standard deviation over (mean + 1e-6), of a vector."""
+    return jnp.std(values) / (jnp.mean(values) + 1e-6)
+
+
+def balance_loss(routing: Routing, clean_logits: Array, noise_scale: Array, top_k: int, estimator: str) -> Array:
+    """0.01 CV(importance) + 0.01 CV(load): scalar (Shazeer et al. 2017, eq. 6-7 and 11, with CV in place of its square)."""
+    importance = jnp.sum(routing.gates, axis=0)
+    load = expected_load(routing, clean_logits, noise_scale, top_k, estimator)
+    return BALANCE_WEIGHT * (coefficient_of_variation(importance) + coefficient_of_variation(load))
+
+
+class ExpertParams(NamedTuple):
+    """Weights of the experts of one layer.
+
+    Attributes:
+        w, w_bias: (E, D, F), (E, F): the gate branch, one for each expert.
+        v, v_bias: (D, F), (F,) shared, or (E, D, F), (E, F): the value branch.
+        w2, w2_bias: (F, D), (D,) shared, or (E, F, D), (E, D): the output.
+    """
+
+    w: Array
+    w_bias: Array
+    v: Array
+    v_bias: Array
+    w2: Array
+    w2_bias: Array
+
+    @property
+    def shared(self) -> bool:
+        return self.v.ndim == 2
+
+    def astype(self, dtype: Any) -> ExpertParams:
+        return ExpertParams(*(value.astype(dtype) for value in self))
+
+
+def loop_mixture(x: Array, gates: Array, params: ExpertParams) -> Array:
+    """The definition, one expert after the other: sum_e g_e W2_e(silu(W_e x) * V_e x). (T, D), (T, E) -> (T, D)."""
+    y = jnp.zeros_like(x)
+    for e in range(params.w.shape[0]):
+        v, v_bias, w2, w2_bias = params[2:] if params.shared else (value[e] for value in params[2:])
+        hidden = jax.nn.silu(x @ params.w[e] + params.w_bias[e]) * (x @ v + v_bias)
+        y += gates[:, e : e + 1] * (hidden @ w2 + w2_bias)
+    return y
+
+
+def dense_mixture(x: Array, gates: Array, params: ExpertParams) -> Array:
+    """Every expert for every token, in few large matmuls. (T, D), (T, E) -> (T, D)."""
+    gates = gates.astype(x.dtype)
+    hidden = jax.nn.silu(jnp.einsum("td,edf->tef", x, params.w) + params.w_bias)
+    if params.shared:
+        mixed = jnp.sum(gates[:, :, None] * hidden, axis=1)
+        return (mixed * (x @ params.v + params.v_bias)) @ params.w2 + params.w2_bias
+    hidden = hidden * (jnp.einsum("td,edf->tef", x, params.v) + params.v_bias)
+    return jnp.einsum("tef,efd->td", gates[:, :, None] * hidden, params.w2) + gates @ params.w2_bias
+
+
+def ragged_mixture(x: Array, gates: Array, params: ExpertParams, top_k: int) -> Array:
+    """Only the chosen experts: tokens sorted by expert, then `jax.lax.ragged_dot`. (T, D), (T, E) -> (T, D)."""
+    tokens, num_experts = gates.shape
+    chosen_gates, chosen = jax.lax.top_k(gates, top_k)  # (T, K)
+    order = jnp.argsort(chosen.reshape(-1), stable=True)  # (T*K,) assignments, expert after expert
+    token = order // top_k
+    expert = chosen.reshape(-1)[order]
+    sizes = jnp.sum(chosen.reshape(-1)[:, None] == jnp.arange(num_experts), axis=0, dtype=jnp.int32)
+    gate = chosen_gates.reshape(-1)[order].astype(x.dtype)[:, None]
+    rows = x[token]  # (T*K, D)
+    hidden = jax.nn.silu(jax.lax.ragged_dot(rows, params.w, sizes) + params.w_bias[expert])
+    back = jnp.argsort(order)  # where each assignment went
+
+    def combine(values: Array) -> Array:
+        return jnp.sum(values[back].reshape(tokens, top_k, -1), axis=1)
+
+    if params.shared:
+        mixed = combine(gate * hidden)
+        return (mixed * (x @ params.v + params.v_bias)) @ params.w2 + params.w2_bias
+    hidden = hidden * (jax.lax.ragged_dot(rows, params.v, sizes) + params.v_bias[expert])
+    return combine(gate * (jax.lax.ragged_dot(hidden, params.w2, sizes) + params.w2_bias[expert]))
+
+
+def mix_experts(x: Array, gates: Array, params: ExpertParams, top_k: int, dispatch: str = "auto") -> Array:
+    """Applies the gated experts: (T, D), (T, E) -> (T, D). `dispatch` chooses how; the result is the same."""
+    if dispatch == "auto":
+        dispatch = "dense" if gates.shape[-1] <= _MAX_DENSE_EXPERTS else "ragged"
+    if dispatch == "dense":
+        return dense_mixture(x, gates, params)
+    if dispatch == "ragged":
+        return ragged_mixture(x, gates, params, top_k)
+    raise ValueError(f"dispatch = {dispatch!r} is not 'auto', 'dense' or 'ragged'")
+
+
+class Router(nn.Module):
+    """Scores the experts: (T, D) -> clean logits and noise scale, each (T, E) float32."""
+
+    num_experts: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> tuple[Array, Array]:
+        clean = LinearParams(x.shape[-1], self.num_experts, name="clean")()
+        noise = LinearParams(x.shape[-1], self.num_experts, name="noise")()
+        joined = tuple(jnp.concatenate(parts, axis=-1) for parts in zip(clean, noise))
+        logits, raw_scale = jnp.split(linear(x, joined, jnp.float32), 2, axis=-1)
+        return logits, jax.nn.softplus(raw_scale)
+
+
+class Experts(nn.Module):
+    """Declares the parameters of E SwiGLU experts and applies them: (T, D), (T, E) -> (T, D)."""
+
+    num_experts: int
+    hidden: int
+    top_k: int
+    share_projections: bool
+    dispatch: str
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Array, gates: Array) -> Array:
+        e, d, f = self.num_experts, x.shape[-1], self.hidden
+        lead = () if self.share_projections else (e,)
+        inward, outward = fan_in_uniform(d), fan_in_uniform(f)
+        params = ExpertParams(
+            w=self.param("w", inward, (e, d, f), jnp.float32),
+            w_bias=self.param("w_bias", inward, (e, f), jnp.float32),
+            v=self.param("v", inward, (*lead, d, f), jnp.float32),
+            v_bias=self.param("v_bias", inward, (*lead, f), jnp.float32),
+            w2=self.param("w2", outward, (*lead, f, d), jnp.float32),
+            w2_bias=self.param("w2_bias", outward, (*lead, d), jnp.float32),
+        )
+        return mix_experts(x.astype(self.dtype), gates, params.astype(self.dtype), self.top_k, self.dispatch)
+
+
+class MixtureOfExperts(nn.Module):
+    """Router and experts: (B, N, D) -> output (B, N, D), gates (B, N, E) float32, balance loss (scalar).
+
+    In training (`deterministic=False`) the router draws Gaussian noise from the rng stream "router", unless `noise` gives it,
+    and dropout draws from "dropout". The experts being linear in W2, dropout acts once on their combined output.
+    """
+
+    num_experts: int
+    hidden: int
+    top_k: int = 2
+    share_projections: bool = True
+    load_estimator: str = "reference"
+    dispatch: str = "auto"
+    dropout: float = 0.1
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, deterministic: bool = True, noise: Array | None = None) -> tuple[Array, Array, Array]:
+        b, n, d = x.shape
+        rows = x.reshape(b * n, d)
+        clean_logits, noise_scale = Router(self.num_experts, name="router")(rows)
+        if noise is None and not deterministic:
+            noise = jax.random.normal(self.make_rng("router"), clean_logits.shape)
+        routing = route(clean_logits, noise_scale, noise, self.top_k)
+        loss = balance_loss(routing, clean_logits, noise_scale, self.top_k, self.load_estimator)
+        y = Experts(
+            self.num_experts, self.hidden, self.top_k, self.share_projections, self.dispatch, self.dtype, name="experts"
+        )(rows, routing.gates)
+        y = nn.Dropout(self.dropout)(y, deterministic=deterministic)
+        return y.reshape(b, n, d), routing.gates.reshape(b, n, self.num_experts), loss
