@@ -1,0 +1,22 @@
+"""The TFDS builders, by name."""
+
+from geomoe.data.builders.base import SKIPPED_FILE, LandsatBuilder, Skipped, read_skipped
+from geomoe.data.builders.bigearthnet_landsat import BigearthnetLandsat
+from geomoe.data.builders.eurosat_landsat import EurosatLandsat
+from geomoe.data.builders.landsat_folder import LandsatFolder
+from geomoe.data.builders.synthetic_landsat import SyntheticConfig, SyntheticLandsat
+
+BUILDERS = {cls.name: cls for cls in (BigearthnetLandsat, EurosatLandsat, LandsatFolder, SyntheticLandsat)}
+
+__all__ = [
+    "BUILDERS",
+    "SKIPPED_FILE",
+    "BigearthnetLandsat",
+    "EurosatLandsat",
+    "LandsatBuilder",
+    "LandsatFolder",
+    "Skipped",
+    "SyntheticConfig",
+    "SyntheticLandsat",
+    "read_skipped",
+]

@@ -1,0 +1,60 @@
+"""The embedded default: procedural Landsat-like patches, made on first use (see `geomoe.data.synthetic`)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from geomoe.data import synthetic
+from geomoe.data.builders.base import Entry, LandsatBuilder, Listing
+
+DEFAULT_COUNTS = {"train": 4096, "val": 1024, "test": 1024}
+
+
+class SyntheticConfig(tfds.core.BuilderConfig):
+    """How many patches, from which seed, and which labels."""
+
+    def __init__(self, *, seed: int = 0, counts: dict[str, int] | None = None, dominant: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.seed, self.counts, self.dominant = seed, dict(counts or DEFAULT_COUNTS), dominant
+
+
+def read_entry(entry: Entry, dominant: bool) -> dict[str, Any]:
+    """Makes one patch; `entry.details` is (seed, split, index)."""
+    record = synthetic.record(*entry.details)
+    labels = [record.pop("dominant")] if dominant else record["labels"]
+    return {**record, "labels": labels}
+
+
+class SyntheticLandsat(LandsatBuilder):
+    """Synthetic patches: config "covers" (multi-label, the default) or "dominant" (multi-class); any `SyntheticConfig`."""
+
+    name = "synthetic_landsat"
+    BUILDER_CONFIGS = [
+        SyntheticConfig(name="covers", description="labels: the covers present"),
+        SyntheticConfig(name="dominant", description="label: the dominant cover", dominant=True),
+    ]
+
+    def facts(self) -> dict[str, Any]:
+        return dict(
+            class_names=synthetic.CLASSES,
+            task="multiclass" if self.builder_config.dominant else "multilabel",
+            description="Procedural Landsat-like patches with place, time and land-cover labels.",
+        )
+
+    def reader(self):
+        return functools.partial(read_entry, dominant=self.builder_config.dominant)
+
+    def _require_source(self) -> None:
+        pass  # made, not read
+
+    def list_source(self) -> Listing:
+        config = self.builder_config
+        return Listing(
+            {
+                split: [Entry(f"{split}/{i}", "synthetic", (config.seed, split, i)) for i in range(count)]
+                for split, count in config.counts.items()
+            }
+        )

@@ -1,0 +1,332 @@
+"""Prepared records -> batches for the model.
+
+The order of the examples and every random choice follow from (seed, epoch, position) alone, so a run that stopped after any
+number of batches goes on with exactly the batches that would have come: `load(..., start_batch=n)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import Any, Mapping
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from geomoe import landsat, metadata
+from geomoe.data import tensorflow_setup  # noqa: F401
+from geomoe.data.builders import BUILDERS
+
+AUTOTUNE = tf.data.AUTOTUNE
+FITS = ("centre_crop", "random_crop", "resize")
+_SHUFFLE_BUFFER = 16384  # records; they are shuffled once when they are written, so this only varies the epochs
+
+
+class DatasetNotPreparedError(FileNotFoundError):
+    """There is no such prepared dataset."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Band means and deviations, in digital numbers, (C,) each, and where they come from."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str
+
+    def __post_init__(self):
+        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
+        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        if len(self.mean) != len(self.std) or not all(v > 0 for v in self.std):
+            raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} must match, with std > 0")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"mean": list(self.mean), "std": list(self.std), "source": self.source}
+
+
+def published_statistics(name: str) -> Statistics:
+    """The published statistics of "bigearthnet_landsat" or "eurosat_landsat"."""
+    if name not in landsat.STATISTICS:
+        raise ValueError(f"no published statistics of {name!r}; there are {', '.join(landsat.STATISTICS)}")
+    return Statistics(**landsat.STATISTICS[name], source=f"published:{name}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augment:
+    """Random choices of training. All off by default.
+
+    Attributes:
+        flips: mirror left-right and up-down, each for half of the images.
+        turns: turn by 0, 90, 180 or 270 degrees.
+        metadata_dropout: probability with which each of week, hour, latitude and longitude goes missing, on its own.
+    """
+
+    flips: bool = False
+    turns: bool = False
+    metadata_dropout: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.metadata_dropout <= 1:
+            raise ValueError(f"metadata_dropout = {self.metadata_dropout} must be in [0, 1]")
+
+
+def builder(name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
+    """A prepared dataset, "name" or "name/config", as TFDS reads it.
+
+    Raises:
+        ValueError: no builder has this name.
+        DatasetNotPreparedError: it is not prepared in `data_dir`.
+    """
+    base, _, config = name.partition("/")
+    if base not in BUILDERS:
+        raise ValueError(f"unknown dataset {base!r}; there are {', '.join(BUILDERS)}")
+    root = os.path.join(os.fspath(data_dir), base)
+    if not config:
+        default = BUILDERS[base].BUILDER_CONFIGS[0].name if BUILDERS[base].BUILDER_CONFIGS else None
+        found = sorted(d for d in (os.listdir(root) if os.path.isdir(root) else ()) if os.path.isdir(os.path.join(root, d)))
+        configs = [d for d in found if d[0].isalpha() or os.path.isdir(os.path.join(root, d, "1.0.0"))]
+        config = default if default in configs or not configs else configs[0] if len(configs) == 1 else (default or "")
+        if len(configs) > 1 and config not in configs:
+            raise ValueError(f"{data_dir} holds {base} as {', '.join(configs)}; name one: {base}/{configs[0]}")
+    folder = os.path.join(root, config or "", "1.0.0")
+    if not os.path.exists(os.path.join(folder, "dataset_info.json")):
+        raise DatasetNotPreparedError(
+            f"{name} is not prepared in {data_dir}: no {folder}. Prepare it with "
+            f"`python -m geomoe.cli.prepare --dataset {name} --source DIR --data_dir {data_dir}`"
+        )
+    return tfds.builder_from_directory(folder)
+
+
+def _decode(raw: tf.Tensor) -> dict[str, tf.Tensor]:
+    """A serialized record to its fields, the image as (H, W, C) uint16."""
+    fields = tf.io.parse_single_example(
+        raw,
+        {
+            "id": tf.io.FixedLenFeature([], tf.string),
+            "image/shape": tf.io.FixedLenFeature([3], tf.int64),
+            "image/value": tf.io.FixedLenFeature([], tf.string),
+            "latitude": tf.io.FixedLenFeature([], tf.float32),
+            "longitude": tf.io.FixedLenFeature([], tf.float32),
+            "time": tf.io.FixedLenFeature([], tf.string),
+            "labels": tf.io.RaggedFeature(tf.int64),
+        },
+    )
+    fields["image"] = tf.reshape(tf.io.decode_raw(fields.pop("image/value"), tf.uint16), fields.pop("image/shape"))
+    return fields
+
+
+def _fit(image: tf.Tensor, size: int, fit: str, seed: tf.Tensor) -> tf.Tensor:
+    """(H, W, C) uint16 to (size, size, C) float32 by cropping or resizing; smaller images are always resized first."""
+    image = tf.cast(image, tf.float32)
+    shape = tf.shape(image)
+    height, width = shape[0], shape[1]
+    if fit == "resize":
+        return tf.ensure_shape(tf.image.resize(image, (size, size), "bilinear"), (size, size, None))
+
+    def enlarged() -> tf.Tensor:
+        scale = tf.cast(size, tf.float32) / tf.cast(tf.minimum(height, width), tf.float32)
+        target = tf.maximum(tf.cast(tf.round(tf.cast([height, width], tf.float32) * scale), tf.int32), size)
+        return tf.image.resize(image, target, "bilinear")
+
+    image = tf.cond(tf.minimum(height, width) < size, enlarged, lambda: image)
+    room = tf.shape(image)[:2] - size
+    if fit == "random_crop":
+        part = tf.random.stateless_uniform([2], seed)
+        offset = tf.minimum(tf.cast(part * tf.cast(room + 1, tf.float32), tf.int32), room)
+    else:
+        offset = room // 2
+    image = image[offset[0] : offset[0] + size, offset[1] : offset[1] + size]
+    return tf.ensure_shape(image, (size, size, None))
+
+
+def _turn(image: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
+    """The flips and quarter turns of one square image."""
+    choices = tf.random.stateless_uniform([3], seed)
+    if augment.flips:
+        image = tf.cond(choices[0] < 0.5, lambda: tf.reverse(image, [0]), lambda: image)
+        image = tf.cond(choices[1] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
+    if augment.turns:
+        shape = image.shape
+        image = tf.ensure_shape(tf.image.rot90(image, tf.cast(choices[2] * 4, tf.int32)), shape)
+    return image
+
+
+def _encode_metadata(latitude, longitude, time, ids, hour: str) -> list[np.ndarray]:
+    times = np.array([metadata.parse_time(t) for t in time], "datetime64[s]")
+    pairs = metadata.encode(latitude, longitude, times)
+    if hour == "published":
+        hours = np.array([metadata.published_hour(i.decode()) for i in ids])
+        pairs = pairs._replace(hour=metadata.hour_pairs(hours))
+    return list(pairs)
+
+
+def load(
+    name_or_builder: str | tfds.core.DatasetBuilder,
+    split: str,
+    *,
+    data_dir: str | os.PathLike | None = None,
+    img_size: int = 40,
+    fit: str = "centre_crop",
+    batch_size: int = 128,
+    statistics: Statistics | Mapping[str, Any] | None = None,
+    clip: tuple[float, float] | None = None,
+    augment: Augment | None = None,
+    hour: str = "utc",
+    train: bool = False,
+    seed: int = 0,
+    start_batch: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    cache: bool = False,
+) -> tf.data.Dataset:
+    """Batches of a prepared dataset.
+
+    Args:
+        name_or_builder: "name", "name/config" (then `data_dir` says where it is prepared), or a TFDS builder.
+        split: TFDS's notation: "train", "train[:90%]", "train+val" ...
+        img_size: side of the images given, in pixels.
+        fit: how an image gets that side: "centre_crop" (offset rounded down), "random_crop" or "resize" (bilinear). A crop
+            of an image with a shorter side than `img_size` enlarges it first.
+        batch_size: examples a batch, over all processes; this process gives `batch_size // process_count` of them.
+        statistics: for the z-score of each band; None takes those published for the dataset. Pixels without data (0) are
+            treated as any other number, as published.
+        clip: (lowest, highest) digital number, applied before the z-score; None clips nothing.
+        augment: random flips, turns and metadata dropout; training alone.
+        hour: "utc", the true hour, or "published", the first digit of the time in a BigEarthNet patch's name.
+        train: endless epochs, each in another seeded order, whole batches only; otherwise one pass in the order of the
+            records, the last batch possibly smaller.
+        seed, start_batch: the batches given are those of this seed from `start_batch` on.
+        process_index, process_count: each process reads its own part of the split.
+        cache: keep the records in memory after the first pass.
+
+    Returns:
+        A dataset of dicts: image (B, S, S, 7) float32; valid (B, S, S) bool, False without data; week, hour, lat, lon (B, 2)
+        float32; id, time (B,) string; latitude, longitude (B,) float32; labels (B, classes) int32, one-hot or multi-hot.
+
+    Raises:
+        ValueError: an option has no meaning, or the split holds fewer examples than a batch in training.
+        DatasetNotPreparedError: the dataset is not prepared.
+    """
+    source = builder(name_or_builder, data_dir) if isinstance(name_or_builder, str) else name_or_builder
+    augment = augment or Augment()
+    if fit not in FITS:
+        raise ValueError(f"fit = {fit!r} is not one of {', '.join(FITS)}")
+    if hour not in ("utc", "published"):
+        raise ValueError(f"hour = {hour!r} is not 'utc' or 'published'")
+    if batch_size % process_count:
+        raise ValueError(f"batch_size = {batch_size} does not divide over {process_count} processes")
+    if not train and augment != Augment():
+        raise ValueError("augment is for train=True")
+    if statistics is None:
+        statistics = published_statistics(source.name)
+    elif not isinstance(statistics, Statistics):
+        statistics = Statistics(statistics["mean"], statistics["std"], statistics.get("source", "given"))
+    local_batch = batch_size // process_count
+    if process_count > 1:
+        split = tfds.split_for_jax_process(
+            split, process_index=process_index, process_count=process_count, drop_remainder=train
+        )
+    count = num_examples(source, split)
+    batches = count // local_batch
+    if train and batches == 0:
+        raise ValueError(f"{source.name} split {split} has {count} examples, fewer than a batch of {local_batch}; lower batch_size")
+    classes = source.info.features["labels"].feature.num_classes
+    mean, std = (tf.constant(v, tf.float32) for v in (statistics.mean, statistics.std))
+
+    records = _raw_records(source, split)
+    if cache:
+        records = records.cache()
+
+    def prepare(index: tf.Tensor, raw: tf.Tensor, epoch: tf.Tensor) -> dict[str, tf.Tensor]:
+        fields = _decode(raw)
+        key = tf.stack([tf.constant(seed, tf.int64) * 1_000_003 + epoch, index * 4])
+        image = _fit(fields["image"], img_size, fit, key)
+        if augment.flips or augment.turns:
+            image = _turn(image, augment, key + [0, 1])
+        labels = tf.zeros([max(classes, 1)], tf.int32)
+        if classes:
+            labels = tf.cast(tf.reduce_max(tf.one_hot(tf.concat([fields["labels"], [-1]], 0), classes), axis=0), tf.int32)
+        keep = tf.ones([4])
+        if augment.metadata_dropout:
+            draws = tf.random.stateless_uniform([4], key + [0, 2])
+            keep = tf.cast(draws >= augment.metadata_dropout, tf.float32)
+        return {**fields, "image": image, "labels": labels, "keep": keep}
+
+    def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        image = batch["image"]
+        valid = tf.reduce_all(image != landsat.NODATA, axis=-1)
+        if clip is not None:
+            image = tf.clip_by_value(image, *map(float, clip))
+        pairs = tf.numpy_function(
+            lambda *args: _encode_metadata(*args, hour), [batch[k] for k in ("latitude", "longitude", "time", "id")], [tf.float32] * 4
+        )
+        keep = batch.pop("keep")
+        for i, (pair, values) in enumerate(zip(metadata.PAIRS, pairs)):
+            batch[pair] = tf.ensure_shape(values, (None, 2)) * keep[:, i : i + 1]
+        image = tf.ensure_shape((image - mean) / std, (None, img_size, img_size, len(statistics.mean)))
+        return {**batch, "image": image, "valid": valid}
+
+    if train:
+        first_epoch, skip = divmod(start_batch, batches)
+
+        def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
+            shuffled = records.shuffle(
+                min(count, _SHUFFLE_BUFFER), seed=tf.constant(seed, tf.int64) * 7919 + epoch + 1, reshuffle_each_iteration=False
+            )
+            taken = shuffled.enumerate().take(batches * local_batch)
+            skipped = tf.where(epoch == first_epoch, tf.constant(skip * local_batch, tf.int64), tf.constant(0, tf.int64))
+            return taken.skip(skipped).map(lambda index, raw: (index, raw, epoch))
+
+        ds = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch_records)
+    else:
+        ds = records.enumerate().map(lambda index, raw: (index, raw, tf.constant(0, tf.int64))).skip(start_batch * local_batch)
+    ds = ds.map(prepare, num_parallel_calls=AUTOTUNE, deterministic=True)
+    ds = ds.batch(local_batch, drop_remainder=train)
+    return ds.map(finish, num_parallel_calls=AUTOTUNE, deterministic=True).prefetch(2)
+
+
+def _raw_records(source: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
+    """The serialized records of a split, in the order in which they were written."""
+    pieces = []
+    for instruction in source.info.splits[split].file_instructions:
+        piece = tf.data.TFRecordDataset(os.fspath(instruction.filename))
+        if instruction.skip:
+            piece = piece.skip(instruction.skip)
+        if instruction.take != -1:
+            piece = piece.take(instruction.take)
+        pieces.append(piece)
+    if not pieces:
+        raise ValueError(f"{source.name} split {split} is empty")
+    ds = pieces[0]
+    for piece in pieces[1:]:
+        ds = ds.concatenate(piece)
+    return ds
+
+
+def num_examples(source: tfds.core.DatasetBuilder, split: str) -> int:
+    """Number of examples of a split in TFDS's notation.
+
+    Raises:
+        ValueError: the dataset has no such split.
+    """
+    try:
+        return source.info.splits[split].num_examples
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{source.name} has no split {split!r}; it has {', '.join(source.info.splits)}") from error
+
+
+def compute_statistics(name_or_builder: str | tfds.core.DatasetBuilder, split: str, data_dir: str | os.PathLike | None = None) -> Statistics:
+    """Band means and deviations over the valid pixels (no 0 in any band) of a split, in digital numbers."""
+    source = builder(name_or_builder, data_dir) if isinstance(name_or_builder, str) else name_or_builder
+    bands = len(landsat.BANDS)
+    count, total, squares = 0, np.zeros(bands), np.zeros(bands)
+    for image in _raw_records(source, split).map(lambda raw: _decode(raw)["image"], AUTOTUNE).as_numpy_iterator():
+        pixels = image[(image != landsat.NODATA).all(axis=-1)].astype(np.float64)
+        count += len(pixels)
+        total += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+    if count == 0:
+        raise ValueError(f"{source.name} split {split} has no valid pixel")
+    mean = total / count
+    return Statistics(tuple(mean), tuple(np.sqrt(squares / count - mean**2)), f"computed:{source.info.full_name}:{split}")

@@ -1,0 +1,151 @@
+"""Facts about Landsat and its patch datasets: bands, units, statistics, label nomenclatures. No code that reads anything."""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Landsat 8/9 OLI Collection 2 surface reflectance bands, in the order that the model takes.
+BANDS = ("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7")
+BAND_TITLES = ("coastal aerosol", "blue", "green", "red", "near infrared", "shortwave infrared 1", "shortwave infrared 2")
+NODATA = 0  # digital number of pixels without data
+
+# Collection 2 level-2 science products: reflectance = DN * SCALE + OFFSET (USGS, LSDS-1619).
+REFLECTANCE_SCALE = 0.0000275
+REFLECTANCE_OFFSET = -0.2
+
+# Band means and deviations in digital numbers, as published with the datasets.
+STATISTICS = {
+    "bigearthnet_landsat": {
+        "mean": (9405.194, 9649.677, 10425.686, 10444.589, 16067.627, 12699.184, 10596.475),
+        "std": (6016.344, 6095.472, 5839.462, 6068.493, 6271.440, 4256.046, 3130.776),
+    },
+    "eurosat_landsat": {
+        "mean": (8515.321, 8829.601, 9795.921, 9891.655, 15499.884, 13146.115, 11004.212),
+        "std": (3938.756, 4057.718, 4205.960, 4434.423, 6150.640, 4923.020, 4044.071),
+    },
+}
+
+EUROSAT_CLASSES = (
+    "AnnualCrop",
+    "Forest",
+    "HerbaceousVegetation",
+    "Highway",
+    "Industrial",
+    "Pasture",
+    "PermanentCrop",
+    "Residential",
+    "River",
+    "SeaLake",
+)
+
+# The 19-class nomenclature of BigEarthNet (Sumbul et al. 2020, "BigEarthNet dataset with a new class-nomenclature"), each
+# with the CORINE level-3 classes that it joins; CORINE classes without a place in it stand in BIGEARTHNET_DROPPED.
+BIGEARTHNET_19 = {
+    "Urban fabric": ("Continuous urban fabric", "Discontinuous urban fabric"),
+    "Industrial or commercial units": ("Industrial or commercial units",),
+    "Arable land": ("Non-irrigated arable land", "Permanently irrigated land", "Rice fields"),
+    "Permanent crops": (
+        "Vineyards",
+        "Fruit trees and berry plantations",
+        "Olive groves",
+        "Annual crops associated with permanent crops",
+    ),
+    "Pastures": ("Pastures",),
+    "Complex cultivation patterns": ("Complex cultivation patterns",),
+    "Land principally occupied by agriculture, with significant areas of natural vegetation": (
+        "Land principally occupied by agriculture, with significant areas of natural vegetation",
+    ),
+    "Agro-forestry areas": ("Agro-forestry areas",),
+    "Broad-leaved forest": ("Broad-leaved forest",),
+    "Coniferous forest": ("Coniferous forest",),
+    "Mixed forest": ("Mixed forest",),
+    "Natural grassland and sparsely vegetated areas": ("Natural grassland", "Sparsely vegetated areas"),
+    "Moors, heathland and sclerophyllous vegetation": ("Moors and heathland", "Sclerophyllous vegetation"),
+    "Transitional woodland, shrub": ("Transitional woodland/shrub",),
+    "Beaches, dunes, sands": ("Beaches, dunes, sands",),
+    "Inland wetlands": ("Inland marshes", "Peatbogs"),
+    "Coastal wetlands": ("Salt marshes", "Salines"),
+    "Inland waters": ("Water courses", "Water bodies"),
+    "Marine waters": ("Coastal lagoons", "Estuaries", "Sea and ocean"),
+}
+BIGEARTHNET_DROPPED = (
+    "Road and rail networks and associated land",
+    "Port areas",
+    "Airports",
+    "Mineral extraction sites",
+    "Dump sites",
+    "Construction sites",
+    "Green urban areas",
+    "Sport and leisure facilities",
+    "Bare rock",
+    "Burnt areas",
+    "Intertidal flats",
+)
+BIGEARTHNET_CLASSES_19 = tuple(BIGEARTHNET_19)
+CORINE_TO_19 = {corine: name for name, members in BIGEARTHNET_19.items() for corine in members}
+# CORINE level 3 in the order of its codes, 111 to 523, less the classes that BigEarthNet's area does not hold.
+BIGEARTHNET_CLASSES_43 = (
+    "Continuous urban fabric",
+    "Discontinuous urban fabric",
+    "Industrial or commercial units",
+    "Road and rail networks and associated land",
+    "Port areas",
+    "Airports",
+    "Mineral extraction sites",
+    "Dump sites",
+    "Construction sites",
+    "Green urban areas",
+    "Sport and leisure facilities",
+    "Non-irrigated arable land",
+    "Permanently irrigated land",
+    "Rice fields",
+    "Vineyards",
+    "Fruit trees and berry plantations",
+    "Olive groves",
+    "Pastures",
+    "Annual crops associated with permanent crops",
+    "Complex cultivation patterns",
+    "Land principally occupied by agriculture, with significant areas of natural vegetation",
+    "Agro-forestry areas",
+    "Broad-leaved forest",
+    "Coniferous forest",
+    "Mixed forest",
+    "Natural grassland",
+    "Moors and heathland",
+    "Sclerophyllous vegetation",
+    "Transitional woodland/shrub",
+    "Beaches, dunes, sands",
+    "Bare rock",
+    "Sparsely vegetated areas",
+    "Burnt areas",
+    "Inland marshes",
+    "Peatbogs",
+    "Salt marshes",
+    "Salines",
+    "Intertidal flats",
+    "Water courses",
+    "Water bodies",
+    "Coastal lagoons",
+    "Estuaries",
+    "Sea and ocean",
+)
+
+
+def dn_to_reflectance(dn: np.ndarray) -> np.ndarray:
+    """Collection 2 digital numbers to surface reflectance, float64; digital number 0 (no data) becomes NaN.
+
+    >>> float(dn_to_reflectance(np.array([20000]))[0])
+    0.35
+    """
+    dn = np.asarray(dn)
+    return np.where(dn == NODATA, np.nan, dn * REFLECTANCE_SCALE + REFLECTANCE_OFFSET)
+
+
+def reflectance_to_dn(reflectance: np.ndarray) -> np.ndarray:
+    """Surface reflectance to Collection 2 digital numbers, uint16, clipped to 1..65535; NaN becomes 0 (no data).
+
+    >>> int(reflectance_to_dn(np.array([0.35]))[0])
+    20000
+    """
+    dn = np.rint((np.asarray(reflectance, np.float64) - REFLECTANCE_OFFSET) / REFLECTANCE_SCALE)
+    return np.where(np.isnan(dn), NODATA, np.clip(np.nan_to_num(dn), 1, 65535)).astype(np.uint16)
