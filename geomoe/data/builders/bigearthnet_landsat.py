@@ -90,7 +90,7 @@ class BigearthnetLandsat(LandsatBuilder):
             class_names=self.builder_config.class_names,
             task="multilabel",
             description="BigEarthNet-Landsat: Landsat 8 Collection 2 surface reflectance patches with CORINE labels.",
-            homepage="https://huggingface.co/datasets/isaaccorley/Landsat-Bench",
+            homepage="https://github.com/isaaccorley/landsat-bench",
         )
 
     def reader(self):

@@ -39,7 +39,7 @@ class EurosatLandsat(LandsatBuilder):
             class_names=landsat.EUROSAT_CLASSES,
             task="multiclass",
             description="EuroSAT-Landsat: Landsat 8 Collection 2 surface reflectance patches of ten land-cover classes.",
-            homepage="https://huggingface.co/datasets/isaaccorley/Landsat-Bench",
+            homepage="https://github.com/isaaccorley/landsat-bench",
         )
 
     def reader(self):

@@ -1,0 +1,46 @@
+"""What every script does first: quiet libraries, the compilation cache, processes; and errors without a stack of frames."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from typing import Any, Callable
+
+_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, NotADirectoryError, PermissionError, AttributeError, KeyError)
+
+
+def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Prepares JAX: a persistent compilation cache, and several processes where asked for.
+
+    The cache is in $GEOMOE_CACHE, or else ~/.cache/geomoe; an empty GEOMOE_CACHE turns it off. On TPU pods and under
+    cluster managers that JAX knows, set GEOMOE_DISTRIBUTED=1 and leave the arguments out.
+    """
+    import jax
+
+    cache = os.environ.get("GEOMOE_CACHE", os.path.join(os.path.expanduser("~"), ".cache", "geomoe"))
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if coordinator is not None:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    elif os.environ.get("GEOMOE_DISTRIBUTED") == "1":
+        jax.distributed.initialize()
+    logging.getLogger("absl").setLevel(logging.ERROR)
+
+
+def clear_errors(run: Callable[..., Any], *args: Any) -> int:
+    """Calls `run(*args)`; a mistake of the user's ends in one line on stderr and exit code 1.
+
+    GEOMOE_TRACEBACK=1 shows the whole traceback.
+    """
+    if os.environ.get("GEOMOE_TRACEBACK") == "1":
+        run(*args)
+        return 0
+    try:
+        run(*args)
+    except _USER_ERRORS as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"error: {text}\n(GEOMOE_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,135 @@
+"""The run directory: what a run is (`run.json`), and its states (`checkpoints/`, by Orbax)."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from geomoe.training.config import differences
+from geomoe.training.state import TrainState
+
+RUN_FILE = "run.json"
+FOLDER = "checkpoints"
+
+
+def read_run(workdir: str | os.PathLike) -> dict[str, Any]:
+    """A run's facts: config, model, statistics, dataset and geomoe_version.
+
+    Raises:
+        FileNotFoundError: the folder is no run directory.
+    """
+    path = os.path.join(workdir, RUN_FILE)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"{workdir} is no run directory of train.py: it has no {RUN_FILE}")
+    with open(path) as file:
+        return json.load(file)
+
+
+def open_run(workdir: str | os.PathLike, facts: dict[str, Any]) -> None:
+    """Writes a new run's facts, or checks that the run that is there has the same configuration.
+
+    Raises:
+        ValueError: the folder holds a run with another configuration, or something else; the message names what differs.
+    """
+    path = os.path.join(workdir, RUN_FILE)
+    if os.path.exists(path):
+        changed = differences(read_run(workdir)["config"], facts["config"])
+        if changed:
+            raise ValueError(
+                f"{workdir} holds a run with another config; take another --workdir, or the config of that run. "
+                f"Differences: {'; '.join(changed)}"
+            )
+        return
+    if os.path.isdir(os.path.join(workdir, FOLDER)):
+        raise ValueError(f"{workdir} has checkpoints but no {RUN_FILE}: it is no run directory of this version")
+    if jax.process_index() == 0:
+        os.makedirs(workdir, exist_ok=True)
+        with open(f"{path}.partial", "w") as file:
+            json.dump(facts, file, indent=1)
+        os.replace(f"{path}.partial", path)
+
+
+class Checkpoints:
+    """Asynchronous saving of states; keeps the last `keep_last` and the best by validation loss."""
+
+    def __init__(self, workdir: str | os.PathLike, keep_last: int = 2):
+        policies = checkpoint_managers.preservation_policy
+        loss = lambda metrics: metrics["val_loss"]  # noqa: E731
+        self._manager = ocp.CheckpointManager(
+            os.path.abspath(os.path.join(workdir, FOLDER)),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(
+                    [policies.LatestN(max(keep_last, 1)), policies.BestN(get_metric_fn=loss, reverse=True, n=1)]
+                ),
+                best_fn=loss,
+                best_mode="min",
+                enable_async_checkpointing=True,
+            ),
+        )
+
+    def save(self, state: TrainState, step: int, val_loss: float) -> None:
+        """Starts saving; returns when the state may be changed again."""
+        args = ocp.args.Composite(params=ocp.args.StandardSave(state.params), optimizer=ocp.args.StandardSave(state.opt_state))
+        self._manager.save(step, args=args, metrics={"val_loss": val_loss}, force=True)
+
+    def restore_latest(self, like: TrainState) -> TrainState | None:
+        """The newest state, placed as `like` is, or None if there is none."""
+        step = self._manager.latest_step()
+        if step is None:
+            return None
+        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        restored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardRestore(abstract.params), optimizer=ocp.args.StandardRestore(abstract.opt_state)
+            ),
+        )
+        new_step = jax.device_put(jax.numpy.int32(step), like.step.sharding)
+        return TrainState(new_step, restored["params"], restored["optimizer"])
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def load_params(workdir: str | os.PathLike, which: str | int = "last") -> tuple[int, Any]:
+    """Parameters of a run as numpy arrays, and their step.
+
+    Args:
+        workdir: the run directory.
+        which: "last", "best" (by validation loss), or a step.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+    """
+    folder = os.path.abspath(os.path.join(workdir, FOLDER))
+    steps = sorted(int(name) for name in (os.listdir(folder) if os.path.isdir(folder) else ()) if name.isdigit())
+    if not steps:
+        raise FileNotFoundError(f"{workdir} has no checkpoint yet")
+    if which == "last":
+        step = steps[-1]
+    elif which == "best":
+        step = min(steps, key=lambda s: _val_loss(os.path.join(folder, str(s))))
+    elif which in steps:
+        step = int(which)
+    else:
+        raise FileNotFoundError(f"{workdir} has no checkpoint {which!r}; it has last, best, {', '.join(map(str, steps))}")
+    params = ocp.PyTreeCheckpointer().restore(
+        os.path.join(folder, str(step), "params"),
+        restore_args=None,
+    )
+    return step, jax.tree.map(jax.numpy.asarray, params)
+
+
+def _val_loss(folder: str) -> float:
+    with open(os.path.join(folder, "metrics", "metrics")) as file:
+        return float(json.load(file)["val_loss"])

@@ -1,0 +1,35 @@
+"""Learning rate and optimizer of the published recipe."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+
+def warmup_cosine(base_lr: float, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Linear from 0 to `base_lr` in `warmup_steps` steps, then half a cosine to 0 at `total_steps`.
+
+    >>> float(warmup_cosine(1.0, 100, 10)(5))
+    0.5
+    """
+
+    def schedule(step: jax.Array | int) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        warm = step / max(warmup_steps, 1)
+        progress = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
+        return base_lr * jnp.where(step < warmup_steps, warm, 0.5 * (1 + jnp.cos(jnp.pi * progress)))
+
+    return schedule
+
+
+def build_optimizer(config: ml_collections.ConfigDict, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW after clipping by the global norm, and its schedule. `config` is the `optimizer` section.
+
+    Weight decay acts on every parameter, as PyTorch's AdamW does by default.
+    """
+    schedule = warmup_cosine(config.lr, total_steps, int(config.warmup_fraction * total_steps))
+    clip = optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity()
+    adamw = optax.adamw(schedule, b1=config.b1, b2=config.b2, eps=1e-8, weight_decay=config.weight_decay)
+    return optax.chain(clip, adamw), schedule

@@ -1,0 +1,36 @@
+"""Pretrains the masked autoencoder: `python train.py --config configs/X.py --workdir DIR [--config.a.b=v]`."""
+
+from __future__ import annotations
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a run that is there goes on where it stopped.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, for runs of several processes.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise app.UsageError(f"unknown argument {argv[1]!r}")
+    from geomoe.cli import setup
+
+    setup.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    from geomoe.training import loop
+
+    result = loop.train(_CONFIG.value, _WORKDIR.value)
+    if result.finished:
+        print(f"done: step {result.step}, validation loss {result.val_loss:.4f}, run directory {_WORKDIR.value}")
+    else:
+        print(f"stopped at step {result.step}; the same command goes on from there")
+
+
+if __name__ == "__main__":
+    from geomoe.cli.setup import clear_errors
+
+    sys.exit(clear_errors(app.run, main))
