@@ -13,9 +13,11 @@ def get_config():
     config.data.cache = True
     config.data.metadata_dropout = 0.3
     config.model.size = "XXS"
-    config.train.batch_size = 64
+    config.train.batch_size = 32
     config.train.num_steps = 200
     config.loss.normalise_targets = True
+    config.loss.contrast_weight = 10.0
+    config.model.dropout = 0.0
     config.log.eval_every_steps = 100
     config.checkpoint.every_steps = 100
     return config

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -104,9 +105,7 @@ class PretrainedEncoder:
     def __repr__(self) -> str:
         return f"PretrainedEncoder({self.source}: {self.num_params:,} parameters, embeddings of {self.embed_dim})"
 
-    def apply_tokens(
-        self, images: jax.Array, week: jax.Array, hour: jax.Array, lat: jax.Array, lon: jax.Array
-    ) -> TokenOutput:
+    def apply_tokens(self, images: jax.Array, week: jax.Array, hour: jax.Array, lat: jax.Array, lon: jax.Array) -> TokenOutput:
         """The encoder itself.
 
         Args:
@@ -199,7 +198,9 @@ class PretrainedEncoder:
         from geomoe.models import MAE
         from geomoe.training.state import init_params
 
-        return PretrainedEncoder(self.config, init_params(MAE(self.config), seed), self.statistics, f"random weights, seed {seed}")
+        return PretrainedEncoder(
+            self.config, init_params(MAE(self.config), seed), self.statistics, f"random weights, seed {seed}"
+        )
 
     def _normalise(self, images: np.ndarray) -> np.ndarray:
         images = images.astype(np.float32)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,9 @@ class Reconstruction(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _forward(model: MAE, params: Any, images: jax.Array, pairs: list[jax.Array], noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _forward(
+    model: MAE, params: Any, images: jax.Array, pairs: list[jax.Array], noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     out = model.apply({"params": params}, images, *pairs, mask_noise=noise)
     return out.pred, out.mask
 
@@ -78,9 +81,13 @@ def composite(images: np.ndarray, statistics: Mapping[str, Any], bands: tuple[in
     return np.clip(reflectance / top, 0, 1) ** (1 / 1.6)
 
 
-def side_by_side(result: Reconstruction, statistics: Mapping[str, Any], bands: tuple[int, int, int] = TRUE_COLOUR) -> np.ndarray:
+def side_by_side(
+    result: Reconstruction, statistics: Mapping[str, Any], bands: tuple[int, int, int] = TRUE_COLOUR
+) -> np.ndarray:
     """Original, masked and reconstruction next to each other: (N, S, 3 * S + 4, 3) in [0, 1]."""
     original = composite(result.original, statistics, bands)
     masked = np.where(result.mask[..., None] > 0, 0.5, original)
     gap = np.ones((*original.shape[:2], 2, 3))
-    return np.concatenate([original, gap, masked, gap, composite(result.reconstruction, statistics, bands)], axis=2).astype(np.float32)
+    return np.concatenate([original, gap, masked, gap, composite(result.reconstruction, statistics, bands)], axis=2).astype(
+        np.float32
+    )

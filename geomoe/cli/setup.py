@@ -5,9 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
-_USER_ERRORS = (ValueError, FileNotFoundError, FloatingPointError, NotADirectoryError, PermissionError, AttributeError, KeyError)
+_USER_ERRORS = (
+    ValueError,
+    FileNotFoundError,
+    FloatingPointError,
+    NotADirectoryError,
+    PermissionError,
+    AttributeError,
+    KeyError,
+)
 
 
 def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:

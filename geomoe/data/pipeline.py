@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -176,6 +177,7 @@ def load(
     train: bool = False,
     seed: int = 0,
     start_batch: int = 0,
+    views: int = 1,
     process_index: int = 0,
     process_count: int = 1,
     cache: bool = False,
@@ -197,6 +199,7 @@ def load(
         train: endless epochs, each in another seeded order, whole batches only; otherwise one pass in the order of the
             records, the last batch possibly smaller.
         seed, start_batch: the batches given are those of this seed from `start_batch` on.
+        views: 2 adds `second_view`, another fit and augmentation of the same images; training alone.
         process_index, process_count: each process reads its own part of the split.
         cache: keep the records in memory after the first pass.
 
@@ -216,8 +219,8 @@ def load(
         raise ValueError(f"hour = {hour!r} is not 'utc' or 'published'")
     if batch_size % process_count:
         raise ValueError(f"batch_size = {batch_size} does not divide over {process_count} processes")
-    if not train and augment != Augment():
-        raise ValueError("augment is for train=True")
+    if views not in (1, 2) or not train and (augment != Augment() or views != 1):
+        raise ValueError(f"views = {views} must be 1 or 2, and augment and two views are for train=True")
     if statistics is None:
         statistics = published_statistics(source.name)
     elif not isinstance(statistics, Statistics):
@@ -230,7 +233,9 @@ def load(
     count = num_examples(source, split)
     batches = count // local_batch
     if train and batches == 0:
-        raise ValueError(f"{source.name} split {split} has {count} examples, fewer than a batch of {local_batch}; lower batch_size")
+        raise ValueError(
+            f"{source.name} split {split} has {count} examples, fewer than a batch of {local_batch}; lower batch_size"
+        )
     classes = source.info.features["labels"].feature.num_classes
     mean, std = (tf.constant(v, tf.float32) for v in (statistics.mean, statistics.std))
 
@@ -240,10 +245,12 @@ def load(
 
     def prepare(index: tf.Tensor, raw: tf.Tensor, epoch: tf.Tensor) -> dict[str, tf.Tensor]:
         fields = _decode(raw)
-        key = tf.stack([tf.constant(seed, tf.int64) * 1_000_003 + epoch, index * 4])
-        image = _fit(fields["image"], img_size, fit, key)
-        if augment.flips or augment.turns:
-            image = _turn(image, augment, key + [0, 1])
+        key = tf.stack([tf.constant(seed, tf.int64) * 1_000_003 + epoch, index * 8])
+        pictures = {}
+        for view, name in enumerate(("image", "second_view")[:views]):
+            pictures[name] = _fit(fields["image"], img_size, fit, key + [0, 4 * view])
+            if augment.flips or augment.turns:
+                pictures[name] = _turn(pictures[name], augment, key + [0, 4 * view + 1])
         labels = tf.zeros([max(classes, 1)], tf.int32)
         if classes:
             labels = tf.cast(tf.reduce_max(tf.one_hot(tf.concat([fields["labels"], [-1]], 0), classes), axis=0), tf.int32)
@@ -251,21 +258,22 @@ def load(
         if augment.metadata_dropout:
             draws = tf.random.stateless_uniform([4], key + [0, 2])
             keep = tf.cast(draws >= augment.metadata_dropout, tf.float32)
-        return {**fields, "image": image, "labels": labels, "keep": keep}
+        return {**fields, **pictures, "labels": labels, "keep": keep}
 
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = batch["image"]
-        valid = tf.reduce_all(image != landsat.NODATA, axis=-1)
-        if clip is not None:
-            image = tf.clip_by_value(image, *map(float, clip))
+        valid = tf.reduce_all(batch["image"] != landsat.NODATA, axis=-1)
+        for name in ("image", "second_view")[:views]:
+            image = batch[name] if clip is None else tf.clip_by_value(batch[name], *map(float, clip))
+            batch[name] = tf.ensure_shape((image - mean) / std, (None, img_size, img_size, len(statistics.mean)))
         pairs = tf.numpy_function(
-            lambda *args: _encode_metadata(*args, hour), [batch[k] for k in ("latitude", "longitude", "time", "id")], [tf.float32] * 4
+            lambda *args: _encode_metadata(*args, hour),
+            [batch[k] for k in ("latitude", "longitude", "time", "id")],
+            [tf.float32] * 4,
         )
         keep = batch.pop("keep")
         for i, (pair, values) in enumerate(zip(metadata.PAIRS, pairs)):
             batch[pair] = tf.ensure_shape(values, (None, 2)) * keep[:, i : i + 1]
-        image = tf.ensure_shape((image - mean) / std, (None, img_size, img_size, len(statistics.mean)))
-        return {**batch, "image": image, "valid": valid}
+        return {**batch, "valid": valid}
 
     if train:
         first_epoch, skip = divmod(start_batch, batches)
@@ -316,7 +324,9 @@ def num_examples(source: tfds.core.DatasetBuilder, split: str) -> int:
         raise ValueError(f"{source.name} has no split {split!r}; it has {', '.join(source.info.splits)}") from error
 
 
-def compute_statistics(name_or_builder: str | tfds.core.DatasetBuilder, split: str, data_dir: str | os.PathLike | None = None) -> Statistics:
+def compute_statistics(
+    name_or_builder: str | tfds.core.DatasetBuilder, split: str, data_dir: str | os.PathLike | None = None
+) -> Statistics:
     """Band means and deviations over the valid pixels (no 0 in any band) of a split, in digital numbers."""
     source = builder(name_or_builder, data_dir) if isinstance(name_or_builder, str) else name_or_builder
     bands = len(landsat.BANDS)

@@ -13,7 +13,7 @@ they are not resampled from single samples of those libraries. Soil darkening wi
 (2002), and season follows a double-logistic greenness curve in the manner of Beck et al. (2006).
 
 What place and time can and cannot tell: winter and summer crops have the same spectra but green at other weeks, and deciduous
-forest is bare in winter, so a week and a latitude help to read a patch. Which covers a patch holds is drawn at random, with only
+forest is bare in winter, so week and latitude help to read a patch. Which covers a patch holds is drawn at random, with only
 a mild dependence on latitude (needle forest towards the poles, dry land towards the tropics), so they cannot replace looking.
 """
 
@@ -61,7 +61,14 @@ _HAZE = np.array([1.0, 0.85, 0.6, 0.45, 0.22, 0.08, 0.04])  # path radiance by b
 
 # landscape -> the covers it draws from, with weights
 _LANDSCAPES: dict[str, dict[str, float]] = {
-    "farmland": {"winter crop": 3, "summer crop": 3, "grassland": 2, "broad-leaved forest": 0.7, "needle-leaved forest": 0.5, "town": 0.5},
+    "farmland": {
+        "winter crop": 3,
+        "summer crop": 3,
+        "grassland": 2,
+        "broad-leaved forest": 0.7,
+        "needle-leaved forest": 0.5,
+        "town": 0.5,
+    },
     "woodland": {"broad-leaved forest": 3, "needle-leaved forest": 3, "grassland": 1.2, "inland water": 0.5, "wetland": 0.4},
     "town": {"town": 4, "grassland": 1, "winter crop": 0.7, "summer crop": 0.7, "broad-leaved forest": 0.6, "bare ground": 0.5},
     "coast": {"sea": 4, "bare ground": 1, "wetland": 1, "grassland": 1, "town": 0.8, "needle-leaved forest": 0.6},
@@ -269,9 +276,7 @@ def scene(
     valid = image.any(axis=-1)
     share = np.bincount(cover[valid], minlength=len(CLASSES)) / max(valid.sum(), 1)
     dominant = int(np.argmax(share))
-    return Scene(
-        image, cover, [int(i) for i in np.flatnonzero(share >= _MIN_FRACTION)], dominant, latitude, longitude, time
-    )
+    return Scene(image, cover, [int(i) for i in np.flatnonzero(share >= _MIN_FRACTION)], dominant, latitude, longitude, time)
 
 
 def _render(cover: np.ndarray, parcels: np.ndarray, sky: np.random.Generator, week: float, latitude: float) -> np.ndarray:
@@ -287,7 +292,9 @@ def _render(cover: np.ndarray, parcels: np.ndarray, sky: np.random.Generator, we
             patches = np.stack([_spectrum(name, sky, week, latitude) for _ in range(2)])
             mix = np.clip(0.5 + 0.35 * _field(sky, 3)[here], 0, 1)[:, None]
             values = mix * patches[0] + (1 - mix) * patches[1]
-            texture = {"broad-leaved forest": 0.10, "needle-leaved forest": 0.13, "bare ground": 0.05, "wetland": 0.12}.get(name, 0.02)
+            texture = {"broad-leaved forest": 0.10, "needle-leaved forest": 0.13, "bare ground": 0.05, "wetland": 0.12}.get(
+                name, 0.02
+            )
         if name == "town":  # roofs, streets and gardens, finer than a pixel
             roofs, gardens = sky.random((2, int(here.sum()))) ** 1.5
             gardens = (gardens * (0.2 + 0.5 * greenness("grassland", week, latitude)))[:, None]

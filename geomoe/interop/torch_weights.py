@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -93,7 +94,10 @@ def torch_state(tree: dict, config: ModelConfig) -> dict[str, np.ndarray]:
     }
     for name in _ENTRIES:
         state |= _torch_linear(f"encoder.{name}", encoder[name])
-    for prefix, torch_prefix, depth in (("encoder", "encoder.layers", config.depth), ("decoder", "decoder_layers", config.decoder_depth)):
+    for prefix, torch_prefix, depth in (
+        ("encoder", "encoder.layers", config.depth),
+        ("decoder", "decoder_layers", config.decoder_depth),
+    ):
         for i in range(depth):
             state |= _torch_block(f"{torch_prefix}.{i}", tree[prefix][f"block_{i:02d}"])
     state |= _torch_norm("encoder.norm", encoder["norm"])
@@ -139,7 +143,9 @@ def torch_mixture_state(prefix: str, moe: dict) -> dict[str, np.ndarray]:
 
 def flax_mixture_params(state: dict[str, np.ndarray], prefix: str, share_projections: bool = True) -> dict:
     """The inverse of `torch_mixture_state`."""
-    count = 1 + max(int(re.match(r"experts\.(\d+)\.", name[len(prefix) :])[1]) for name in state if name.startswith(f"{prefix}experts."))
+    count = 1 + max(
+        int(re.match(r"experts\.(\d+)\.", name[len(prefix) :])[1]) for name in state if name.startswith(f"{prefix}experts.")
+    )
     params: dict[str, Any] = {"experts": {}, "router": {}}
     for part, name in (("W", "w"), ("V", "v"), ("W2", "w2")):
         kernels = [state[f"{prefix}experts.{e}.{part}.weight"].T for e in range(count)]
@@ -212,7 +218,9 @@ def _infer_config(state: dict[str, np.ndarray], num_heads: int | None, num_group
         num_groups = num_groups or known[0]["num_groups"]
     kv_width = state["encoder.layers.0.attn.k_proj.weight"].shape[0]
     if num_heads * kv_width != width * num_groups:
-        raise ValueError(f"{num_heads} heads and {num_groups} groups do not fit keys of width {kv_width} in a model of width {width}")
+        raise ValueError(
+            f"{num_heads} heads and {num_groups} groups do not fit keys of width {kv_width} in a model of width {width}"
+        )
     layer = "encoder.layers.0.moe.experts"
     shared = all(
         np.array_equal(state[f"{layer}.0.{part}.weight"], state[f"{layer}.{e}.{part}.weight"])
@@ -241,10 +249,17 @@ def _torch_names(config: ModelConfig) -> set[str]:
     block += [f"moe.gate.{proj}.{part}" for proj in ("Wg", "Wnoise") for part in ("weight", "bias")]
     names = {"mask_token", "decoder_pos_embed", "encoder.pos_embed", "encoder.cls_token"}
     entries = [f"encoder.{name}" for name in ("patch_proj", *_ENTRIES, "norm")]
-    names |= {f"{name}.{part}" for name in (*entries, "decoder_embed", "decoder_norm", "decoder_pred") for part in ("weight", "bias")}
+    names |= {
+        f"{name}.{part}" for name in (*entries, "decoder_embed", "decoder_norm", "decoder_pred") for part in ("weight", "bias")
+    }
     layers = [(f"encoder.layers.{i}", config.num_experts(i)) for i in range(config.depth)]
     layers += [(f"decoder_layers.{i}", config.decoder_experts) for i in range(config.decoder_depth)]
     for prefix, experts in layers:
         names |= {f"{prefix}.{name}" for name in block}
-        names |= {f"{prefix}.moe.experts.{e}.{p}.{part}" for e in range(experts) for p in ("W", "V", "W2") for part in ("weight", "bias")}
+        names |= {
+            f"{prefix}.moe.experts.{e}.{p}.{part}"
+            for e in range(experts)
+            for p in ("W", "V", "W2")
+            for part in ("weight", "bias")
+        }
     return names

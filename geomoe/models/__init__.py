@@ -29,9 +29,7 @@ def build_mae(size: str = "S", img_size: int = 40, patch_size: int = 4, in_chann
 
 
 def _config(size: str, img_size: int, patch_size: int, in_channels: int, options: dict[str, Any]) -> ModelConfig:
-    return ModelConfig.from_dict(
-        dict(size=size, img_size=img_size, patch_size=patch_size, in_channels=in_channels, **options)
-    )
+    return ModelConfig.from_dict(dict(size=size, img_size=img_size, patch_size=patch_size, in_channels=in_channels, **options))
 
 
 def count_params(params: Any) -> int:

@@ -7,7 +7,8 @@ model sizes, and the shapes of the published weights.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 NUM_METADATA_TOKENS = 4  # week, hour, latitude, longitude
 NUM_PREFIX_TOKENS = NUM_METADATA_TOKENS + 1  # and CLS
@@ -17,9 +18,7 @@ SIZES: dict[str, dict[str, int]] = {
     "S": dict(width=144, depth=15, expert_width_first=144, expert_width_last=72, num_heads=8, num_groups=4),
     "XS": dict(width=128, depth=12, expert_width_first=96, expert_width_last=32, num_heads=8, num_groups=4),
     "XXS": dict(width=108, depth=9, expert_width_first=81, expert_width_last=27, num_heads=6, num_groups=3),
-    "tiny": dict(
-        width=16, depth=3, expert_width_first=16, expert_width_last=8, num_heads=4, num_groups=2, decoder_width=12
-    ),
+    "tiny": dict(width=16, depth=3, expert_width_first=16, expert_width_last=8, num_heads=4, num_groups=2, decoder_width=12),
 }
 
 DISPATCHES = ("auto", "dense", "ragged")

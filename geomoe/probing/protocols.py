@@ -59,7 +59,9 @@ def _check(train: Split, test: Split, task: str) -> tuple[np.ndarray, ...]:
         if arrays[i].ndim == 1:
             arrays[i] = np.eye(classes, dtype=np.int32)[arrays[i]]
     if arrays[0].shape[1] != arrays[2].shape[1] or arrays[1].shape[1] != arrays[3].shape[1]:
-        raise ValueError(f"train {arrays[0].shape}, {arrays[1].shape} and test {arrays[2].shape}, {arrays[3].shape} differ in width")
+        raise ValueError(
+            f"train {arrays[0].shape}, {arrays[1].shape} and test {arrays[2].shape}, {arrays[3].shape} differ in width"
+        )
     if task == "multiclass" and not all((arrays[i].sum(axis=1) == 1).all() for i in (1, 3)):
         raise ValueError("task 'multiclass' needs exactly one label a row")
     return tuple(arrays)
@@ -118,7 +120,9 @@ def knn_probe(train: Split, test: Split, *, task: str, k: int = 5, metric: str =
         raise ValueError(f"k = {k} must be between 1 and the {len(x)} training rows")
     if metric not in ("euclidean", "cosine"):
         raise ValueError(f"metric = {metric!r} is not 'euclidean' or 'cosine'")
-    neighbours = KNeighborsClassifier(n_neighbors=k, metric=metric).fit(x, np.zeros(len(x))).kneighbors(x_test, return_distance=False)
+    neighbours = (
+        KNeighborsClassifier(n_neighbors=k, metric=metric).fit(x, np.zeros(len(x))).kneighbors(x_test, return_distance=False)
+    )
     scores = y[neighbours].mean(axis=1)
     if task == "multiclass":
         predictions = np.eye(y.shape[1], dtype=np.int32)[scores.argmax(axis=1)]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -62,7 +63,9 @@ class Row:
     runs: list[dict[str, float]]
 
 
-def _splits(config: ml_collections.ConfigDict, train: Features, test: Features | None, seed: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+def _splits(
+    config: ml_collections.ConfigDict, train: Features, test: Features | None, seed: int
+) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """Index pairs into the training and the test rows (for cross-validation both into the training rows)."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(train.labels))
@@ -81,7 +84,9 @@ def _probe(config: ml_collections.ConfigDict, probe: str, train: tuple, test: tu
     return knn_probe(train, test, task=task, **config.knn.to_dict())
 
 
-def _score(config: ml_collections.ConfigDict, task: str, probe: str, seed: int, x: np.ndarray, y: np.ndarray, x_test: Any, y_test: Any) -> dict[str, float]:
+def _score(
+    config: ml_collections.ConfigDict, task: str, probe: str, seed: int, x: np.ndarray, y: np.ndarray, x_test: Any, y_test: Any
+) -> dict[str, float]:
     """One seed's metrics. In cross-validation the rows of all folds are scored together."""
     from geomoe.probing.metrics import classification_metrics
 
@@ -192,14 +197,16 @@ COLUMNS = {
 def print_table(rows: list[Row], facts: dict[str, Any], console: rich.console.Console | None = None) -> None:
     """The table on a terminal: means, and deviations over the seeds."""
     console = console or rich.console.Console()
-    if console.width < 120:
-        console = rich.console.Console(width=120)
+    if console.width < 160:
+        console = rich.console.Console(width=160)
     how = f"{facts['test']:,} test" if facts["test"] is not None else "cross-validation"
-    table = rich.table.Table(title=f"{facts['dataset']} ({facts['task']}): {facts['train']:,} train, {how}", box=rich.box.SIMPLE)
-    table.add_column("features")
+    table = rich.table.Table(
+        title=f"{facts['dataset']} ({facts['task']}): {facts['train']:,} train, {how}", box=rich.box.SIMPLE
+    )
+    table.add_column("features", no_wrap=True)
     table.add_column("probe")
     for title in COLUMNS.values():
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", no_wrap=True)
     for row in rows:
         cells = [f"{row.mean[key]:.3f}±{row.std[key]:.3f}" for key in COLUMNS]
         table.add_row(row.features, row.probe, *cells)

@@ -7,6 +7,7 @@ import os
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -123,11 +124,11 @@ def load_params(workdir: str | os.PathLike, which: str | int = "last") -> tuple[
         step = int(which)
     else:
         raise FileNotFoundError(f"{workdir} has no checkpoint {which!r}; it has last, best, {', '.join(map(str, steps))}")
-    params = ocp.PyTreeCheckpointer().restore(
-        os.path.join(folder, str(step), "params"),
-        restore_args=None,
-    )
-    return step, jax.tree.map(jax.numpy.asarray, params)
+    reader = ocp.PyTreeCheckpointer()
+    path = os.path.join(folder, str(step), "params")
+    tree = reader.metadata(path).item_metadata.tree
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+    return step, reader.restore(path, restore_args=restore_args)
 
 
 def _val_loss(folder: str) -> float:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -58,6 +59,9 @@ def default_config() -> ml_collections.ConfigDict:
     loss.balance_weight = 0.5
     loss.normalise_targets = False  # each target patch by its own mean and deviation
 
+    loss.contrast_weight = 0.0  # of InfoNCE between two crops of a place, one of them without metadata; 0 for none
+    loss.contrast_temperature = 0.1
+
     log = config.log = ml_collections.ConfigDict()
     log.every_steps = 10
     log.eval_every_steps = 500
@@ -97,7 +101,9 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
     for key in wanted.keys() - given.keys():
         raise ValueError(f"the config lacks the key {key}; start from geomoe.training.default_config()")
     if not config.data.name:
-        raise ValueError("config.data.name is empty: name a prepared dataset, for example --config.data.name=landsat_folder/mine")
+        raise ValueError(
+            "config.data.name is empty: name a prepared dataset, for example --config.data.name=landsat_folder/mine"
+        )
     for key in ("train.batch_size", "train.accumulate", "log.every_steps", "log.eval_every_steps", "checkpoint.every_steps"):
         if given[key] < 1:
             raise ValueError(f"config.{key} = {given[key]} must be at least 1")

@@ -6,7 +6,8 @@ import csv
 import os
 import sys
 import time
-from typing import Any, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import rich.progress
@@ -19,6 +20,7 @@ COLUMNS = (
     "loss_masked",
     "loss_unmasked",
     "loss_balance",
+    "loss_contrast",
     "grad_norm",
     "val_loss_masked",
     "val_loss_unmasked",
@@ -37,7 +39,7 @@ class _Table:
         if os.path.exists(path):
             with open(path, newline="") as file:
                 rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
-        self._file = open(path, "w", newline="")
+        self._file = open(path, "w", newline="")  # noqa: SIM115
         self._writer = csv.DictWriter(self._file, columns)
         self._writer.writeheader()
         self._writer.writerows(rows)

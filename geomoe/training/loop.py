@@ -7,7 +7,8 @@ import os
 import signal
 import threading
 import time
-from typing import Any, Iterator
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import ml_collections
@@ -70,11 +71,14 @@ def _open_data(config: ml_collections.ConfigDict, model: ModelConfig) -> _Data:
     )
     augment = data.Augment(d.flips, d.turns, d.metadata_dropout)
 
-    def batches(dataset: Any) -> Iterator[dict[str, np.ndarray]]:
-        return dataset.map(lambda batch: {key: batch[key] for key in _BATCH_KEYS}).as_numpy_iterator()
+    def batches(dataset: Any, keys: tuple[str, ...] = _BATCH_KEYS) -> Iterator[dict[str, np.ndarray]]:
+        return dataset.map(lambda batch: {key: batch[key] for key in keys}).as_numpy_iterator()
 
     def train(start_batch: int) -> Iterator[dict[str, np.ndarray]]:
-        return batches(data.load(source, d.train_split, fit=d.fit, augment=augment, start_batch=start_batch, **common))
+        views = 2 if config.loss.contrast_weight else 1
+        keys = _BATCH_KEYS if views == 1 else (*_BATCH_KEYS, "second_view")
+        dataset = data.load(source, d.train_split, fit=d.fit, augment=augment, start_batch=start_batch, views=views, **common)
+        return batches(dataset, keys)
 
     def val() -> Iterator[dict[str, np.ndarray]]:
         fit = "centre_crop" if d.fit == "random_crop" else d.fit
@@ -95,6 +99,9 @@ def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig) -> _Data:
     local = config.train.batch_size // jax.process_count()
     batch = {"image": rng.standard_normal((local, model.img_size, model.img_size, model.in_channels), np.float32)}
     batch |= {name: rng.standard_normal((local, 2), np.float32) for name in PAIRS}
+
+    if config.loss.contrast_weight:
+        batch["second_view"] = rng.standard_normal(batch["image"].shape, np.float32)
 
     def stream(start_batch: int = 0) -> Iterator[dict[str, np.ndarray]]:
         del start_batch
@@ -174,6 +181,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
             unmasked_weight=loss.unmasked_weight,
             balance_weight=loss.balance_weight,
             normalise_targets=loss.normalise_targets,
+            contrast_weight=loss.contrast_weight,
+            contrast_temperature=loss.contrast_temperature,
             accumulate=config.train.accumulate,
         )
     )
@@ -276,5 +285,7 @@ def _log_images(log: RunLog, step: int, model: MAE, state: Any, data: _Data, con
 
     batch = next(iter(data.val()))
     part = {name: batch[name][: config.log.images] for name in _BATCH_KEYS}
-    result = reconstruct(model, parallel.fetch(state.params), part, seed=config.seed, normalised_targets=config.loss.normalise_targets)
+    result = reconstruct(
+        model, parallel.fetch(state.params), part, seed=config.seed, normalised_targets=config.loss.normalise_targets
+    )
     log.images(step, side_by_side(result, data.statistics))

@@ -40,7 +40,9 @@ def init_params(model: MAE, seed: int) -> Any:
     pairs = [jnp.zeros((1, 2))] * 4
     images = jnp.zeros((1, cfg.img_size, cfg.img_size, cfg.in_channels))
     noise = jnp.zeros((1, cfg.num_patches))
-    shapes = jax.eval_shape(lambda key: model.init({"params": key}, images, *pairs, mask_noise=noise)["params"], jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda key: model.init({"params": key}, images, *pairs, mask_noise=noise)["params"], jax.random.key(0)
+    )
     flat = flax.traverse_util.flatten_dict(shapes)
     rng = np.random.default_rng(seed)
     params = {}

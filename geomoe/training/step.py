@@ -1,12 +1,14 @@
 """One training step and one evaluation step, as pure functions of what one device holds.
 
-A batch is a dict of image (B, S, S, C) and week, hour, lat, lon (B, 2). Metrics are dicts of float32 scalars and of (E,)
+A batch is a dict of image (B, S, S, C) and week, hour, lat, lon (B, 2); with contrast also of second_view (B, S, S, C), another
+crop of the same place. Metrics are dicts of float32 scalars and of (E,)
 vectors under "usage": the share of tokens that each expert of a block gets.
 """
 
 from __future__ import annotations
 
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +16,7 @@ import optax
 
 from geomoe.metadata import PAIRS
 from geomoe.models import MAE, MAEOutput, normalise_patches, patchify, reconstruction_losses
+from geomoe.training.objectives import info_nce
 from geomoe.training.state import TrainState
 
 Array = jax.Array
@@ -43,12 +46,16 @@ def make_train_step(
     unmasked_weight: float = 0.1,
     balance_weight: float = 0.5,
     normalise_targets: bool = False,
+    contrast_weight: float = 0.0,
+    contrast_temperature: float = 0.1,
     accumulate: int = 1,
     axis_name: str | None = AXIS,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Any]]]:
     """Builds `step(state, batch, key) -> (state, metrics)`.
 
-    The loss is masked + `unmasked_weight` * unmasked + `balance_weight` * balance. The key is the run's; the step and, under
+    The loss is masked + `unmasked_weight` * unmasked + `balance_weight` * balance, and, where `contrast_weight` is not 0,
+    `contrast_weight` * InfoNCE between the mean tokens of two masked crops of a place. The second crop goes without metadata,
+    so that the two cannot be matched by reading it; both are reconstructed. The key is the run's; the step and, under
     `axis_name`, the device are folded in. With `accumulate` = A the batch is cut into A parts whose gradients are averaged.
     Under `axis_name` gradients and metrics are averaged over the devices.
     """
@@ -56,11 +63,19 @@ def make_train_step(
 
     def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Any]]:
         rngs = dict(zip(("mask", "router", "dropout"), jax.random.split(key, 3)))
-        pairs = [batch[name] for name in PAIRS]
-        out = model.apply({"params": params}, batch["image"], *pairs, deterministic=False, rngs=rngs)
-        masked, unmasked = mae_losses(model, out, batch["image"], normalise_targets)
+        images, pairs = batch["image"], [batch[name] for name in PAIRS]
+        if contrast_weight:
+            images = jnp.concatenate([images, batch["second_view"]])
+            pairs = [jnp.concatenate([pair, jnp.zeros_like(pair)]) for pair in pairs]
+        out = model.apply({"params": params}, images, *pairs, deterministic=False, rngs=rngs)
+        masked, unmasked = mae_losses(model, out, images, normalise_targets)
         total = masked + unmasked_weight * unmasked + balance_weight * out.balance_loss
         metrics = {"loss": total, "loss_masked": masked, "loss_unmasked": unmasked, "loss_balance": out.balance_loss}
+        if contrast_weight:
+            views = jnp.split(jnp.mean(out.encoded.tokens, axis=1), 2)
+            metrics["loss_contrast"] = info_nce(*views, contrast_temperature, axis_name)
+            total += contrast_weight * metrics["loss_contrast"]
+            metrics["loss"] = total
         return total, {**metrics, "usage": expert_usage(out, top_k)}
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -90,7 +105,7 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        metrics, grads = accumulated(state.params, {k: batch[k] for k in ("image", *PAIRS)}, key)
+        metrics, grads = accumulated(state.params, batch, key)
         if axis_name is not None:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         metrics["grad_norm"] = optax.global_norm(grads)

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import multiprocessing
 import os
 import shutil
-from typing import Any, Callable, Iterable, Iterator, Mapping, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -133,6 +136,11 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         self._progress = progress or (lambda done, total: None)
         self.resumed_shards = 0
         super().__init__(**kwargs)
+
+    def download_and_prepare(self, **kwargs: Any) -> None:
+        """Converts the source; does nothing where that is done already."""
+        with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces sizes that it does not know
+            super().download_and_prepare(**kwargs)
 
     # What a subclass gives.
 

@@ -99,7 +99,9 @@ class BigearthnetLandsat(LandsatBuilder):
     def list_source(self) -> Listing:
         source = self.source
         if not os.path.isdir(os.path.join(source, "images")):
-            raise FileNotFoundError(f"{source} has no folder images/; expected images/<id>.tif, labels/, bigearthnet-train.csv ...")
+            raise FileNotFoundError(
+                f"{source} has no folder images/; expected images/<id>.tif, labels/, bigearthnet-train.csv ..."
+            )
         splits: dict[str, list[str]] = {}
         named = {split: os.path.join(source, f"bigearthnet-{split}.csv") for split in _SPLITS}
         if any(os.path.exists(path) for path in named.values()):

@@ -75,7 +75,7 @@ class LandsatFolder(LandsatBuilder):
         self.labels = None if labels is None else os.fspath(labels)
         self._rows: dict[str, dict[str, str]] | None = None
         if config is not None:
-            config = tfds.core.BuilderConfig(name=config)
+            config = tfds.core.BuilderConfig(name=config, description="patches of a folder")
         super().__init__(config=config, **kwargs)
 
     def facts(self) -> dict[str, Any]:
@@ -97,7 +97,9 @@ class LandsatFolder(LandsatBuilder):
         table = self._table()
         listing = Listing({})
         files = sorted(
-            path for end in ("tif", "tiff", "TIF", "TIFF") for path in glob.glob(os.path.join(self.source, "**", f"*.{end}"), recursive=True)
+            path
+            for end in ("tif", "tiff", "TIF", "TIFF")
+            for path in glob.glob(os.path.join(self.source, "**", f"*.{end}"), recursive=True)
         )
         used = set()
         for path in files:

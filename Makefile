@@ -1,0 +1,36 @@
+# `make demo`: pretrain, probe and report on the embedded data. `make test`: the tests. Both set up what they need.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DATA := data
+RUN := runs/demo
+
+.PHONY: demo test test-all lint clean
+
+$(VENV)/.users: requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.developers: $(VENV)/.users requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.users
+	$(BIN)/python -m geomoe.cli.prepare --dataset synthetic_landsat --data_dir $(DATA)
+	$(BIN)/python train.py --config configs/pretrain_synthetic.py --workdir $(RUN) --config.data.data_dir=$(DATA)
+	$(BIN)/python probe.py --config configs/probe_synthetic.py --config.checkpoint=$(RUN) --config.data.data_dir=$(DATA)
+
+test: $(VENV)/.developers
+	$(BIN)/python -m pytest -q -m "not long" tests
+
+test-all: $(VENV)/.developers
+	$(BIN)/python -m pytest -q tests
+
+lint: $(VENV)/.developers
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) $(DATA) runs

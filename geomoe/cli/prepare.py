@@ -1,0 +1,110 @@
+"""Converts a source once into records: `python -m geomoe.cli.prepare --dataset NAME --source DIR --data_dir DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import sys
+import time
+
+import rich.console
+import rich.progress
+import rich.table
+
+from geomoe.cli.setup import clear_errors
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.prepare", description=__doc__)
+    parser.add_argument(
+        "--dataset",
+        required=True,
+        help="bigearthnet_landsat[/19|/43], eurosat_landsat, landsat_folder[/NAME], synthetic_landsat[/covers|/dominant]",
+    )
+    parser.add_argument("--source", help="folder to convert (not for synthetic_landsat)")
+    parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
+    parser.add_argument("--labels", help="landsat_folder: CSV of labels, places and times")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--strict", action="store_true", help="stop at the first flawed patch")
+    parser.add_argument("--keep_nodata", action="store_true", help="keep patches in which every pixel is 0")
+    parser.add_argument(
+        "--statistics", action="store_true", help="compute band statistics of a prepared dataset, and print them"
+    )
+    parser.add_argument("--split", default="train", help="split for --statistics (default: train)")
+    args = parser.parse_args(argv)
+    if args.workers < 1:
+        raise ValueError(f"--workers {args.workers} must be at least 1")
+
+    from geomoe import data
+    from geomoe.data.builders import read_skipped
+
+    base, _, config = args.dataset.partition("/")
+    if base not in data.BUILDERS:
+        raise ValueError(f"unknown dataset {base!r}; there are {', '.join(data.BUILDERS)}")
+    if args.labels and base != "landsat_folder":
+        raise ValueError("--labels is for landsat_folder; the other datasets bring their labels")
+    console = rich.console.Console(stderr=True)
+    needs_source = base != "synthetic_landsat" and args.source is None
+    if not needs_source or not args.statistics:
+        options = {"source": args.source} if base != "synthetic_landsat" else {}
+        if needs_source:
+            raise ValueError(f"--source is missing: the folder that holds {base}")
+        if base == "landsat_folder":
+            options["labels"] = args.labels
+        if config:
+            options["config"] = config
+        _prepare(data.BUILDERS[base], options, args, console, read_skipped)
+    if args.statistics:
+        statistics = data.compute_statistics(args.dataset, args.split, args.data_dir)
+        path = os.path.join(data.builder(args.dataset, args.data_dir).data_dir, "statistics.json")
+        with open(path, "w") as file:
+            json.dump(statistics.to_dict(), file, indent=1)
+        print(json.dumps(statistics.to_dict()))
+        console.print(f"written to {path}; use it with --config.data.statistics=computed")
+
+
+def _prepare(builder_class, options, args, console, read_skipped) -> None:
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    start = time.monotonic()
+    with rich.progress.Progress(*columns, console=console) as bar:
+        task = bar.add_task(f"converting {args.dataset}", total=None)
+        builder = builder_class(
+            data_dir=args.data_dir,
+            workers=args.workers,
+            strict=args.strict,
+            keep_nodata=args.keep_nodata,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **options,
+        )
+        there = os.path.exists(os.path.join(builder.data_dir, "dataset_info.json"))
+        if not there:
+            builder.download_and_prepare()
+    seconds = time.monotonic() - start
+    skipped = read_skipped(builder.data_dir)
+    counts = {name: info.num_examples for name, info in builder.info.splits.items()}
+    used = sum(counts.values())
+    splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
+    if there:
+        console.print(f"{builder.data_dir} is prepared already ({splits}); remove it to convert again")
+    else:
+        resumed = f", {builder.resumed_shards} shards from an earlier run" if builder.resumed_shards else ""
+        console.print(
+            f"{used:,} of {used + len(skipped):,} patches in {seconds:.1f} s{resumed}: {splits}; in {builder.data_dir}"
+        )
+    if skipped:
+        table = rich.table.Table("skipped", "patches", "first of them", box=None)
+        for kind, number in collections.Counter(row.kind for row in skipped).most_common():
+            table.add_row(kind, str(number), next(f"{row.path}: {row.message}" for row in skipped if row.kind == kind))
+        console.print(table)
+        console.print(f"all of them: {os.path.join(builder.data_dir, 'skipped.csv')}")
+
+
+if __name__ == "__main__":
+    sys.exit(clear_errors(main))

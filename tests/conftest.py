@@ -1,0 +1,34 @@
+"""Shared paths and small data."""
+
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+
+DATA = pathlib.Path(__file__).parent / "data"
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of golden numbers and real samples beside the project; tests that need it are skipped where it is absent."""
+    if not SHARED.is_dir():
+        pytest.skip(f"needs the real samples and the full-size weights in {SHARED}, which is absent")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def synthetic_dir(tmp_path_factory):
+    """A data_dir with small synthetic sets: "covers" (multi-label) and "dominant" (multi-class)."""
+    from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
+
+    folder = tmp_path_factory.mktemp("synthetic")
+    counts = {"train": 96, "val": 32, "test": 48}
+    for name, dominant in (("covers", False), ("dominant", True)):
+        config = SyntheticConfig(name=name, counts=counts, dominant=dominant)
+        SyntheticLandsat(config=config, data_dir=folder).download_and_prepare()
+    return folder
