@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from geomoe.training.config import differences
@@ -124,11 +125,10 @@ def load_params(workdir: str | os.PathLike, which: str | int = "last") -> tuple[
         step = int(which)
     else:
         raise FileNotFoundError(f"{workdir} has no checkpoint {which!r}; it has last, best, {', '.join(map(str, steps))}")
-    reader = ocp.PyTreeCheckpointer()
-    path = os.path.join(folder, str(step), "params")
-    tree = reader.metadata(path).item_metadata.tree
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-    return step, reader.restore(path, restore_args=restore_args)
+    handler = ocp.PyTreeCheckpointHandler()
+    path = epath.Path(folder) / str(step) / "params"
+    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
+    return step, handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=restore_args))
 
 
 def _val_loss(folder: str) -> float:
