@@ -23,12 +23,12 @@ def shared():
 
 @pytest.fixture(scope="session")
 def synthetic_dir(tmp_path_factory):
-    """A data_dir with small synthetic sets: "covers" (multi-label) and "dominant" (multi-class)."""
+    """A data_dir with small synthetic sets: "small" (multi-label) and "small_dominant" (multi-class)."""
     from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
 
     folder = tmp_path_factory.mktemp("synthetic")
     counts = {"train": 96, "val": 32, "test": 48}
-    for name, dominant in (("covers", False), ("dominant", True)):
+    for name, dominant in (("small", False), ("small_dominant", True)):
         config = SyntheticConfig(name=name, counts=counts, dominant=dominant)
         SyntheticLandsat(config=config, data_dir=folder).download_and_prepare()
     return folder

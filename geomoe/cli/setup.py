@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -25,8 +24,10 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     The cache is in $GEOMOE_CACHE, or else ~/.cache/geomoe; an empty GEOMOE_CACHE turns it off. On TPU pods and under
     cluster managers that JAX knows, set GEOMOE_DISTRIBUTED=1 and leave the arguments out.
     """
+    import absl.logging
     import jax
 
+    absl.logging.set_verbosity(absl.logging.ERROR)
     cache = os.environ.get("GEOMOE_CACHE", os.path.join(os.path.expanduser("~"), ".cache", "geomoe"))
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
@@ -35,7 +36,6 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
         jax.distributed.initialize(coordinator, num_processes, process_id)
     elif os.environ.get("GEOMOE_DISTRIBUTED") == "1":
         jax.distributed.initialize()
-    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def clear_errors(run: Callable[..., Any], *args: Any) -> int:

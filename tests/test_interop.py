@@ -1,0 +1,86 @@
+"""PyTorch checkpoints without PyTorch."""
+
+import pickle
+import zipfile
+
+import jax
+import numpy as np
+import pytest
+from conftest import DATA
+
+from geomoe.interop import TorchFormatError, load_torch_checkpoint, save_torch_checkpoint, torch_format
+from geomoe.models import build_mae
+from geomoe.training import init_params
+
+PTH = DATA / "reference_tiny_random.pth"
+
+
+def test_a_checkpoint_survives_the_way_to_flax_and_back(tmp_path):
+    config, params = load_torch_checkpoint(PTH)
+    save_torch_checkpoint(tmp_path / "again.pth", params, config)
+    before, after = (torch_format.read(path)["model_state"] for path in (PTH, tmp_path / "again.pth"))
+    assert before.keys() == after.keys()
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def test_experts_of_their_own_survive_too(tmp_path):
+    model = build_mae("tiny", img_size=8, share_projections=False)
+    params = init_params(model, 3)
+    save_torch_checkpoint(tmp_path / "own.pth", params, model.config)
+    config, again = load_torch_checkpoint(tmp_path / "own.pth")
+    assert not config.share_projections and config.width == model.config.width
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_unknown_sizes_need_the_heads(tmp_path):
+    model = build_mae("tiny", img_size=8, width=24, num_heads=2, num_groups=1, decoder_width=12)
+    save_torch_checkpoint(tmp_path / "odd.pth", init_params(model, 0), model.config)
+    with pytest.raises(ValueError, match="num_heads="):
+        load_torch_checkpoint(tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="4 heads and 4 groups"):
+        load_torch_checkpoint(tmp_path / "odd.pth", num_heads=4, num_groups=4)
+    config, _ = load_torch_checkpoint(tmp_path / "odd.pth", num_heads=2, num_groups=1)
+    assert (config.num_heads, config.num_groups, config.width) == (2, 1, 24)
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("this must never run",)
+
+
+def test_code_in_a_checkpoint_is_refused(tmp_path, capsys):
+    path = tmp_path / "evil.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("evil/data.pkl", pickle.dumps({"model_state": Evil()}, protocol=2))
+    with pytest.raises(TorchFormatError, match="evil.pth.*print"):
+        load_torch_checkpoint(path)
+    assert "never" not in capsys.readouterr().out
+
+
+def test_damaged_and_foreign_files_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.pth"):
+        load_torch_checkpoint(tmp_path / "nowhere.pth")
+    text = tmp_path / "text.pth"
+    text.write_text("hello")
+    with pytest.raises(TorchFormatError, match="text.pth is not a PyTorch zip"):
+        load_torch_checkpoint(text)
+    cut = tmp_path / "cut.pth"
+    with zipfile.ZipFile(PTH) as whole, zipfile.ZipFile(cut, "w") as part:
+        for item in whole.namelist():
+            if not item.endswith("/data/3"):
+                part.writestr(item, whole.read(item))
+    with pytest.raises(TorchFormatError, match="data/3"):
+        load_torch_checkpoint(cut)
+    other = tmp_path / "other.pth"
+    torch_format.write(other, {"model_state": {"fc.weight": np.zeros((2, 2), np.float32)}})
+    with pytest.raises(ValueError, match=r"other.pth holds no geo-moe-mae weights"):
+        load_torch_checkpoint(other)
+
+
+def test_missing_keys_are_named(tmp_path):
+    checkpoint = torch_format.read(PTH)
+    state = {k: v for k, v in checkpoint["model_state"].items() if k != "encoder.layers.1.attn.q_proj.weight"}
+    torch_format.write(tmp_path / "short.pth", {"model_state": state})
+    with pytest.raises(ValueError, match="encoder.layers.1.attn.q_proj.weight"):
+        load_torch_checkpoint(tmp_path / "short.pth")
