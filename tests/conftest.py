@@ -6,11 +6,17 @@ import pathlib
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import jax
 import pytest
 
 DATA = pathlib.Path(__file__).parent / "data"
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+
+# Many tests compile the same small programs; scripts that tests start read GEOMOE_CACHE.
+os.environ["GEOMOE_CACHE"] = str(ROOT / ".cache" / "jax")
+jax.config.update("jax_compilation_cache_dir", os.environ["GEOMOE_CACHE"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 @pytest.fixture(scope="session")

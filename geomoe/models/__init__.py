@@ -9,7 +9,7 @@ import jax
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, SIZES, ModelConfig
 from geomoe.models.encoder import Encoder, TokenOutput, patchify, unpatchify
 from geomoe.models.mae import MAE, MAEOutput, normalise_patches, random_masking, reconstruction_losses
-from geomoe.models.moe import MixtureOfExperts
+from geomoe.models.moe import Draws, MixtureOfExperts
 
 
 def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> Encoder:
@@ -42,6 +42,7 @@ __all__ = [
     "NUM_METADATA_TOKENS",
     "NUM_PREFIX_TOKENS",
     "SIZES",
+    "Draws",
     "Encoder",
     "MAEOutput",
     "MixtureOfExperts",

@@ -6,7 +6,7 @@ E experts.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Sequence
 
 import flax.linen as nn
 import flax.struct
@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from geomoe.models.attention import GroupedQueryAttention
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.layers import LinearParams, linear
-from geomoe.models.moe import MixtureOfExperts
+from geomoe.models.moe import Draws, MixtureOfExperts, draw
 
 Array = jax.Array
 
@@ -68,24 +68,54 @@ class Block(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, deterministic: bool = True) -> tuple[Array, Array, Array]:
+    def __call__(self, x: Array, draws: Draws | None = None) -> tuple[Array, Array, Array]:
         norm = lambda name: nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=self.dtype, name=name)  # noqa: E731
         x = x + GroupedQueryAttention(self.num_heads, self.num_groups, self.dtype, name="attention")(norm("norm1")(x))
-        y, gates, loss = MixtureOfExperts(**self.mixture, dtype=self.dtype, name="moe")(norm("norm2")(x), deterministic)
+        y, gates, loss = MixtureOfExperts(**self.mixture, dtype=self.dtype, name="moe")(norm("norm2")(x), draws)
         return x + y, gates, loss
 
 
-def mixture_options(config: ModelConfig, num_experts: int, hidden: int) -> dict[str, Any]:
-    """The fields of `MixtureOfExperts` for one block, beside its dtype."""
-    return dict(
-        num_experts=num_experts,
-        hidden=hidden,
-        top_k=config.top_k,
-        share_projections=config.share_projections,
-        load_estimator=config.load_estimator,
-        dispatch=config.dispatch,
-        dropout=config.dropout,
-    )
+def run_blocks(
+    module: nn.Module,
+    config: ModelConfig,
+    layers: Sequence[tuple[int, int]],
+    heads: tuple[int, int],
+    x: Array,
+    deterministic: bool,
+) -> tuple[Array, list[Array], list[Array], Array]:
+    """Blocks one after the other, as submodules `block_00` ... of `module`.
+
+    Args:
+        layers: number of experts and expert width of each block.
+        heads: attention heads and groups.
+        x: (B, N, D).
+        deterministic: without router noise and dropout; otherwise from the rng streams "router" and "dropout".
+
+    Returns:
+        The last output, the gates and the outputs of each block, and the sum of the balance losses.
+    """
+    dtype = jnp.dtype(config.dtype)
+    b, n, width = x.shape
+    draws: list[Draws | None] = [None] * len(layers)
+    if not deterministic:
+        keys = module.make_rng("router"), module.make_rng("dropout")
+        draws = draw(*keys, b * n, [experts for experts, _ in layers], width, config.dropout)
+    gates, outputs, balance = [], [], jnp.float32(0)
+    for i, (experts, hidden) in enumerate(layers):
+        mixture = dict(
+            num_experts=experts,
+            hidden=hidden,
+            top_k=config.top_k,
+            share_projections=config.share_projections,
+            load_estimator=config.load_estimator,
+            dispatch=config.dispatch,
+            dropout=config.dropout,
+        )
+        x, block_gates, loss = Block(*heads, mixture, dtype, name=f"block_{i:02d}")(x, draws[i])
+        balance += loss
+        gates.append(block_gates)
+        outputs.append(x)
+    return x, gates, outputs, balance
 
 
 class Encoder(nn.Module):
@@ -136,13 +166,7 @@ class Encoder(nn.Module):
         tokens.append(linear(patches, LinearParams(patches.shape[-1], cfg.width, name="patch_proj")(), dtype) + patch_position)
         x = jnp.concatenate([token.astype(dtype) for token in tokens], axis=1)
 
-        balance, gates, layer_tokens = jnp.float32(0), [], []
-        for i in range(cfg.depth):
-            options = mixture_options(cfg, cfg.num_experts(i), cfg.expert_width(i))
-            block = Block(cfg.num_heads, cfg.num_groups, options, dtype, name=f"block_{i:02d}")
-            x, block_gates, loss = block(x, deterministic)
-            balance += loss
-            gates.append(block_gates)
-            layer_tokens.append(x)
+        layers = [(cfg.num_experts(i), cfg.expert_width(i)) for i in range(cfg.depth)]
+        x, gates, layer_tokens, balance = run_blocks(self, cfg, layers, (cfg.num_heads, cfg.num_groups), x, deterministic)
         normed = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=jnp.float32, name="norm")(x)
         return TokenOutput(x.astype(jnp.float32), normed, balance, gates, layer_tokens)

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
-from geomoe.models.encoder import LAYER_NORM_EPSILON, TOKEN_INIT, Block, Encoder, TokenOutput, mixture_options
+from geomoe.models.encoder import LAYER_NORM_EPSILON, TOKEN_INIT, Encoder, TokenOutput, run_blocks
 from geomoe.models.layers import LinearParams, linear
 
 Array = jax.Array
@@ -93,13 +93,8 @@ class Decoder(nn.Module):
         shuffled = jnp.concatenate([visible, hidden], axis=1)
         patches = jnp.take_along_axis(shuffled, ids_restore[:, :, None], axis=1) + position.astype(dtype)
         x = jnp.concatenate([prefix, patches], axis=1)
-        balance, gates = jnp.float32(0), []
-        for i in range(cfg.decoder_depth):
-            options = mixture_options(cfg, cfg.decoder_experts, cfg.decoder_width // 2)
-            block = Block(cfg.decoder_heads, cfg.decoder_groups, options, dtype, name=f"block_{i:02d}")
-            x, block_gates, loss = block(x, deterministic)
-            balance += loss
-            gates.append(block_gates)
+        layers = [(cfg.decoder_experts, cfg.decoder_width // 2)] * cfg.decoder_depth
+        x, gates, _, balance = run_blocks(self, cfg, layers, (cfg.decoder_heads, cfg.decoder_groups), x, deterministic)
         x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="norm")(x[:, NUM_PREFIX_TOKENS:])
         values = cfg.in_channels * cfg.patch_size**2
         pred = linear(x, LinearParams(cfg.decoder_width, values, name="pred")(), dtype)

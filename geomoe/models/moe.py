@@ -12,7 +12,7 @@ so V and W2 are applied once a token, and only W_e once an expert.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Sequence
 
 import flax.linen as nn
 import jax
@@ -234,11 +234,44 @@ class Experts(nn.Module):
         return mix_experts(x.astype(self.dtype), gates, params.astype(self.dtype), self.top_k, self.dispatch)
 
 
+class Draws(NamedTuple):
+    """The random numbers of one mixture layer in training.
+
+    Attributes:
+        noise: (T, E) standard normal numbers for the router.
+        keep: (T, D) bool, False where dropout sets the output to 0; None without dropout.
+    """
+
+    noise: Array
+    keep: Array | None
+
+
+def draw(router_key: Array, dropout_key: Array, tokens: int, experts: Sequence[int], width: int, dropout: float) -> list[Draws]:
+    """The random numbers of several layers, from one draw of each kind.
+
+    Every separate draw puts some hundred operations into the compiled step; drawing once for all layers halves the time that
+    compiling takes.
+
+    Args:
+        tokens, experts, width: T, the number of experts E of each layer, and D.
+        dropout: rate, in steps of 2**-16.
+    """
+    noise = jax.random.normal(router_key, (tokens * sum(experts),))
+    keep = None
+    if dropout:
+        keep = jax.random.bits(dropout_key, (len(experts), tokens, width), jnp.uint16) >= round(dropout * 2**16)
+    draws, start = [], 0
+    for i, e in enumerate(experts):
+        draws.append(Draws(noise[start : start + tokens * e].reshape(tokens, e), None if keep is None else keep[i]))
+        start += tokens * e
+    return draws
+
+
 class MixtureOfExperts(nn.Module):
     """Router and experts: (B, N, D) -> output (B, N, D), gates (B, N, E) float32, balance loss (scalar).
 
-    In training (`deterministic=False`) the router draws Gaussian noise from the rng stream "router", unless `noise` gives it,
-    and dropout draws from "dropout". The experts being linear in W2, dropout acts once on their combined output.
+    `draws` are the random numbers of training; None is the deterministic layer. The experts being linear in W2, dropout acts
+    once on their combined output.
     """
 
     num_experts: int
@@ -251,16 +284,15 @@ class MixtureOfExperts(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, deterministic: bool = True, noise: Array | None = None) -> tuple[Array, Array, Array]:
+    def __call__(self, x: Array, draws: Draws | None = None) -> tuple[Array, Array, Array]:
         b, n, d = x.shape
         rows = x.reshape(b * n, d)
         clean_logits, noise_scale = Router(self.num_experts, name="router")(rows)
-        if noise is None and not deterministic:
-            noise = jax.random.normal(self.make_rng("router"), clean_logits.shape)
-        routing = route(clean_logits, noise_scale, noise, self.top_k)
+        routing = route(clean_logits, noise_scale, None if draws is None else draws.noise, self.top_k)
         loss = balance_loss(routing, clean_logits, noise_scale, self.top_k, self.load_estimator)
         y = Experts(
             self.num_experts, self.hidden, self.top_k, self.share_projections, self.dispatch, self.dtype, name="experts"
         )(rows, routing.gates)
-        y = nn.Dropout(self.dropout)(y, deterministic=deterministic)
+        if draws is not None and draws.keep is not None:
+            y = jnp.where(draws.keep, y / (1 - self.dropout), 0)
         return y.reshape(b, n, d), routing.gates.reshape(b, n, self.num_experts), loss

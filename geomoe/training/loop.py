@@ -95,7 +95,7 @@ def _open_data(config: ml_collections.ConfigDict, model: ModelConfig) -> _Data:
 
 def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig) -> _Data:
     """One batch of random numbers, again and again: the cost of a step without that of its input."""
-    rng = np.random.default_rng(config.seed)
+    rng = np.random.default_rng([config.seed, jax.process_index()])
     local = config.train.batch_size // jax.process_count()
     batch = {"image": rng.standard_normal((local, model.img_size, model.img_size, model.in_channels), np.float32)}
     batch |= {name: rng.standard_normal((local, 2), np.float32) for name in PAIRS}
@@ -191,7 +191,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
     state = parallel.replicate(create_state(model, optimizer, config.seed))
     state = checkpoints.restore_latest(state) or state
     step = int(parallel.fetch(state.step))
-    keys = parallel.replicate(jax.random.split(jax.random.key(config.seed + 1), 2))
+    keys = jax.random.split(jax.random.key(config.seed + 1), 2)
     log = RunLog(workdir, total_steps, step, active=jax.process_index() == 0)
     log.note(
         f"{count_params(state.params):,} parameters, {data.examples:,} examples, {total_steps:,} steps of "
@@ -269,7 +269,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
                     check_pending()
                     if np.isnan(val_loss):
                         val_loss = evaluate()
-                    checkpoints.save(state, step, val_loss)
+                    checkpoints.save(parallel.whole(state), step, val_loss)
                     since, since_step, waited = time.monotonic(), step, 0.0
     finally:
         checkpoints.close()

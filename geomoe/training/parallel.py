@@ -34,7 +34,16 @@ def _mesh() -> Mesh:
 
 def replicate(tree: Any) -> Any:
     """Puts a tree of arrays on every device, whole."""
-    return jax.device_put(tree, NamedSharding(_mesh(), PartitionSpec()))
+    sharding = NamedSharding(_mesh(), PartitionSpec())
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, np.shape(x)), tree)
+
+
+def whole(tree: Any) -> Any:
+    """A replicated tree as arrays over the devices of all processes, which is what Orbax saves.
+
+    In a run of several processes `pmap` gives arrays that know the devices of their own process alone.
+    """
+    return tree if jax.process_count() == 1 else replicate(fetch(tree))
 
 
 def fetch(tree: Any) -> Any:
