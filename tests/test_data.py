@@ -238,7 +238,8 @@ def test_conversion_resumes_and_a_changed_source_starts_anew(tmp_path, monkeypat
     assert found == set(ids)
 
 
-def test_workers_write_the_same_records(tmp_path):
+def test_workers_write_the_same_records(tmp_path, monkeypatch):
+    monkeypatch.setattr("geomoe.data.builders.base._MIN_PARALLEL", 1)
     ids = [NAME.format(3, i) for i in range(6)]
     source = make_bigearthnet(tmp_path / "source", ids)
     contents = []

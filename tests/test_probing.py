@@ -193,3 +193,18 @@ def test_every_probing_config_is_valid(name):
     config = module.get_config()
     config.checkpoint = "somewhere"
     probe_run.validate(config)
+
+
+def test_the_python_of_the_readme_runs(run_dir, capsys):
+    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    code = "\n".join(block.split("```")[0] for block in blocks)
+    rng = np.random.default_rng(0)
+    names = dict(
+        images=rng.integers(7000, 20000, (1000, 40, 40, 7)).astype(np.uint16),
+        lat=rng.uniform(-60, 60, 1000),
+        lon=[None] * 1000,
+        time=np.full(1000, np.datetime64("2020-05-18")),
+        labels=rng.integers(0, 3, 1000),
+    )
+    exec(code.replace("runs/demo", str(run_dir)), names)
+    assert names["z"].shape == (1000, 16) and "accuracy" in capsys.readouterr().out

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -294,3 +295,21 @@ def test_script_errors_are_one_line(tmp_path):
     process = run_script(["train.py", *OVERRIDES, "--config.train.batchsize=9", f"--workdir={tmp_path}"])
     out, err = process.communicate(timeout=120)
     assert process.returncode != 0 and "batchsize" in err and "Traceback" not in err
+
+
+def test_sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    command = ["train.py", *OVERRIDES, "--config.train.num_steps=100000", f"--workdir={tmp_path}"]
+    process = run_script(command)
+    while "step 2/" not in (line := process.stderr.readline()):
+        assert line, "the run ended before its second step"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "stopped at step" in out, err
+    stopped = int(out.split("stopped at step ")[1].split(";")[0])
+    assert load_params(tmp_path)[0] == stopped
+    process = run_script(command)
+    while "resumed" not in (line := process.stderr.readline()):
+        assert line
+    assert f"resumed at step {stopped}" in line
+    process.kill()
+    process.communicate()

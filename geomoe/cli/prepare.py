@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         with open(path, "w") as file:
             json.dump(statistics.to_dict(), file, indent=1)
         print(json.dumps(statistics.to_dict()))
-        console.print(f"written to {path}; use it with --config.data.statistics=computed")
+        console.print(f"written to {path}; a run computes its own with --config.data.statistics=computed")
 
 
 def _prepare(builder_class, options, args, console, read_skipped) -> None:
@@ -99,7 +99,8 @@ def _prepare(builder_class, options, args, console, read_skipped) -> None:
             f"{used:,} of {used + len(skipped):,} patches in {seconds:.1f} s{resumed}: {splits}; in {builder.data_dir}"
         )
     if skipped:
-        table = rich.table.Table("skipped", "patches", "first of them", box=None)
+        table = rich.table.Table("skipped", "patches", box=None)
+        table.add_column("first of them", overflow="fold")
         for kind, number in collections.Counter(row.kind for row in skipped).most_common():
             table.add_row(kind, str(number), next(f"{row.path}: {row.message}" for row in skipped if row.kind == kind))
         console.print(table)

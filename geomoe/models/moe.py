@@ -12,7 +12,8 @@ so V and W2 are applied once a token, and only W_e once an expert.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax

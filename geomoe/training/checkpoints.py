@@ -32,6 +32,11 @@ def read_run(workdir: str | os.PathLike) -> dict[str, Any]:
         return json.load(file)
 
 
+def known_statistics(workdir: str | os.PathLike) -> dict[str, Any] | None:
+    """The statistics of the run in a folder, or None if there is no run yet."""
+    return read_run(workdir)["statistics"] if os.path.exists(os.path.join(workdir, RUN_FILE)) else None
+
+
 def open_run(workdir: str | os.PathLike, facts: dict[str, Any]) -> None:
     """Writes a new run's facts, or checks that the run that is there has the same configuration.
 
@@ -96,6 +101,10 @@ class Checkpoints:
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
+
+    def preempted(self, step: int) -> bool:
+        """Whether a run of several processes was told to stop, as all of them agree."""
+        return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def close(self) -> None:
         """Waits until everything is on disk."""

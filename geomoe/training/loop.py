@@ -18,7 +18,7 @@ import geomoe
 from geomoe.metadata import PAIRS
 from geomoe.models import MAE, ModelConfig, count_params
 from geomoe.training import parallel
-from geomoe.training.checkpoints import Checkpoints, open_run
+from geomoe.training.checkpoints import Checkpoints, known_statistics, open_run
 from geomoe.training.config import check_batch, validate
 from geomoe.training.logging import RunLog
 from geomoe.training.schedule import build_optimizer
@@ -43,7 +43,8 @@ class _Data:
     val: Any  # () -> iterator
 
 
-def _open_data(config: ml_collections.ConfigDict, model: ModelConfig) -> _Data:
+def _open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict[str, Any] | None) -> _Data:
+    """Opens the datasets; `known` are the statistics of the run if it is there already."""
     if config.data.name == "fake":
         return _fake_data(config, model)
     from geomoe import data  # imports TensorFlow
@@ -51,7 +52,9 @@ def _open_data(config: ml_collections.ConfigDict, model: ModelConfig) -> _Data:
     d = config.data
     source = data.builder(d.name, d.data_dir)
     kind, _, name = d.statistics.partition(":")
-    if kind == "computed":
+    if known is not None:
+        statistics = data.Statistics(**known)
+    elif kind == "computed":
         statistics = data.compute_statistics(source, d.train_split)
     elif kind == "published":
         statistics = data.published_statistics(name or source.name)
@@ -113,14 +116,17 @@ def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig) -> _Data:
 
 
 class _StopRequest:
-    """Turns SIGTERM and Ctrl-C into a wish to stop after the step in hand, with a checkpoint."""
+    """Turns SIGTERM and Ctrl-C into a wish to stop after the step in hand, with a checkpoint.
+
+    In a run of several processes JAX watches for SIGTERM, and all processes agree on the step (`Checkpoints.preempted`).
+    """
 
     def __init__(self):
         self.wanted = False
 
     def __enter__(self) -> _StopRequest:
         self._old = {}
-        if threading.current_thread() is threading.main_thread():
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._ask)
         return self
@@ -158,7 +164,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
     model_config = validate(config)
     check_batch(config, jax.device_count(), jax.process_count())
     workdir = os.path.abspath(workdir)
-    data = _open_data(config, model_config)
+    data = _open_data(config, model_config, known_statistics(workdir))
     steps_per_epoch = max(data.examples // config.train.batch_size, 1)
     total_steps = config.train.num_steps or int(round(config.train.num_epochs * steps_per_epoch))
     facts = {
@@ -242,8 +248,9 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
                 step += 1
                 pending.append((step, metrics))
                 latest = check_pending(keep=2)
+                stop.wanted = stop.wanted or checkpoints.preempted(step)
                 last = step == total_steps or stop.wanted
-                if step % config.log.every_steps == 0 or last:
+                if step % config.log.every_steps == 0 or step == 1 or last:
                     latest = check_pending()
                     now = time.monotonic()
                     images = (step - since_step) * config.train.batch_size
@@ -269,7 +276,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
                     check_pending()
                     if np.isnan(val_loss):
                         val_loss = evaluate()
-                    checkpoints.save(parallel.whole(state), step, val_loss)
+                    checkpoints.save(parallel.snapshot(state), step, val_loss)
                     since, since_step, waited = time.monotonic(), step, 0.0
     finally:
         checkpoints.close()

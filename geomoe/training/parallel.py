@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -38,12 +39,13 @@ def replicate(tree: Any) -> Any:
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, np.shape(x)), tree)
 
 
-def whole(tree: Any) -> Any:
-    """A replicated tree as arrays over the devices of all processes, which is what Orbax saves.
+def snapshot(tree: Any) -> Any:
+    """A copy of a replicated tree, over the devices of all processes, for Orbax to save while training goes on.
 
-    In a run of several processes `pmap` gives arrays that know the devices of their own process alone.
+    A copy, because the next step reuses the donated buffers, which on CPU Orbax would still be reading. Over all processes,
+    because in a run of several `pmap` gives arrays that know the devices of their own process alone.
     """
-    return tree if jax.process_count() == 1 else replicate(fetch(tree))
+    return jax.tree.map(jnp.copy, tree) if jax.process_count() == 1 else replicate(fetch(tree))
 
 
 def fetch(tree: Any) -> Any:

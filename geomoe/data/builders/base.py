@@ -32,6 +32,7 @@ from geomoe.data.geotiff import PatchError
 VERSION = "1.0.0"
 SKIPPED_FILE = "skipped.csv"
 _SHARD_SIZE = 2048  # patches; about 50 MB
+_MIN_PARALLEL = 2048  # patches; fewer are read before a second process has imported TensorFlow
 _MIN_SHARDS = 8  # so that small sets too can be shuffled by file and split over workers
 
 
@@ -112,7 +113,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
 
     Args:
         source: the folder (or whatever the subclass reads) to convert; needed by `download_and_prepare` alone.
-        workers: processes that convert; 1 works in this process.
+        workers: processes that convert; 1, like a small source, works in this process.
         strict: stop at the first flawed patch in place of skipping it.
         keep_nodata: keep patches in which every pixel is without data.
         progress: called with the number of patches done, now and then.
@@ -242,7 +243,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         self.resumed_shards = len(jobs) - len(todo)
         done = sum(len(job.entries) for job in jobs if results[job.path] is not None)
         self._progress(done, total)
-        if self.workers <= 1 or len(todo) <= 1:
+        if self.workers <= 1 or len(todo) <= 1 or sum(len(job.entries) for job in todo) < _MIN_PARALLEL:
             for job in todo:
                 results[job.path] = _write_shard(job)
                 done += len(job.entries)
