@@ -23,7 +23,7 @@ def test_parameter_counts_are_the_published_ones(size):
     assert (count_params(params["encoder"]), count_params(params)) == COUNTS[size]
 
 
-@pytest.fixture(scope="module", params=["tiny", "S"])
+@pytest.fixture(scope="module", params=["tiny", pytest.param("S", marks=pytest.mark.long)])
 def golden(request):
     """Config, parameters, golden arrays, and our outputs for one of the two reference models."""
     if request.param == "tiny":
