@@ -10,6 +10,8 @@ from geomoe.models.attention import grouped_query_attention
 from geomoe.models.moe import ExpertParams, balance_loss, loop_mixture, mix_experts, route
 from geomoe.training import init_params
 
+MICRO = dict(size="tiny", depth=1, stage_experts=(3,), decoder_depth=1, img_size=16)  # compiles in seconds
+
 
 def random_experts(rng, e, d, f, shared):
     lead = () if shared else (e,)
@@ -93,7 +95,7 @@ def tiny_inputs(config, batch=3):
 
 
 def test_deterministic_outside_training_and_random_in_it():
-    model = build_mae("tiny", img_size=16)
+    model = build_mae(**MICRO)
     params = init_params(model, 0)
     inputs = tiny_inputs(model.config)
     noise = np.random.default_rng(1).random((3, 16))
@@ -106,8 +108,8 @@ def test_deterministic_outside_training_and_random_in_it():
 
 
 def test_encoding_visible_patches_only_ignores_the_hidden_ones():
-    encoder = build_encoder("tiny", img_size=16)
-    params = init_params(build_mae("tiny", img_size=16), 0)["encoder"]
+    encoder = build_encoder(**MICRO)
+    params = init_params(build_mae(**MICRO), 0)["encoder"]
     images, *pairs = tiny_inputs(encoder.config)
     keep = jnp.array([[3, 0, 7, 12]] * 3)
     out = encoder.apply({"params": params}, images, *pairs, ids_keep=keep)
@@ -119,23 +121,19 @@ def test_encoding_visible_patches_only_ignores_the_hidden_ones():
 
 
 def test_bfloat16_computes_near_float32_and_keeps_parameters_and_gates_in_float32():
-    params = init_params(build_mae("tiny", img_size=16), 0)["encoder"]
-    inputs = tiny_inputs(build_encoder("tiny", img_size=16).config)
-    full, half = (
-        build_encoder("tiny", img_size=16, dtype=dtype).apply({"params": params}, *inputs) for dtype in ("float32", "bfloat16")
-    )
+    params = init_params(build_mae(**MICRO), 0)["encoder"]
+    inputs = tiny_inputs(build_encoder(**MICRO).config)
+    full, half = (build_encoder(**MICRO, dtype=dtype).apply({"params": params}, *inputs) for dtype in ("float32", "bfloat16"))
     assert half.layer_tokens[0].dtype == jnp.bfloat16 and half.tokens.dtype == jnp.float32
     assert all(gates.dtype == jnp.float32 for gates in half.gates)
     error = np.abs(np.asarray(full.tokens - half.tokens))
     assert 0 < np.median(error) < 0.02
-    fresh = build_mae("tiny", img_size=16, dtype="bfloat16").init(
-        {"params": jax.random.key(0), "mask": jax.random.key(1)}, *inputs
-    )
+    fresh = build_mae(**MICRO, dtype="bfloat16").init({"params": jax.random.key(0), "mask": jax.random.key(1)}, *inputs)
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
 
 
 def test_host_initialisation_follows_the_modules_own_initialisers():
-    model = build_mae("tiny", img_size=16, share_projections=False, width=48, num_heads=4)
+    model = build_mae(**MICRO, share_projections=False, width=48, num_heads=4)
     ours = init_params(model, 0)
     theirs = model.init({"params": jax.random.key(0), "mask": jax.random.key(1)}, *tiny_inputs(model.config))["params"]
     assert jax.tree.map(np.shape, ours) == jax.tree.map(np.shape, theirs)
@@ -177,8 +175,8 @@ def test_bad_architectures_name_the_key(change, named):
 
 
 def test_wrong_image_size_is_named():
-    encoder = build_encoder("tiny", img_size=16)
-    params = init_params(build_mae("tiny", img_size=16), 0)["encoder"]
+    encoder = build_encoder(**MICRO)
+    params = init_params(build_mae(**MICRO), 0)["encoder"]
     images, *pairs = tiny_inputs(encoder.config)
     with pytest.raises(ValueError, match=r"16, 16, 7.*got \(3, 12, 16, 7\)"):
         encoder.apply({"params": params}, images[:, :12], *pairs)
