@@ -206,7 +206,7 @@ def _infer_config(state: dict[str, np.ndarray], num_heads: int | None, num_group
     depth = count(r"encoder\.layers\.(\d+)\.")
     experts = [count(rf"encoder\.layers\.{i}\.moe\.experts\.(\d+)\.") for i in range(depth)]
     stages = [experts[i] for i in range(depth) if i == 0 or experts[i] != experts[i - 1]]
-    if any(experts != [e for e in stages for _ in range(depth // len(stages))] for _ in (0,)):
+    if experts != [e for e in stages for _ in range(depth // len(stages))]:
         raise ValueError(f"the numbers of experts a layer, {experts}, are not those of equally deep stages")
     first, last = (state[f"encoder.layers.{i}.moe.experts.0.W.weight"].shape[0] for i in (0, depth - 1))
     widths = dict(width=width, depth=depth, expert_width_first=first, expert_width_last=last)
