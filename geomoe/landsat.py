@@ -8,10 +8,30 @@ import numpy as np
 BANDS = ("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7")
 BAND_TITLES = ("coastal aerosol", "blue", "green", "red", "near infrared", "shortwave infrared 1", "shortwave infrared 2")
 NODATA = 0  # digital number of pixels without data
+# Other names of the bands; Landsat files call them B1 to B7, users by colour.
+BAND_ALIASES = {
+    **{f"B{i}": f"SR_B{i}" for i in range(1, 8)},
+    **{f"B0{i}": f"SR_B{i}" for i in range(1, 8)},
+    "coastal": "SR_B1",
+    "blue": "SR_B2",
+    "green": "SR_B3",
+    "red": "SR_B4",
+    "nir": "SR_B5",
+    "swir1": "SR_B6",
+    "swir2": "SR_B7",
+    **{title: band for band, title in zip(BANDS, BAND_TITLES)},
+}
 
 # Collection 2 level-2 science products: reflectance = DN * SCALE + OFFSET (USGS, LSDS-1619).
 REFLECTANCE_SCALE = 0.0000275
 REFLECTANCE_OFFSET = -0.2
+# Level-1 products: top-of-atmosphere reflectance = (DN * scale + offset) / sin(sun elevation), the same factors for every OLI
+# reflective band (Landsat 8 Data Users Handbook, LSDS-1574, section 5.2).
+LEVEL1_SCALE = 2.0e-5
+LEVEL1_OFFSET = -0.1
+
+# What the numbers of an image can be.
+UNITS = ("collection2_dn", "reflectance", "level1_dn", "uint8")
 
 # Band means and deviations in digital numbers, as published with the datasets.
 STATISTICS = {
@@ -149,3 +169,56 @@ def reflectance_to_dn(reflectance: np.ndarray) -> np.ndarray:
     """
     dn = np.rint((np.asarray(reflectance, np.float64) - REFLECTANCE_OFFSET) / REFLECTANCE_SCALE)
     return np.where(np.isnan(dn), NODATA, np.clip(np.nan_to_num(dn), 1, 65535)).astype(np.uint16)
+
+
+def band_name(name: str) -> str:
+    """The model's name of a band: "SR_B5" for "SR_B5", "B5", "nir" or "near infrared".
+
+    Raises:
+        ValueError: no band is called so.
+    """
+    if name in BANDS:
+        return name
+    for alias, band in BAND_ALIASES.items():
+        if name.lower() == alias.lower():
+            return band
+    raise ValueError(f"unknown band {name!r}; the bands are {', '.join(BANDS)} (or B1 to B7, or {', '.join(BAND_TITLES)})")
+
+
+def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | None = None) -> np.ndarray:
+    """Level-1 digital numbers to top-of-atmosphere reflectance, float64; digital number 0 (no data) becomes NaN.
+
+    Args:
+        dn: (..., C) digital numbers.
+        sun_elevation: degrees, one number or one an image; None leaves the reflectance uncorrected for the sun's angle.
+
+    >>> float(level1_to_reflectance(np.array([10000]), 30.0)[0])
+    0.2
+    """
+    dn = np.asarray(dn)
+    reflectance = np.where(dn == NODATA, np.nan, dn * LEVEL1_SCALE + LEVEL1_OFFSET)
+    if sun_elevation is None:
+        return reflectance
+    elevation = np.asarray(sun_elevation, np.float64)
+    if not ((elevation > 0) & (elevation <= 90)).all():
+        raise ValueError(f"sun_elevation = {sun_elevation} must be degrees over the horizon, more than 0 and at most 90")
+    return reflectance / np.sin(np.radians(elevation)).reshape(elevation.shape + (1,) * (dn.ndim - elevation.ndim))
+
+
+def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
+    """Clouds and their shadows in a quality band: bool, of the shape of `qa`.
+
+    Args:
+        qa: uint16 bit field.
+        kind: "QA_PIXEL" of Collections 1 and 2 (bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow; USGS LSDS-1619, table 6-3), or
+            "BQA" from before the collections (bits 14 and 15: cloud confidence, 3 is high).
+
+    Raises:
+        ValueError: `kind` is neither.
+    """
+    qa = np.asarray(qa, np.uint16)
+    if kind == "QA_PIXEL":
+        return (qa & 0b11110) != 0
+    if kind == "BQA":
+        return (qa >> 14) == 3
+    raise ValueError(f"kind = {kind!r} is not 'QA_PIXEL' or 'BQA'")

@@ -1,19 +1,24 @@
-"""A pretrained encoder in its user's hands: load it, embed images."""
+"""A pretrained encoder in its user's hands: load it, embed images, see what it sees."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from geomoe import landsat, metadata
+from geomoe import imagery, landsat, metadata
 from geomoe.models import Encoder, ModelConfig, TokenOutput, count_params
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS
+
+if TYPE_CHECKING:
+    from geomoe.analysis import Reconstruction, Routing
 
 POOLS = ("mean", "patch_mean", "cls", "tokens")
 
@@ -39,13 +44,19 @@ def load(path: str | os.PathLike, checkpoint: str | int = "last", **options: Any
         run = read_run(path)
         step, params = load_params(path, checkpoint)
         config = ModelConfig.from_dict(run["model"])
-        return PretrainedEncoder(config, params, run["statistics"], f"{path} step {step}")
+        normalised_targets = run["config"]["loss"]["normalise_targets"]
+        return PretrainedEncoder(config, params, run["statistics"], f"{path} step {step}", normalised_targets)
     from geomoe.interop import load_torch_checkpoint
 
     config, params = load_torch_checkpoint(path, **options)
     published = landsat.STATISTICS["bigearthnet_landsat"]
     statistics = {**{k: list(v) for k, v in published.items()}, "source": "published:bigearthnet_landsat"}
     return PretrainedEncoder(config, params, statistics, path)
+
+
+@functools.lru_cache(maxsize=1)
+def _local_mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), ("images",))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -81,16 +92,28 @@ class PretrainedEncoder:
     Attributes:
         config: the architecture.
         params: the whole autoencoder's parameters, {"encoder", "decoder"}.
-        statistics: {"mean", "std", "source"}, in digital numbers, of the z-score that the encoder expects.
+        statistics: {"mean", "std", "source"}, in Collection 2 digital numbers, of the z-score that the encoder expects.
         source: where it was loaded from.
+        normalised_targets: whether it learned to paint patches that were normalised each by itself.
+        input_record: what the last call of `embed`, `reconstruct` or `routing` made of its images: unit, bands, fit and the
+            statistics of the z-score; None before the first.
     """
 
-    def __init__(self, config: ModelConfig, params: Mapping[str, Any], statistics: Mapping[str, Any], source: str):
+    def __init__(
+        self,
+        config: ModelConfig,
+        params: Mapping[str, Any],
+        statistics: Mapping[str, Any],
+        source: str,
+        normalised_targets: bool = False,
+    ):
         self.config = config
         self.params = dict(params)
         self.statistics = dict(statistics)
         self.source = source
-        self._encoder_params = jax.device_put(self.params["encoder"])
+        self.normalised_targets = normalised_targets
+        self.input_record: dict[str, Any] | None = None
+        self._encoder_params = jax.device_put(self.params["encoder"], NamedSharding(_local_mesh(), PartitionSpec()))
 
     @property
     def num_params(self) -> int:
@@ -101,6 +124,12 @@ class PretrainedEncoder:
     def embed_dim(self) -> int:
         """Width D of an embedding."""
         return self.config.width
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the bands that it takes, in their order."""
+        count = self.config.in_channels
+        return landsat.BANDS if count == len(landsat.BANDS) else tuple(f"band {i + 1}" for i in range(count))
 
     def __repr__(self) -> str:
         return f"PretrainedEncoder({self.source}: {self.num_params:,} parameters, embeddings of {self.embed_dim})"
@@ -119,56 +148,160 @@ class PretrainedEncoder:
 
     def embed(
         self,
-        images: np.ndarray,
+        images: np.ndarray | Sequence[np.ndarray],
         lat: Any = None,
         lon: Any = None,
         time: Any = None,
         pool: str = "mean",
         normalized: bool = False,
         batch_size: int = 256,
+        **given: Any,
     ) -> np.ndarray:
-        """Embeds images.
+        """Embeds images, on all local devices.
 
         Args:
-            images: (N, S, S, C), Collection 2 digital numbers, or z-scored values with `normalized=True`. S is
-                `config.img_size`.
-            lat, lon: (N,) degrees, WGS 84; None, or NaN for a single image, where unknown.
-            time: (N,) datetime64 in UTC; None, or NaT for a single image, where unknown.
+            images: (N, H, W, C), or a sequence of (H, W, C) images of several sizes where `fit` is given. Collection 2 digital
+                numbers, unless `unit` says otherwise; with `normalized=True` z-scored images of the model's size and bands.
+            lat, lon: (N,) degrees, WGS 84; None, or None or NaN for a single image, where unknown.
+            time: (N,) datetime64 in UTC; None, or None or NaT for a single image, where unknown.
             pool: "mean" over all tokens (the published embedding), "patch_mean", "cls" or "tokens".
-            batch_size: images at once.
+            normalized: whether the images are z-scored already, so that nothing is done to them.
+            batch_size: images at once, over all devices.
+            **given: what the images are, as for `geomoe.imagery.Input`: unit, bands, fill_missing, fit, sun_elevation,
+                uint8_range, statistics.
 
         Returns:
             (N, D) float32, or (N, 5 + P, D) for "tokens".
 
         Raises:
-            ValueError: a shape, type or value is wrong; the message says which.
+            ValueError: a shape, type, unit or value is wrong; the message says which.
+
+        Warns:
+            geomoe.imagery.StatisticsWarning: a band's mean is 3 deviations or more from that of the training data.
         """
         pool_tokens(jnp.zeros((1, NUM_PREFIX_TOKENS + 1, 1)), pool)
-        images = np.asarray(images)
-        cfg = self.config
-        wanted = (cfg.img_size, cfg.img_size, cfg.in_channels)
-        if images.ndim != 4 or images.shape[1:] != wanted:
-            raise ValueError(f"images must be (N, {', '.join(map(str, wanted))}), got {images.shape}")
-        if images.dtype.kind not in "uif":
-            raise ValueError(f"images must be numbers, got dtype {images.dtype}")
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
+        out = []
+        for batch, pairs, size in self._batches(images, lat, lon, time, normalized, batch_size, given):
+            out.append(self.embed_batch(batch, pairs, pool, size))
+        if not out:
+            return np.zeros((0, self.embed_dim) if pool != "tokens" else (0, self.config.num_tokens, self.embed_dim), np.float32)
+        return np.concatenate(out)
+
+    def reconstruct(
+        self, images: Any, lat: Any = None, lon: Any = None, time: Any = None, seed: int = 0, batch_size: int = 64, **given: Any
+    ) -> Reconstruction:
+        """Hides patches of images and paints them back: original, masked, reconstruction and error.
+
+        Args:
+            images, lat, lon, time, **given: as for `embed` (and `normalized`).
+            seed: of the mask, which hides `config.mask_ratio` of the patches of each image.
+
+        Raises:
+            ValueError: as for `embed`, or the checkpoint holds an encoder alone.
+        """
+        from geomoe.analysis import Reconstruction, reconstruct
+        from geomoe.models import MAE
+
+        if "decoder" not in self.params:
+            raise ValueError(f"{self.source} holds no decoder, so there is nothing to paint with")
+        parts = []
+        normalized = given.pop("normalized", False)
+        for i, (batch, pairs, _) in enumerate(self._batches(images, lat, lon, time, normalized, batch_size, given)):
+            fields = {"image": batch, **dict(zip(metadata.PAIRS, pairs))}
+            parts.append(reconstruct(MAE(self.config), self.params, fields, seed + i, self.normalised_targets))
+        return Reconstruction(*(np.concatenate(field) for field in zip(*parts)))
+
+    def routing(
+        self, images: Any, lat: Any = None, lon: Any = None, time: Any = None, batch_size: int = 64, **given: Any
+    ) -> Routing:
+        """Which experts the tokens of images go to; arguments as for `embed`."""
+        from geomoe.analysis import Routing
+
+        gates = []
+        normalized = given.pop("normalized", False)
+        for batch, pairs, size in self._batches(images, lat, lon, time, normalized, batch_size, given):
+            padded = _pad((batch, *pairs), size)
+            gates.append([np.asarray(g)[: len(batch)] for g in self.apply_tokens(*padded).gates])
+        return Routing([np.concatenate(layer) for layer in zip(*gates)], self.config)
+
+    def _batches(
+        self, images: Any, lat: Any, lon: Any, time: Any, normalized: bool, batch_size: int, given: Mapping[str, Any]
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray], int]]:
+        """z-scored images, [sin, cos] pairs and padded size of each batch; records the input and warns if it is far off."""
+        source = self._input(given)
+        cfg = self.config
+        several = not isinstance(images, np.ndarray) and len(images) > 0 and len({np.shape(image) for image in images}) > 1
+        images = [np.asarray(image) for image in images] if several else np.asarray(images)
         count = len(images)
         pairs = metadata.encode(*self._places(lat, lon, time, count))
-        out = []
+        wanted = (cfg.img_size, cfg.img_size, cfg.in_channels)
+        if normalized and (given or several or images.shape[1:] != wanted):
+            if given:
+                raise ValueError(f"normalized=True leaves images as they are; {', '.join(given)} would be ignored")
+            raise ValueError(f"normalized images must be (N, {', '.join(map(str, wanted))}), got {np.shape(images)}")
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
-            batch = images[part] if normalized else self._normalise(images[part])
-            out.append(self.embed_batch(batch, [pair[part] for pair in pairs], pool, min(batch_size, count)))
-        if not out:
-            return np.zeros((0, self.embed_dim) if pool != "tokens" else (0, cfg.num_tokens, self.embed_dim), np.float32)
-        return np.concatenate(out)
+            if normalized:
+                batch = np.asarray(images[part], np.float32)
+                if not np.isfinite(batch).all():
+                    raise ValueError("normalized images hold NaN or infinite values")
+            else:
+                batch, valid = self._prepare(images[part], source.part(part))
+                if source.statistics is None:
+                    imagery.warn_if_far(batch, valid, self.statistics, self.bands, source.unit)
+            yield batch, [pair[part] for pair in pairs], _padded_size(len(batch), batch_size)
+        self.input_record = {"normalized": True} if normalized else self.record(source)
+
+    def _input(self, given: Mapping[str, Any]) -> imagery.Input:
+        known = {field.name for field in dataclasses.fields(imagery.Input)}
+        if unknown := set(given) - known:
+            raise TypeError(f"unknown argument {sorted(unknown)[0]!r}; images are described by {', '.join(sorted(known))}")
+        return imagery.Input(**given)
+
+    def _prepare(self, images: Any, source: imagery.Input) -> tuple[np.ndarray, np.ndarray]:
+        size, bands = self.config.img_size, self.bands
+        if isinstance(images, np.ndarray):
+            return imagery.prepare(images, source, bands, size, self.statistics)
+        made = [
+            imagery.prepare(image[None], source.part(slice(i, i + 1)), bands, size, self.statistics)
+            for i, image in enumerate(images)
+        ]
+        return np.concatenate([z for z, _ in made]), np.concatenate([valid for _, valid in made])
+
+    def prepare(self, images: np.ndarray, source: imagery.Input | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The z-scored images that `embed` gives to the model, (N, S, S, C), and which pixels hold data, (N, S, S)."""
+        return self._prepare(images, source or imagery.Input())
+
+    def record(self, source: imagery.Input | None = None) -> dict[str, Any]:
+        """What becomes of images described by `source`, in plain values: for files and results that must tell it."""
+        source = source or imagery.Input()
+        record = {"unit": source.unit, "bands": list(source.bands or self.bands), "fit": source.fit}
+        if source.unit == "level1_dn":
+            elevation = source.sun_elevation
+            record["sun_elevation"] = None if elevation is None else np.asarray(elevation).tolist()
+        if source.unit == "uint8":
+            record["uint8_range"] = list(source.uint8_range)
+        own = source.statistics
+        record["statistics"] = {
+            key: value if isinstance(value, str) else np.asarray(value).tolist() for key, value in (own or self.statistics).items()
+        }
+        record["statistics_unit"] = "collection2_dn" if own is None else source.unit
+        return record
 
     def _places(self, lat: Any, lon: Any, time: Any, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         def column(name: str, values: Any, dtype: str, missing: Any) -> np.ndarray:
             if values is None:
                 return np.full(count, missing, dtype)
-            values = np.array([missing if v is None else v for v in np.atleast_1d(np.asarray(values, object))], dtype)
+            if not (isinstance(values, np.ndarray) and values.dtype.kind in "fiuM"):
+                values = np.array([missing if v is None else v for v in np.atleast_1d(np.asarray(values, object))])
+            if name == "time" and values.dtype.kind in "fiu" and values.size:
+                raise ValueError(f"time must be datetime64 (or ISO 8601 text) in UTC, got {values.dtype}")
+            try:
+                values = values.astype(dtype)
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{name}: {error}") from None
             if values.shape != (count,):
                 raise ValueError(f"{name} must be ({count},), one for each image, got {values.shape}")
             return values
@@ -180,16 +313,17 @@ class PretrainedEncoder:
         )
 
     def embed_batch(self, images: np.ndarray, pairs: Sequence[np.ndarray], pool: str, size: int) -> np.ndarray:
-        """One batch as the model takes it, padded to `size` so that a single compiled program serves all.
+        """One batch as the model takes it, padded so that a single compiled program serves all, on all local devices.
 
         Args:
             images: (n, S, S, C) z-scored, n <= size.
             pairs: week, hour, lat, lon, (n, 2) each.
             pool: as for `embed`.
-            size: batch size of the compiled program.
+            size: batch size of the compiled program; rounded up to a multiple of the number of devices.
         """
-        pad = size - len(images)
-        padded = [np.pad(np.asarray(x, np.float32), [(0, pad)] + [(0, 0)] * (x.ndim - 1)) for x in (images, *pairs)]
+        mesh = _local_mesh()
+        sharding = NamedSharding(mesh, PartitionSpec("images"))
+        padded = jax.device_put(_pad((images, *pairs), size + -size % mesh.size), sharding)
         z = _embed(self.config, pool, self._encoder_params, padded[0], tuple(padded[1:]))
         return np.asarray(z)[: len(images)]
 
@@ -198,12 +332,14 @@ class PretrainedEncoder:
         from geomoe.models import MAE
         from geomoe.training.state import init_params
 
-        return PretrainedEncoder(
-            self.config, init_params(MAE(self.config), seed), self.statistics, f"random weights, seed {seed}"
-        )
+        params = init_params(MAE(self.config), seed)
+        return PretrainedEncoder(self.config, params, self.statistics, f"random weights, seed {seed}", self.normalised_targets)
 
-    def _normalise(self, images: np.ndarray) -> np.ndarray:
-        images = images.astype(np.float32)
-        if not np.isfinite(images).all():
-            raise ValueError("images hold NaN or infinite values; give pixels without data the digital number 0")
-        return (images - np.asarray(self.statistics["mean"], np.float32)) / np.asarray(self.statistics["std"], np.float32)
+
+def _pad(arrays: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
+    return [np.pad(np.asarray(x, np.float32), [(0, size - len(x))] + [(0, 0)] * (np.ndim(x) - 1)) for x in arrays]
+
+
+def _padded_size(count: int, batch_size: int) -> int:
+    """The next power of two, from 8 on, but no more than a whole batch: few compiled programs for any number of images."""
+    return max(min(max(8, 1 << (count - 1).bit_length()), batch_size), count)

@@ -1,5 +1,16 @@
-"""What the model sees: reconstructions."""
+"""What the model sees: reconstructions, routing, reliance on place and time, projections; and the report of a run."""
 
 from geomoe.analysis.reconstructions import FALSE_COLOUR, TRUE_COLOUR, Reconstruction, composite, reconstruct, side_by_side
+from geomoe.analysis.routing import Routing, ablation_effects, contribution_norms
 
-__all__ = ["FALSE_COLOUR", "TRUE_COLOUR", "Reconstruction", "composite", "reconstruct", "side_by_side"]
+__all__ = [
+    "FALSE_COLOUR",
+    "TRUE_COLOUR",
+    "Reconstruction",
+    "Routing",
+    "ablation_effects",
+    "composite",
+    "contribution_norms",
+    "reconstruct",
+    "side_by_side",
+]

@@ -1,19 +1,23 @@
-"""Datasets: from GeoTIFFs to batches. Importing this imports TensorFlow."""
+"""Datasets: from GeoTIFFs to batches. What reads records imports TensorFlow, on first use."""
 
-from geomoe.data import tensorflow_setup  # noqa: F401, I001  (first, so that TensorFlow leaves accelerators alone)
-from geomoe.data.builders import BUILDERS
-from geomoe.data.pipeline import (
-    Augment,
-    DatasetNotPreparedError,
-    Statistics,
-    builder,
-    compute_statistics,
-    load,
-    num_examples,
-    published_statistics,
-)
+from __future__ import annotations
 
-__all__ = [
+import importlib
+from typing import Any
+
+_MODULES = {
+    "BUILDERS": "builders",
+    "Augment": "pipeline",
+    "DatasetNotPreparedError": "pipeline",
+    "Statistics": "pipeline",
+    "builder": "pipeline",
+    "compute_statistics": "pipeline",
+    "load": "pipeline",
+    "num_examples": "pipeline",
+    "published_statistics": "pipeline",
+}
+
+__all__ = [  # noqa: F822
     "BUILDERS",
     "Augment",
     "DatasetNotPreparedError",
@@ -24,3 +28,10 @@ __all__ = [
     "num_examples",
     "published_statistics",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'geomoe.data' has no attribute {name!r}")
+    importlib.import_module("geomoe.data.tensorflow_setup")  # before anything else imports TensorFlow
+    return getattr(importlib.import_module(f"geomoe.data.{_MODULES[name]}"), name)

@@ -27,6 +27,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from geomoe import landsat, metadata
+from geomoe.data import tensorflow_setup  # noqa: F401
 from geomoe.data.geotiff import PatchError
 
 VERSION = "1.0.0"
