@@ -17,11 +17,11 @@ def main(argv: list[str]) -> None:
     from geomoe.cli import setup
 
     setup.start()
-    from geomoe.probing import run
+    from geomoe.probing import run, tables
 
     rows, facts = run.run(_CONFIG.value)
-    run.print_table(rows, facts)
-    print(run.verdict(rows))
+    tables.print_table(rows, facts)
+    print(tables.verdict(rows, facts["task"]))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from geomoe.probing import default_probe_config
 
 def get_config():
     config = default_probe_config()
+    config.protocol = "landsat_bench"
     config.data.name = "eurosat_landsat"
     config.data.fit = "resize"
     return config

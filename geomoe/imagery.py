@@ -89,6 +89,8 @@ def band_order(given: Sequence[str], wanted: Sequence[str], fill_missing: bool) 
 
 
 def _check_range(images: np.ndarray, unit: str) -> None:
+    if unit != "reflectance" and images.dtype.kind == "f" and not np.isfinite(images).all():
+        raise ValueError("images hold NaN or infinite values; give pixels without data the digital number 0")
     finite = images if images.dtype.kind != "f" else images[~np.isnan(images)]
     if finite.size == 0:
         return
@@ -98,12 +100,10 @@ def _check_range(images: np.ndarray, unit: str) -> None:
             raise ValueError(f"unit='reflectance' needs float images, got {images.dtype}; digital numbers have their own units")
         if high > 10 or low < -2:
             raise ValueError(
-                f"values from {low:g} to {high:g} are no reflectance, which is a fraction; for Collection 2 digital numbers pass "
-                "unit='collection2_dn'"
+                f"values from {low:g} to {high:g} are no reflectance, which is a fraction; for Collection 2 digital "
+                "numbers pass unit='collection2_dn'"
             )
         return
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise ValueError("images hold NaN or infinite values; give pixels without data the digital number 0")
     top = 255 if unit == "uint8" else 65535
     if low < 0 or high > top:
         raise ValueError(f"values from {low:g} to {high:g} are beyond the 0 to {top} of unit={unit!r}")

@@ -206,12 +206,12 @@ def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | No
 
 
 def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
-    """Clouds and their shadows in a quality band: bool, of the shape of `qa`.
+    """Clouds (and, in Collection 2, their shadows) in a quality band: bool, of the shape of `qa`.
 
     Args:
         qa: uint16 bit field.
-        kind: "QA_PIXEL" of Collections 1 and 2 (bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow; USGS LSDS-1619, table 6-3), or
-            "BQA" from before the collections (bits 14 and 15: cloud confidence, 3 is high).
+        kind: "QA_PIXEL" of Collection 2 (bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow; USGS LSDS-1619), or "BQA" from
+            before the collections (bits 14 and 15: cloud confidence, 3 is high).
 
     Raises:
         ValueError: `kind` is neither.

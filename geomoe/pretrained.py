@@ -186,7 +186,9 @@ class PretrainedEncoder:
         for batch, pairs, size in self._batches(images, lat, lon, time, normalized, batch_size, given):
             out.append(self.embed_batch(batch, pairs, pool, size))
         if not out:
-            return np.zeros((0, self.embed_dim) if pool != "tokens" else (0, self.config.num_tokens, self.embed_dim), np.float32)
+            return np.zeros(
+                (0, self.embed_dim) if pool != "tokens" else (0, self.config.num_tokens, self.embed_dim), np.float32
+            )
         return np.concatenate(out)
 
     def reconstruct(
@@ -285,7 +287,8 @@ class PretrainedEncoder:
             record["uint8_range"] = list(source.uint8_range)
         own = source.statistics
         record["statistics"] = {
-            key: value if isinstance(value, str) else np.asarray(value).tolist() for key, value in (own or self.statistics).items()
+            key: value if isinstance(value, str) else np.asarray(value).tolist()
+            for key, value in (own or self.statistics).items()
         }
         record["statistics_unit"] = "collection2_dn" if own is None else source.unit
         return record

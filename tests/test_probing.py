@@ -12,6 +12,8 @@ from conftest import DATA, ROOT
 import geomoe
 from geomoe.probing import band_statistics, classification_metrics, default_probe_config, knn_probe, linear_probe
 from geomoe.probing import run as probe_run
+from geomoe.probing.run import BASELINES
+from geomoe.probing.tables import verdict
 from geomoe.training import default_config, loop
 
 
@@ -60,8 +62,9 @@ def test_digital_numbers_and_metadata_of_each_sample(encoder):
 def test_bad_input_is_named(encoder):
     good = np.ones((2, 8, 8, 7), np.uint16)
     for arguments, message in (
-        (dict(images=good[0]), r"images must be \(N, 8, 8, 7\)"),
-        (dict(images=good[:, :7]), r"got \(2, 7, 8, 7\)"),
+        (dict(images=good[0]), r"images must be \(N, H, W, C\), got \(8, 8, 7\)"),
+        (dict(images=good[..., :6]), r"\(N, H, W, 7\), got \(2, 8, 8, 6\)"),
+        (dict(images=good[:, :7]), "images of 7 x 8 pixels for a model of 8 x 8"),
         (dict(images=good.astype(str)), "dtype"),
         (dict(images=good * np.float32("nan")), "NaN"),
         (dict(images=good, lat=[1.0]), r"lat must be \(2,\)"),
@@ -154,9 +157,7 @@ def test_probing_run(run_dir, synthetic_dir, name, test_split):
     config.data.folds = 3
     config.seeds = (0, 1)
     rows, facts = probe_run.run(config)
-    assert [(r.features, r.probe) for r in rows] == [
-        (f, p) for f in ("pretrained", "random weights", "band statistics") for p in ("linear", "knn")
-    ]
+    assert [(r.features, r.probe) for r in rows] == [(f, p) for f in ("pretrained", *BASELINES) for p in ("linear", "knn")]
     assert facts["task"] == ("multilabel" if name == "small" else "multiclass")
     for row in rows:
         values = [run["micro_mAP"] for run in row.runs]
@@ -168,7 +169,11 @@ def test_probing_run(run_dir, synthetic_dir, name, test_split):
         assert bands["knn"].std["accuracy"] > 0  # other folds for other seeds
     saved = json.loads((run_dir / "probes" / f"synthetic_landsat_{name}.json").read_text())
     assert saved["rows"][0]["mean"] == rows[0].mean
-    assert "pretrained" in probe_run.verdict(rows)
+    assert "pretrained" in verdict(rows, facts["task"])
+    before = (run_dir / "probes" / "results.csv").read_text()
+    again, _ = probe_run.run(config)  # from the results file
+    assert [row.mean["micro_mAP"] for row in again] == pytest.approx([row.mean["micro_mAP"] for row in rows], abs=1e-6)
+    assert (run_dir / "probes" / "results.csv").read_text() == before
 
 
 def test_probe_script_prints_the_table(run_dir, synthetic_dir):

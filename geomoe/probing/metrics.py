@@ -1,11 +1,21 @@
-"""Scores of classifiers: multi-class and multi-label."""
+"""Scores of classifiers and regressions, with bootstrap confidence intervals on device.
+
+Axes: N rows, K classes, B resamples.
+"""
 
 from __future__ import annotations
 
+import functools
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
+Array = jax.Array
+
 TASKS = ("multiclass", "multilabel")
+_ECE_BINS = 15  # equally wide (Guo et al. 2017, arXiv 1706.04599)
 
 
 def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, task: str) -> dict[str, float]:
@@ -14,19 +24,16 @@ def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: 
     Args:
         labels: (N, K) 0/1: the true classes (one a row where the task is multi-class).
         predictions: (N, K) 0/1: the predicted ones.
-        scores: (N, K): any monotonous confidence, for average precision.
+        scores: (N, K): probabilities. Average precision needs their order alone, the calibration error their values.
         task: "multiclass" or "multilabel".
 
     Returns:
-        `accuracy` (multi-class: overall accuracy; multi-label: share of rows that are right in every class), and precision,
-        recall, f1 and mAP as `micro_...` and `macro_...`. Macro averages are over the classes that occur in `labels`; micro
-        ones count all.
+        `accuracy` (multi-class: overall accuracy; multi-label: share of rows that are right in every class); precision,
+        recall, f1 and mAP as `micro_...` and `macro_...`; `ece`, the expected calibration error in 15 bins (multi-class: of the
+        predicted class; multi-label: over all rows and classes). Macro averages are over the classes that occur in `labels`;
+        micro ones count all.
     """
-    if task not in TASKS:
-        raise ValueError(f"task = {task!r} is not one of {', '.join(TASKS)}")
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
-    if not labels.shape == predictions.shape == scores.shape:
-        raise ValueError(f"labels {labels.shape}, predictions {predictions.shape} and scores {scores.shape} must agree")
+    labels, predictions, scores = _checked(labels, predictions, scores, task)
     present = labels.any(axis=0)
     metrics = {"accuracy": float((labels == predictions).all(axis=1).mean())}
     micro = precision_recall_fscore_support(labels, predictions, average="micro", zero_division=0)
@@ -35,4 +42,142 @@ def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: 
         metrics |= {f"{name}_precision": values[0], f"{name}_recall": values[1], f"{name}_f1": values[2]}
     metrics["micro_mAP"] = average_precision_score(labels, scores, average="micro")
     metrics["macro_mAP"] = average_precision_score(labels[:, present], scores[:, present], average="macro")
+    gaps, sizes = _calibration(labels, scores, task)
+    metrics["ece"] = float(np.abs(gaps.sum(axis=0)).sum() / sizes.sum())
     return {name: float(value) for name, value in metrics.items()}
+
+
+def regression_metrics(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    """`r2` (mean over the columns) and `rmse` of (N,) or (N, K) values."""
+    targets, predictions = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (targets, predictions))
+    error = ((targets - predictions) ** 2).sum(axis=0)
+    total = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
+    r2 = np.where(total > 0, 1 - error / np.where(total > 0, total, 1), np.nan)
+    return {"r2": float(r2.mean()), "rmse": float(np.sqrt((error / len(targets)).mean()))}
+
+
+def bootstrap(
+    labels: np.ndarray,
+    predictions: np.ndarray,
+    scores: np.ndarray,
+    task: str,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, tuple[float, float]]:
+    """Percentile confidence intervals of `classification_metrics` over the rows (Efron 1979), on device.
+
+    Scores are sorted once; a resample is a count for each row, so that each costs a few cumulative sums.
+
+    Args:
+        resamples: B.
+        level: of confidence.
+        seed: of the resampling; the same rows are drawn for every set of predictions of the same size, so that intervals of
+            differences can be formed from two calls.
+
+    Returns:
+        metric -> (low, high).
+    """
+    labels, predictions, scores = _checked(labels, predictions, scores, task)
+    present = labels.any(axis=0)
+    gaps, sizes = _calibration(labels, scores, task)
+    micro = _sorted_once(labels.reshape(-1, 1), scores.reshape(-1, 1), labels.shape[1])
+    macro = _sorted_once(labels[:, present], scores[:, present], 1)
+    right = (labels == predictions).all(axis=1).astype(np.float32)
+    table = [np.asarray(a, np.float32) for a in (right, labels, predictions, gaps, sizes)]
+    rng = np.random.default_rng(seed)
+    n, out = len(labels), []
+    for start in range(0, resamples, 100):  # counts of 100 resamples at once are kept
+        size = min(100, resamples - start)
+        counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float32)
+        counts = np.pad(counts, [(0, 100 - size), (0, 0)], constant_values=1)
+        out.append({k: np.asarray(v)[:size] for k, v in _resampled(counts, *table, present, micro, macro).items()})
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    quantiles = {k: np.quantile(np.concatenate([part[k] for part in out]), tails) for k in out[0]}
+    return {k: (float(low), float(high)) for k, (low, high) in quantiles.items()}
+
+
+def bootstrap_regression(
+    targets: np.ndarray, predictions: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Percentile confidence intervals of `regression_metrics` over the rows."""
+    rng = np.random.default_rng(seed)
+    rows = [rng.integers(0, len(targets), len(targets)) for _ in range(resamples)]
+    values = [regression_metrics(np.asarray(targets)[i], np.asarray(predictions)[i]) for i in rows]
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return {k: tuple(float(q) for q in np.nanquantile([v[k] for v in values], tails)) for k in ("r2", "rmse")}
+
+
+def _checked(labels, predictions, scores, task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    if task not in TASKS:
+        raise ValueError(f"task = {task!r} is not one of {', '.join(TASKS)}")
+    labels, predictions, scores = np.asarray(labels), np.asarray(predictions), np.asarray(scores)
+    if not labels.shape == predictions.shape == scores.shape:
+        raise ValueError(f"labels {labels.shape}, predictions {predictions.shape} and scores {scores.shape} must agree")
+    return labels, predictions, scores
+
+
+def _calibration(labels: np.ndarray, scores: np.ndarray, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """For each row and bin of confidence: sum of (right - confidence), and number of decisions; (N, bins) each."""
+    if task == "multiclass":
+        best = scores.argmax(axis=1)[:, None]
+        scores, labels = np.take_along_axis(scores, best, axis=1), np.take_along_axis(labels, best, axis=1)
+    bins = np.clip((scores * _ECE_BINS).astype(int), 0, _ECE_BINS - 1)
+    gaps, sizes = (np.zeros((len(scores), _ECE_BINS)) for _ in range(2))
+    rows = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
+    np.add.at(gaps, (rows, bins), labels - scores)
+    np.add.at(sizes, (rows, bins), 1)
+    return gaps, sizes
+
+
+def _sorted_once(labels: np.ndarray, scores: np.ndarray, per_row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each column by falling score: row index, label, and the last place of each run of equal scores; (K, M) each."""
+    order = np.argsort(-scores, axis=0, kind="stable")
+    ordered = np.take_along_axis(scores, order, axis=0)
+    places = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
+    last = np.concatenate([ordered[1:] != ordered[:-1], np.ones((1, scores.shape[1]), bool)])
+    ends = np.minimum.accumulate(np.where(last, places, len(scores))[::-1], axis=0)[::-1]
+    found = np.take_along_axis(labels, order, axis=0).astype(np.float32)
+    return (order // per_row).T.astype(np.int32), found.T, ends.T.astype(np.int32)
+
+
+@jax.jit
+def _resampled(counts, right, labels, predictions, gaps, sizes, present, micro, macro) -> dict[str, Array]:
+    def average_precision(count: Array, rows: Array, found: Array, ends: Array) -> Array:
+        weight = count[rows]
+        positives = jnp.cumsum(weight * found)
+        precision = positives / jnp.maximum(jnp.cumsum(weight), 1)
+        return jnp.sum(weight * found * precision[ends]) / positives[-1]
+
+    def ratio(a: Array, b: Array) -> Array:
+        return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0.0)
+
+    hits = labels * predictions
+    shown = present.astype(jnp.float32)
+
+    def one(count: Array) -> dict[str, Array]:
+        true, given, hit = (jnp.matmul(count, a, precision="highest") for a in (labels, predictions, hits))
+        out = {"accuracy": jnp.sum(count * right) / jnp.sum(count)}
+        scores = {
+            "micro": (ratio(hit.sum(), given.sum()), ratio(hit.sum(), true.sum()), ratio(2 * hit.sum(), (given + true).sum())),
+            "macro": tuple(
+                jnp.sum(shown * v) / shown.sum() for v in (ratio(hit, given), ratio(hit, true), ratio(2 * hit, given + true))
+            ),
+        }
+        for name, values in scores.items():
+            out |= dict(zip((f"{name}_precision", f"{name}_recall", f"{name}_f1"), values))
+        out["micro_mAP"] = average_precision(count, *(a[0] for a in micro))
+        # A resample without a positive of some class leaves that class out.
+        each = jax.lax.map(lambda a: average_precision(count, *a), macro)
+        out["macro_mAP"] = jnp.nanmean(each)
+        gap, size = (jnp.matmul(count, a, precision="highest") for a in (gaps, sizes))
+        out["ece"] = jnp.abs(gap).sum() / size.sum()
+        return out
+
+    return jax.lax.map(one, counts)
+
+
+@functools.lru_cache(maxsize=1)
+def main_metric(task: str) -> str:
+    """The score that strengths are chosen and tables sorted by."""
+    return {"multiclass": "accuracy", "multilabel": "micro_mAP", "regression": "r2"}[task]

@@ -1,0 +1,91 @@
+"""Change detection: has a place changed between two embeddings of it?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from geomoe.probing.knn import METRICS
+from geomoe.probing.linear import fit_logistic
+from geomoe.probing.metrics import bootstrap, classification_metrics
+from geomoe.probing.protocols import ProbeResult
+
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # before (N, D), after (N, D), changed (N,) bool
+
+METHODS = ("threshold", "linear")
+
+
+def change_features(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """(N, D), (N, D) -> (N, D + 1): the absolute differences, and their Euclidean norm. Neither depends on the order."""
+    gap = np.abs(np.asarray(after, np.float32) - np.asarray(before, np.float32))
+    return np.concatenate([gap, np.linalg.norm(gap, axis=1, keepdims=True)], axis=1)
+
+
+def change_distance(before: np.ndarray, after: np.ndarray, metric: str = "cosine") -> np.ndarray:
+    """(N, D), (N, D) -> (N,): "euclidean" or "cosine" distance of the two embeddings of each place."""
+    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    if metric == "euclidean":
+        return np.linalg.norm(after - before, axis=1)
+    if metric != "cosine":
+        raise ValueError(f"metric = {metric!r} is not one of {', '.join(METRICS)}")
+    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
+    return 1 - (before * after).sum(axis=1) / np.where(lengths == 0, 1, lengths)
+
+
+def change_probe(
+    train: Pairs, test: Pairs, *, method: str = "linear", metric: str = "cosine", C: float = 1.0, resamples: int = 1000
+) -> ProbeResult:
+    """Tells changed places from unchanged ones.
+
+    Args:
+        train, test: embeddings before and after, (N, D) each, and whether the place changed, (N,).
+        method: "threshold", on the distance, where the training pairs' F1 is highest; or "linear", logistic regression on
+            standardised `change_features`.
+        metric: of the distance: "cosine" or "euclidean".
+        C: of the logistic regression.
+
+    Returns:
+        A result whose two columns are unchanged and changed. Metrics as in `classification_metrics`, and `f1`, `auroc` and
+        `average_precision` of change. With "threshold" the scores are the share of training distances below.
+
+    Raises:
+        ValueError: shapes do not fit, or the training pairs have all changed or none.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method = {method!r} is not one of {', '.join(METHODS)}")
+    for name, (before, after, changed) in (("train", train), ("test", test)):
+        if np.shape(before) != np.shape(after) or np.ndim(before) != 2 or len(before) != len(changed):
+            raise ValueError(f"{name}: before {np.shape(before)}, after {np.shape(after)} and {len(changed)} labels do not fit")
+    truth, target = np.asarray(test[2], bool), np.asarray(train[2], bool)
+    if target.all() or not target.any():
+        raise ValueError("the training pairs have all changed or none; both kinds are needed")
+    settings = dict(probe=f"change {method}", metric=metric, train=len(target), test=len(truth))
+    model = None
+    if method == "linear":
+        x, x_test = change_features(*train[:2]), change_features(*test[:2])
+        model = fit_logistic(x, np.eye(2, dtype=np.int32)[target.astype(int)], task="multiclass", C=C, standardise=True)[0]
+        score = model.probabilities(x_test)[:, 1]
+        decided = score > 0.5
+        settings["C"] = C
+    else:
+        known, distance = change_distance(*train[:2], metric), change_distance(*test[:2], metric)
+        order = np.argsort(-known)
+        hits = np.cumsum(target[order])
+        f1 = 2 * hits / (np.arange(1, len(order) + 1) + target.sum())
+        best = int(np.argmax(f1))
+        below = known[order[best + 1]] if best + 1 < len(order) else known[order[best]]
+        threshold = float((known[order[best]] + below) / 2)
+        decided = distance > threshold if below < known[order[best]] else distance >= threshold
+        score = np.searchsorted(np.sort(known), distance) / len(known)
+        settings["threshold"] = threshold
+    columns = lambda flags: np.stack([~flags, flags], axis=1).astype(np.int32)
+    labels, predictions, scores = columns(truth), columns(decided), np.stack([1 - score, score], axis=1)
+    metrics = classification_metrics(labels, predictions, scores, "multiclass")
+    hits = (decided & truth).sum()
+    metrics["f1"] = float(2 * hits / max(decided.sum() + truth.sum(), 1))
+    if truth.any() and not truth.all():
+        from sklearn.metrics import average_precision_score, roc_auc_score
+
+        metrics["auroc"] = float(roc_auc_score(truth, score))
+        metrics["average_precision"] = float(average_precision_score(truth, score))
+    intervals = bootstrap(labels, predictions, scores, "multiclass", resamples) if resamples else {}
+    return ProbeResult(metrics, predictions, scores, settings, intervals, model)

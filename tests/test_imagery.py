@@ -1,0 +1,173 @@
+"""Images as users have them: units, bands, sizes; and what the encoder tells of them."""
+
+import warnings
+
+import numpy as np
+import pytest
+from conftest import DATA
+
+import geomoe
+from geomoe import imagery, landsat
+from geomoe.analysis import ablation_effects, contribution_norms
+from geomoe.data import synthetic
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return geomoe.load(DATA / "reference_tiny_random.pth")  # 8 x 8 pixels
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    made = [synthetic.scene(0, "test", i) for i in range(6)]
+    images = np.stack([m.image for m in made])
+    return images, {
+        "lat": np.array([m.latitude for m in made]),
+        "lon": np.array([m.longitude for m in made]),
+        "time": np.array([m.time for m in made]),
+    }
+
+
+def other_units(images):
+    """The same ground in every unit, by the formulas of the products' handbooks, with their rounding."""
+    reflectance = np.where(images == 0, np.nan, images * 0.0000275 - 0.2).astype(np.float32)
+    level1 = (reflectance * np.sin(np.radians(50.0)) + 0.1) / 2.0e-5
+    eight_bit = 1 + 254 * (np.clip(reflectance, 0, 1))
+    return {
+        "reflectance": (reflectance, {}, 1e-4),
+        "level1_dn": (np.nan_to_num(level1).round().astype(np.uint16), {"sun_elevation": 50.0}, 1e-3),
+        "uint8": (np.nan_to_num(eight_bit).round().astype(np.uint8), {}, 0.1),
+    }
+
+
+@pytest.mark.parametrize("unit", ["reflectance", "level1_dn", "uint8"])
+def test_the_unit_does_not_change_the_embedding(encoder, scenes, unit):
+    images, place = scenes
+    wanted = encoder.embed(images, **place, fit="centre_crop")
+    given, options, tolerance = other_units(images)[unit]
+    z = encoder.embed(given, **place, fit="centre_crop", unit=unit, **options)
+    np.testing.assert_allclose(z, wanted, atol=tolerance)
+    assert encoder.input_record["unit"] == unit and encoder.input_record["statistics"]["source"].startswith("published")
+
+
+def test_bands_go_by_name(encoder, scenes):
+    images, place = scenes
+    wanted = encoder.embed(images, **place, fit="centre_crop")
+    names = ["swir2", "B1", "SR_B4", "blue", "nir", "B3", "SR_B6"]
+    order = [6, 0, 3, 1, 4, 2, 5]
+    np.testing.assert_array_equal(encoder.embed(images[..., order], **place, fit="centre_crop", bands=names), wanted)
+    extra = np.concatenate([images, images[..., :1]], axis=-1)
+    with pytest.raises(ValueError, match="unknown band 'ST_B10'"):
+        encoder.embed(extra, fit="centre_crop", bands=(*landsat.BANDS, "ST_B10"))
+    six = dict(images=images[..., 1:], fit="centre_crop", bands=("B2", "B3", "B4", "B5", "B6", "B7"))
+    with pytest.raises(ValueError, match=r"SR_B1 \(coastal aerosol\), which the images lack"):
+        encoder.embed(**six)
+    mean = images.astype(np.float32)
+    mean[..., 0] = encoder.statistics["mean"][0]
+    np.testing.assert_allclose(encoder.embed(**six, fill_missing=True), encoder.embed(mean, fit="centre_crop"), atol=1e-5)
+
+
+def test_sizes_are_fitted_only_when_asked(encoder, scenes):
+    images, _ = scenes
+    with pytest.raises(ValueError, match="44 x 44 pixels for a model of 8 x 8; pass fit="):
+        encoder.embed(images)
+    cropped = encoder.embed(images[:, 18:26, 18:26])
+    np.testing.assert_array_equal(encoder.embed(images, fit="centre_crop"), cropped)
+    mixed = encoder.embed([images[0], images[1, :30, :41]], fit="resize")
+    np.testing.assert_allclose(mixed[0], encoder.embed(images[:1], fit="resize")[0], atol=1e-5)
+
+
+def test_resizing_is_that_of_the_pipeline():
+    tf = pytest.importorskip("tensorflow")
+    image = np.random.default_rng(0).uniform(0, 60000, (1, 22, 31, 7)).astype(np.float32)
+    ours = imagery.fit_size(image, 40, "resize")
+    np.testing.assert_allclose(ours, tf.image.resize(image, (40, 40), "bilinear"), rtol=1e-4)
+
+
+def test_wrong_units_are_named(encoder, scenes):
+    images = scenes[0]
+    for given, options, message in (
+        (images, dict(unit="dn"), "unit = 'dn' is not one of collection2_dn"),
+        (images.astype(np.float32) * 2.75e-5, {}, "no digital numbers; for reflectance pass unit='reflectance'"),
+        (images.astype(np.float32), dict(unit="reflectance"), "no reflectance"),
+        (images, dict(unit="reflectance"), "needs float images"),
+        (images, dict(unit="uint8"), "beyond the 0 to 255"),
+        (images.astype(np.int32) - 20000, {}, "beyond the 0 to 65535"),
+        (images, dict(sun_elevation=40.0), "sun_elevation is for unit='level1_dn'"),
+        (images, dict(unit="level1_dn", sun_elevation=-3.0), "sun_elevation = -3.0"),
+        (images, dict(bands="B1"), "sequence of names"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.embed(given, fit="centre_crop", **options)
+    with pytest.raises(TypeError, match="unknown argument 'units'"):
+        encoder.embed(images, units="reflectance")
+    with pytest.raises(ValueError, match="unit would be ignored"):
+        encoder.embed(np.zeros((1, 8, 8, 7)), normalized=True, unit="reflectance")
+
+
+def test_images_far_from_the_training_data_raise_a_warning_with_both_numbers(encoder, scenes):
+    images = scenes[0]
+    with pytest.warns(imagery.StatisticsWarning, match=r"SR_B7: mean 60 where training had 10596 \+- 3131"):
+        encoder.embed(np.full_like(images, 60), fit="centre_crop")
+    own = {"mean": [60.0] * 7, "std": [5.0] * 7, "source": "mine"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.embed(images, fit="centre_crop")
+        encoder.embed(np.full_like(images, 60), fit="centre_crop", statistics=own)
+    assert encoder.input_record["statistics"] == own
+
+
+def test_metadata_may_be_missing_for_each_image_on_its_own(encoder, scenes):
+    images, place = scenes
+    whole = encoder.embed(images, **place, fit="centre_crop")
+    lat, lon, time = list(place["lat"]), list(place["lon"]), list(place["time"])
+    lat[0], lon[1], time[2], time[3] = None, float("nan"), None, np.datetime64("NaT")
+    z = encoder.embed(images, lat, lon, time, fit="centre_crop")
+    assert (z[:4] != whole[:4]).any(axis=1).all()
+    np.testing.assert_array_equal(z[4:], whole[4:])
+    without = encoder.embed(images[3:4], lat[3:4], lon[3:4], None, fit="centre_crop")
+    np.testing.assert_allclose(z[3:4], without, atol=1e-5)
+
+
+def test_any_number_of_images_gives_the_same_rows(encoder, scenes):
+    images = scenes[0]
+    whole = encoder.embed(images, fit="centre_crop")
+    for count in (1, 3, 5):
+        np.testing.assert_allclose(encoder.embed(images[:count], fit="centre_crop"), whole[:count], atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(images, fit="centre_crop", batch_size=4), whole, atol=1e-5)
+    assert encoder.embed(images[:0], fit="centre_crop").shape == (0, 16)
+
+
+def test_clouds_in_quality_bands():
+    qa = np.array([0, 1 << 1, 1 << 3, 1 << 4, 1 << 6], np.uint16)
+    np.testing.assert_array_equal(landsat.is_cloud(qa, "QA_PIXEL"), [False, True, True, True, False])
+    np.testing.assert_array_equal(landsat.is_cloud(np.array([1 << 14, 2 << 14, 3 << 14]), "BQA"), [False, False, True])
+
+
+def test_routing_and_reconstruction(encoder, scenes):
+    images, place = scenes
+    routing = encoder.routing(images, **place, fit="centre_crop")
+    cfg = encoder.config
+    assert [u.shape for u in routing.usage] == [(cfg.num_experts(i),) for i in range(cfg.depth)]
+    assert all(u.sum() == pytest.approx(1) for u in routing.usage)
+    top = routing.top1(1)
+    assert top.shape == (6, 2, 2)
+    assert top[0, 1, 0] == routing.gates[1][0, 5 + 2].argmax()
+    painted = encoder.reconstruct(images, **place, fit="centre_crop", seed=1)
+    assert painted.error.shape == (6, 8, 8) and set(np.unique(painted.mask)) == {0.0, 1.0}
+    np.testing.assert_array_equal(painted.masked[painted.mask == 1], 0)
+
+
+def test_contributions_add_up_and_unused_experts_have_no_effect(encoder, scenes):
+    images, place = scenes
+    z, _ = encoder.prepare(images, imagery.Input(fit="centre_crop"))
+    batch = {"image": z, **geomoe.metadata.encode(**place)._asdict()}
+    gates = encoder.routing(images, **place, fit="centre_crop").gates
+    for layer in (0, 2):
+        norms = contribution_norms(encoder, batch, layer)
+        assert ((norms > 0) == (gates[layer] > 0)).all()
+    effects = ablation_effects(encoder, batch, 2)  # the last layer: each token feels its own experts alone
+    chosen = gates[2][:, 5:].transpose(2, 0, 1).reshape(effects.shape) > 0
+    assert ((effects > 0) == chosen).all()
+    with pytest.raises(ValueError, match="layer 9"):
+        contribution_norms(encoder, batch, 9)
