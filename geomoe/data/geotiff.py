@@ -118,15 +118,17 @@ def read_patch(
     drop_extra: int = 0,
     need_crs: bool = True,
     keep_nodata: bool = False,
+    dtypes: tuple[str, ...] = ("uint16",),
 ) -> Patch:
     """Reads and checks one patch.
 
     Args:
-        path: a GeoTIFF of uint16 digital numbers.
+        path: a GeoTIFF, of uint16 digital numbers unless `dtypes` says otherwise.
         num_bands: bands wanted.
         drop_extra: bands that the file may have beyond them, dropped from the end (EuroSAT-L carries ST_B10 as its eighth).
         need_crs: whether a file without a CRS is refused; otherwise its place is NaN.
         keep_nodata: whether a patch without any data is taken.
+        dtypes: types that are taken. In float files NaN is no data; elsewhere 0 is.
 
     Raises:
         PatchError: of kind "missing image", "unreadable image", "wrong band count", "wrong dtype", "NaN in image",
@@ -150,13 +152,14 @@ def read_patch(
         wanted = f"{num_bands}" if not drop_extra else f"{num_bands} or {num_bands + drop_extra}"
         raise PatchError("wrong band count", path, f"{bands} bands where {wanted} are needed ({', '.join(landsat.BANDS)})")
     image = image[:, :, :num_bands]
-    if image.dtype != np.uint16:
+    if image.dtype.name not in dtypes:
         if image.dtype.kind == "f" and np.isnan(image).any():
             raise PatchError("NaN in image", path, f"{int(np.isnan(image).sum())} values are NaN")
-        raise PatchError("wrong dtype", path, f"{image.dtype} where uint16 digital numbers are needed")
-    if raster.nodata is not None and raster.nodata != landsat.NODATA:
-        image = np.where(image == raster.nodata, np.uint16(landsat.NODATA), image)
-    if not keep_nodata and not image.any():
+        raise PatchError("wrong dtype", path, f"{image.dtype} where {' or '.join(dtypes)} is needed")
+    empty = image.dtype.type(np.nan if image.dtype.kind == "f" else landsat.NODATA)
+    if raster.nodata is not None and raster.nodata != empty:
+        image = np.where(image == raster.nodata, empty, image)
+    if not keep_nodata and not np.nan_to_num(image).any():
         raise PatchError("all nodata", path, "every pixel is 0")
     if raster.crs is None:
         if need_crs:

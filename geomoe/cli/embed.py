@@ -1,0 +1,100 @@
+"""Embeds a dataset, a folder of patches or a scene into a file.
+
+    python -m geomoe.cli.embed --checkpoint RUN --dataset synthetic_landsat --split test --output test.parquet
+    python -m geomoe.cli.embed --checkpoint RUN --folder DIR --output patches.npz
+    python -m geomoe.cli.embed --checkpoint RUN --scene DIR_OR_FILE --unit level1_dn --output scene.tif
+
+An interrupted run goes on with the same command. Windows and patches without data are marked, not embedded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+import rich.console
+import rich.progress
+
+from geomoe.cli.setup import clear_errors, start
+
+
+def main(argv: list[str] | None = None) -> None:
+    from geomoe import landsat
+    from geomoe.imagery import FITS
+
+    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.embed", description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
+    parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset", help="prepared dataset, name or name/config")
+    source.add_argument("--folder", help="folder of GeoTIFF patches")
+    source.add_argument("--scene", nargs="+", help="a GeoTIFF, a folder with one file a band, or the band files")
+    parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif for scenes")
+    parser.add_argument("--pool", default="mean", choices=("mean", "patch_mean", "cls"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the vectors in the file")
+    parser.add_argument("--batch_size", type=int, default=256)
+    parser.add_argument("--split", default="test", help="of --dataset (default: test)")
+    parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
+    parser.add_argument("--unit", default="collection2_dn", choices=landsat.UNITS, help="of the numbers of --folder or --scene")
+    parser.add_argument("--bands", help="names of the bands of the files, joined by commas: blue,green,red")
+    parser.add_argument("--fill_missing", action="store_true", help="give bands that the files lack as the training mean")
+    parser.add_argument("--fit", choices=[f for f in FITS if f != "exact"], help="of patches: centre_crop (default) or resize")
+    parser.add_argument("--sun_elevation", type=float, help="degrees, for --unit level1_dn (default: the scene's own)")
+    parser.add_argument("--uint8_range", type=float, nargs=2, help="reflectances that 1 and 255 stand for (default: 0 1)")
+    parser.add_argument("--stride", type=int, help="of the windows of a scene, in pixels (default: half a window)")
+    parser.add_argument("--min_valid", type=float, default=0.5, help="least share of a window that holds data (default: 0.5)")
+    parser.add_argument("--max_cloud", type=float, default=1.0, help="largest share of clouds in a window (default: 1)")
+    parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")
+    args = parser.parse_args(argv)
+    scene_only = dict(stride=args.stride, time=args.time)
+    for name, value in scene_only.items():
+        if value is not None and not args.scene:
+            raise ValueError(f"--{name} is for --scene")
+    if args.fit and args.scene:
+        raise ValueError("--fit is for patches; the windows of a scene have the model's size")
+    described = dict(unit=args.unit, bands=args.bands, sun_elevation=args.sun_elevation, uint8_range=args.uint8_range)
+    if args.dataset and (args.fill_missing or args.unit != "collection2_dn" or any(list(described.values())[1:])):
+        raise ValueError(
+            "--unit, --bands, --fill_missing and the like are for --folder and --scene; datasets hold digital numbers"
+        )
+
+    start()
+    import geomoe
+    from geomoe import embeddings, imagery
+
+    options = {key: value for key, value in described.items() if value is not None}
+    if args.bands:
+        options["bands"] = tuple(args.bands.split(","))
+    if args.uint8_range:
+        options["uint8_range"] = tuple(args.uint8_range)
+    given = imagery.Input(fill_missing=args.fill_missing, fit=args.fit or "centre_crop", **options)
+    encoder = geomoe.load(args.checkpoint, int(args.which) if args.which.isdigit() else args.which)
+    console = rich.console.Console(stderr=True)
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=console) as bar:
+        task = bar.add_task("embedding", total=None)
+        progress = lambda done, total: bar.update(task, completed=done, total=total)
+        sink = embeddings.Sink(args.output, args.pool, args.dtype, args.batch_size, progress)
+        if args.dataset:
+            fit = args.fit or "centre_crop"
+            counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split, data_dir=args.data_dir, fit=fit)
+        elif args.folder:
+            skipped = lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True)
+            counts = embeddings.embed_folder(encoder, sink, args.folder, given=given, skipped=skipped)
+        else:
+            limits = dict(min_valid=args.min_valid, max_cloud=args.max_cloud)
+            scene = args.scene[0] if len(args.scene) == 1 else args.scene
+            counts = embeddings.embed_scene(encoder, sink, scene, given=given, **limits, **scene_only)
+    size = os.path.getsize(args.output) / 1e6
+    marked = counts["patches"] - counts["embedded"]
+    print(f"{args.output}: {counts['embedded']:,} embeddings, {marked:,} marked (too little data, or clouds), {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(clear_errors(main))

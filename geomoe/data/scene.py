@@ -1,0 +1,226 @@
+"""A Landsat scene of any size, in one file or one file a band, read window by window."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import glob
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyproj
+import rasterio
+from rasterio.windows import Window
+
+from geomoe import landsat, metadata
+
+_BAND_FILE = re.compile(r"_(SR_B[1-7]|B[1-7])\.TIFF?$", re.IGNORECASE)
+_QA_FILE = re.compile(r"_(QA_PIXEL|BQA)\.TIFF?$", re.IGNORECASE)
+
+
+class SceneError(ValueError):
+    """A scene that cannot be used; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneInfo:
+    """What a scene is.
+
+    Attributes:
+        name: of the product.
+        files: band name -> (path, index of the band in it, from 1).
+        qa: path and kind ("QA_PIXEL" or "BQA") of the quality band, or None.
+        height, width: in pixels.
+        transform: of pixels to `crs`, affine.
+        crs: rasterio's.
+        nodata: the number that means no data beside 0, or None.
+        time: datetime64[s] in UTC, NaT where unknown.
+        level: 1 or 2, None where neither the name nor the metadata tell.
+        sun_elevation: degrees from the metadata file, or None.
+    """
+
+    name: str
+    files: dict[str, tuple[str, int]]
+    qa: tuple[str, str] | None
+    height: int
+    width: int
+    transform: Any
+    crs: Any
+    nodata: float | None
+    time: np.datetime64
+    level: int | None
+    sun_elevation: float | None
+
+
+def read_mtl(path: str | os.PathLike) -> dict[str, str]:
+    """The `KEY = VALUE` lines of a Landsat metadata file, quotes taken off."""
+    with open(path) as file:
+        pairs = (line.split("=", 1) for line in file if "=" in line)
+        return {key.strip(): value.strip().strip('"') for key, value in pairs}
+
+
+def open_scene(path: str | os.PathLike | Sequence[str], bands: Sequence[str] | None = None) -> SceneInfo:
+    """Finds the files of a scene and reads what they tell, no pixels.
+
+    Args:
+        path: a GeoTIFF with several bands; a folder with one file a band (`*_SR_B1.TIF` or `*_B1.TIF` ...), its quality band and
+            its `*_MTL.txt`; or the band files themselves.
+        bands: names of the bands of a single file, in their order. Without it a file with seven bands is taken as SR_B1 to
+            SR_B7, and another one must tell in its band descriptions.
+
+    Raises:
+        SceneError: files are missing, do not fit together, have no CRS, or it is not known which bands they hold.
+    """
+    folder = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+    paths = [folder] if folder else [os.fspath(p) for p in path]
+    for p in paths:
+        if not os.path.exists(p):
+            raise SceneError(f"{p}: there is no such file or folder")
+    if folder and os.path.isdir(folder):
+        paths = sorted(glob.glob(os.path.join(folder, "*")))
+    found = {match[1].upper(): p for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
+    qa = next(((p, m[1].upper()) for p in paths if (m := _QA_FILE.search(os.path.basename(p)))), None)
+    if found:
+        files = {landsat.band_name(name): (p, 1) for name, p in sorted(found.items())}
+        stems = {_BAND_FILE.sub("", os.path.basename(p)) for p in paths if _BAND_FILE.search(os.path.basename(p))}
+        if len(stems) > 1:
+            raise SceneError(
+                f"{folder or paths[0]}: holds more than one scene: {', '.join(sorted(stems))}; name the files of one"
+            )
+        name = stems.pop()
+    elif len(paths) == 1 and os.path.isfile(paths[0]):
+        files, name = _bands_of_file(paths[0], bands), os.path.splitext(os.path.basename(paths[0]))[0]
+    else:
+        raise SceneError(f"{folder or ', '.join(paths)}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
+    mtl = next(iter(sorted(glob.glob(os.path.join(os.path.dirname(next(iter(files.values()))[0]), f"{name}*_MTL.txt")))), None)
+    facts = read_mtl(mtl) if mtl else {}
+    first = None
+    for band, (p, _) in [*files.items(), *([("quality", (qa[0], 1))] if qa else [])]:
+        with _opened(p) as src:
+            shape = (src.height, src.width, src.transform, src.crs)
+            if src.crs is None:
+                raise SceneError(f"{p}: the file is not georeferenced")
+            if src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16"):
+                raise SceneError(f"{p}: {src.dtypes[0]} is no type that images have")
+            if first is None:
+                first, nodata, tags = shape, src.nodata, src.tags()
+            elif shape != first:
+                raise SceneError(f"{p}: {band} has {shape[:2]} pixels or another place than the {first[:2]} of the other bands")
+    level = None
+    product = facts.get("PROCESSING_LEVEL") or facts.get("DATA_TYPE") or name
+    if match := re.search(r"(?:^|_)L([12])", product):
+        level = int(match[1])
+    elif "SR_B1" in {k.upper() for k in found} or any(k.startswith("SR_") for k in found):
+        level = 2
+    return SceneInfo(
+        name,
+        files,
+        qa,
+        *first,
+        nodata=nodata,
+        time=_time(facts, tags, name),
+        level=level,
+        sun_elevation=float(facts["SUN_ELEVATION"]) if "SUN_ELEVATION" in facts else None,
+    )
+
+
+def _opened(path: str) -> rasterio.DatasetReader:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+            return rasterio.open(path)
+    except rasterio.errors.RasterioIOError as error:
+        raise SceneError(f"{path}: cannot be read: {error}") from None
+
+
+def _bands_of_file(path: str, bands: Sequence[str] | None) -> dict[str, tuple[str, int]]:
+    with _opened(path) as src:
+        count, descriptions = src.count, src.descriptions
+    if bands is not None:
+        if len(bands) != count:
+            raise SceneError(f"{path}: has {count} bands, but {len(bands)} names were given: {', '.join(bands)}")
+        names = [landsat.band_name(band) for band in bands]
+    elif all(descriptions):
+        try:
+            names = [landsat.band_name(text) for text in descriptions]
+        except ValueError as error:
+            raise SceneError(f"{path}: {error}; say which bands the file holds") from None
+    elif count == len(landsat.BANDS):
+        names = list(landsat.BANDS)
+    else:
+        raise SceneError(f"{path}: has {count} bands and does not tell which; name them, as in bands=('blue', 'green', 'red')")
+    if len(set(names)) != len(names):
+        raise SceneError(f"{path}: a band is named twice: {', '.join(names)}")
+    return {name: (path, i + 1) for i, name in enumerate(names)}
+
+
+def _time(facts: dict[str, str], tags: dict[str, str], name: str) -> np.datetime64:
+    if "DATE_ACQUIRED" in facts:
+        return np.datetime64(f"{facts['DATE_ACQUIRED']}T{facts.get('SCENE_CENTER_TIME', '00:00:00')[:8]}", "s")
+    try:
+        told = metadata.time_from_name(name)
+        if told is None and (stamp := tags.get("TIFFTAG_DATETIME")):
+            told = np.datetime64(f"{stamp[:10].replace(':', '-')}T{stamp[11:19]}", "s")
+    except ValueError:
+        told = None
+    return np.datetime64("NaT", "s") if told is None else told.astype("datetime64[s]")
+
+
+class SceneReader(contextlib.AbstractContextManager):
+    """Reads rectangles of a scene; what lies beyond its edges has no data.
+
+    Args:
+        info: from `open_scene`.
+        bands: names of the bands to read, in the order wanted.
+    """
+
+    def __init__(self, info: SceneInfo, bands: Sequence[str]):
+        self.info, self.bands = info, tuple(bands)
+        paths = {info.files[band][0] for band in bands} | ({info.qa[0]} if info.qa else set())
+        self._files = {path: _opened(path) for path in paths}
+        self._to_wgs84 = pyproj.Transformer.from_crs(info.crs.to_wkt(), "EPSG:4326", always_xy=True)
+
+    def __exit__(self, *_: Any) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
+        """(height, width, C) in the type of the files; 0 where there are no data (NaN in float files)."""
+        parts = [self._band(*self.info.files[band], row, column, height, width) for band in self.bands]
+        return np.stack(parts, axis=-1)
+
+    def clouds(self, row: int, column: int, height: int, width: int) -> np.ndarray | None:
+        """(height, width) bool from the quality band, or None without one."""
+        if self.info.qa is None:
+            return None
+        path, kind = self.info.qa
+        return landsat.is_cloud(self._band(path, 1, row, column, height, width), kind)
+
+    def _band(self, path: str, index: int, row: int, column: int, height: int, width: int) -> np.ndarray:
+        file = self._files[path]
+        top, left = max(row, 0), max(column, 0)
+        bottom, right = min(row + height, self.info.height), min(column + width, self.info.width)
+        dtype = np.dtype(file.dtypes[index - 1])
+        empty = np.nan if dtype.kind == "f" else 0
+        out = np.full((height, width), empty, dtype)
+        if bottom > top and right > left:
+            try:
+                values = file.read(index, window=Window(left, top, right - left, bottom - top))
+            except rasterio.errors.RasterioIOError as error:
+                raise SceneError(f"{path}: rows {top} to {bottom} cannot be read: {error}") from None
+            if file.nodata is not None and not np.isnan(file.nodata):
+                values = np.where(values == file.nodata, dtype.type(empty), values)
+            out[top - row : bottom - row, left - column : right - column] = values
+        return out
+
+    def places(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Latitudes and longitudes in degrees of pixel positions (0.5 is the middle of the first pixel)."""
+        rows, columns = np.asarray(rows, float), np.asarray(columns, float)
+        a, b, c, d, e, f = self.info.transform[:6]
+        x, y = a * columns + b * rows + c, d * columns + e * rows + f
+        lon, lat = self._to_wgs84.transform(x, y)
+        return np.asarray(lat), np.asarray(lon)
