@@ -21,11 +21,17 @@ demo: $(VENV)/.users
 	$(BIN)/python -m geomoe.cli.prepare --dataset synthetic_landsat --data_dir $(DATA)
 	$(BIN)/python train.py --config configs/pretrain_synthetic.py --workdir $(RUN) --config.data.data_dir=$(DATA)
 	$(BIN)/python probe.py --config configs/probe_synthetic.py --config.checkpoint=$(RUN) --config.data.data_dir=$(DATA)
+	$(BIN)/python -m geomoe.cli.report $(RUN) --data_dir $(DATA)
+
+# What the long tests alone can use; a test that lacks it says so and is skipped.
+$(VENV)/.long: $(VENV)/.developers requirements-long.txt
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-long.txt
+	touch $@
 
 test: $(VENV)/.developers
 	$(BIN)/python -m pytest -q -m "not long" tests
 
-test-all: $(VENV)/.developers
+test-all: $(VENV)/.long
 	$(BIN)/python -m pytest -q tests
 
 lint: $(VENV)/.developers

@@ -67,8 +67,8 @@ def open_scene(path: str | os.PathLike | Sequence[str], bands: Sequence[str] | N
     """Finds the files of a scene and reads what they tell, no pixels.
 
     Args:
-        path: a GeoTIFF with several bands; a folder with one file a band (`*_SR_B1.TIF` or `*_B1.TIF` ...), its quality band and
-            its `*_MTL.txt`; or the band files themselves.
+        path: a GeoTIFF with several bands; a folder with one file a band (`*_SR_B1.TIF` or `*_B1.TIF` ...), its quality band
+            and its `*_MTL.txt`; or the band files themselves.
         bands: names of the bands of a single file, in their order. Without it a file with seven bands is taken as SR_B1 to
             SR_B7, and another one must tell in its band descriptions.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -14,6 +14,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from geomoe.training.config import differences
 from geomoe.training.state import TrainState
+
+if TYPE_CHECKING:
+    from geomoe.pretrained import PretrainedEncoder
 
 RUN_FILE = "run.json"
 FOLDER = "checkpoints"
@@ -59,6 +62,36 @@ def open_run(workdir: str | os.PathLike, facts: dict[str, Any]) -> None:
         with open(f"{path}.partial", "w") as file:
             json.dump(facts, file, indent=1)
         os.replace(f"{path}.partial", path)
+
+
+def write_run(workdir: str | os.PathLike, encoder: PretrainedEncoder) -> None:
+    """Makes a run directory of an encoder that comes from elsewhere, for everything that takes one; step 0.
+
+    Raises:
+        ValueError: the folder holds a run already.
+    """
+    import geomoe
+    from geomoe.training.config import default_config
+
+    config = default_config()
+    config.data.name = "converted"
+    facts = {
+        "geomoe_version": geomoe.__version__,
+        "config": config.to_dict(),
+        "model": encoder.config.to_dict(),
+        "statistics": encoder.statistics,
+        "dataset": f"converted from {encoder.source}",
+        "total_steps": 0,
+    }
+    facts["config"]["loss"]["normalise_targets"] = encoder.normalised_targets
+    if os.path.exists(os.path.join(workdir, RUN_FILE)):
+        raise ValueError(f"{workdir} holds a run already")
+    open_run(workdir, facts)
+    manager = ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, FOLDER)))
+    params = jax.tree.map(np.asarray, encoder.params)
+    manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params)), metrics={"val_loss": float("inf")})
+    manager.wait_until_finished()
+    manager.close()
 
 
 class Checkpoints:

@@ -1,0 +1,31 @@
+"""Embeddings in two dimensions, to look at."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+
+METHODS = ("pca", "tsne")
+
+
+def project(features: np.ndarray, method: str = "tsne", seed: int = 0) -> np.ndarray:
+    """(N, D) -> (N, 2), by scikit-learn, of standardised features.
+
+    Args:
+        method: "pca", or "tsne" (van der Maaten and Hinton 2008; perplexity 30, less for few rows, started from PCA).
+
+    Raises:
+        ValueError: an unknown method, or fewer than 3 rows.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method = {method!r} is not one of {', '.join(METHODS)}")
+    features = np.asarray(features, np.float64)
+    if features.ndim != 2 or len(features) < 3:
+        raise ValueError(f"features must be (N, D) with at least 3 rows, got {features.shape}")
+    spread = features.std(axis=0)
+    features = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    if method == "pca":
+        return PCA(2, random_state=seed).fit_transform(features)
+    reduced = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)
+    return TSNE(2, perplexity=min(30, (len(features) - 1) / 3), init="pca", random_state=seed).fit_transform(reduced)

@@ -1,0 +1,55 @@
+"""Converts an encoder: published weights (.pth) to a run directory, a run to published weights, either to StableHLO.
+
+python -m geomoe.cli.convert --checkpoint RUN --output weights.pth        for PyTorch users
+python -m geomoe.cli.convert --checkpoint RUN --output encoder.stablehlo  without this package
+python -m geomoe.cli.convert --checkpoint weights.pth --output probe_me/  a run directory
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from geomoe.cli.setup import clear_errors, start
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m geomoe.cli.convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
+    parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")
+    parser.add_argument("--output", required=True, help="a .pth file, a .stablehlo file, or a folder that is not there yet")
+    parser.add_argument("--pool", default="mean", help="of the exported function: mean, patch_mean, cls or tokens")
+    parser.add_argument("--platforms", default="cpu,cuda,tpu", help="of the exported function (default: cpu,cuda,tpu)")
+    args = parser.parse_args(argv)
+    if os.path.exists(args.output):
+        raise ValueError(f"{args.output} is there already; remove it or take another name")
+    start()
+    import geomoe
+    from geomoe import interop
+
+    encoder = geomoe.load(args.checkpoint, int(args.which) if args.which.isdigit() else args.which)
+    if args.output.endswith(".stablehlo"):
+        from geomoe.interop.stablehlo import export_encoder
+
+        facts = export_encoder(encoder, args.output, pool=args.pool, platforms=args.platforms.split(","))
+        size = facts["bytes"] / 1e6
+        print(f"{args.output}: {size:.1f} MB, for {', '.join(facts['platforms'])}; inputs in {args.output}.json")
+    elif args.output.endswith(".pth"):
+        interop.save_torch_checkpoint(args.output, encoder.params, encoder.config)
+        print(
+            f"{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB, PyTorch's format, {encoder.num_params:,} parameters"
+        )
+    else:
+        from geomoe.training.checkpoints import write_run
+
+        write_run(args.output, encoder)
+        print(f"{args.output}: a run directory for geomoe.load, probe.py and geomoe.cli.embed")
+
+
+if __name__ == "__main__":
+    sys.exit(clear_errors(main))
