@@ -35,23 +35,31 @@ from geomoe.training.config import flatten
 _STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1d2327; background: #fff; margin: 0 auto; padding: 1rem;
-  max-width: 60rem; }
+  max-width: 60rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0.5rem 0; }
 h2 { font-size: 1.25rem; margin: 2.2rem 0 0.4rem; border-bottom: 1px solid #d5dade; padding-bottom: 0.2rem; }
 p, li { max-width: 42rem; }
-nav a { margin-right: 0.8rem; white-space: nowrap; }
+nav { display: flex; flex-wrap: wrap; gap: 0.1rem 0.8rem; }
 a { color: #0b5cad; }
 img { max-width: 100%; height: auto; display: block; margin: 0.6rem 0; }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(19rem, 100%), 1fr)); gap: 0.4rem; }
 .wide { overflow-x: auto; }
+.wide img { max-width: none; }
+pre { overflow-x: auto; font-size: 0.8rem; }
+.key span { display: inline-block; margin-right: 0.9rem; font-size: 0.85rem; }
+.key i { display: inline-block; width: 0.7rem; height: 0.7rem; border-radius: 50%; margin-right: 0.3rem;
+  print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 table { border-collapse: collapse; font-size: 0.88rem; font-variant-numeric: tabular-nums; margin: 0.6rem 0; }
 th, td { padding: 0.25rem 0.6rem; border-bottom: 1px solid #e3e7ea; text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; overflow-wrap: normal; }
 th:first-child, td:first-child, td.text, th.text { text-align: left; }
 tr.mine td { font-weight: 600; }
 .note { color: #59636b; }
 summary { cursor: pointer; }
 @media print { body { max-width: none; padding: 0; font-size: 11pt; } nav { display: none; } .wide { overflow: visible; }
-  figure, img, table { break-inside: avoid; } h2 { break-after: avoid; } table { font-size: 8pt; } }
+  .wide img { max-width: 100%; } img, tr { break-inside: avoid; } h2 { break-after: avoid; } table { font-size: 8pt; } }
 """
+_COLOURS = [matplotlib.colors.to_hex(colour) for colour in plt.get_cmap("tab20").colors]
 _IMAGES = 512  # held-out images that are looked at
 _SHOWN = 4  # of them in pictures
 
@@ -60,7 +68,7 @@ def _image(figure: plt.Figure, alt: str, vector: bool = True) -> str:
     """A figure as an <img> that holds its data."""
     buffer = io.BytesIO()
     figure.savefig(
-        buffer, format="svg" if vector else "png", dpi=110, bbox_inches="tight", metadata={"Date": None} if vector else None
+        buffer, format="svg" if vector else "png", dpi=160, bbox_inches="tight", metadata={"Date": None} if vector else None
     )
     plt.close(figure)
     kind = "svg+xml" if vector else "png"
@@ -117,25 +125,24 @@ def _curves_section(run_dir: str) -> str:
     ]
     held = {"loss_masked": "val_loss_masked"}
     drawn = [(k, t) for k, t in names if any(r.get(k) for r in rows)]
-    figure, axes = plt.subplots(1, len(drawn), figsize=(3.1 * len(drawn), 2.4), squeeze=False)
-    for ax, (name, title) in zip(axes[0], drawn):
+    out = []
+    for name, title in drawn:
+        figure, ax = plt.subplots(figsize=(4.2, 2.6))
         for key, label in ((name, "training"), (held.get(name), "held out")):
             points = [(int(r["step"]), float(r[key])) for r in rows if key and r.get(key)]
             if points:
                 ax.plot(*zip(*points), label=label, marker="o" if len(points) < 12 else None, markersize=3)
-        ax.set_title(title, fontsize=9)
-        ax.set_xlabel("step", fontsize=8)
-        ax.tick_params(labelsize=7)
+        ax.set_title(title, fontsize=11)
+        ax.set_xlabel("step", fontsize=10)
+        ax.tick_params(labelsize=9)
         ax.grid(alpha=0.3)
         if held.get(name):
-            ax.legend(fontsize=7)
-    figure.tight_layout()
+            ax.legend(fontsize=9)
+        out.append(_image(figure, f"{title} over the steps"))
     speeds = [float(r["images_per_second"]) for r in rows if r.get("images_per_second")]
     waits = [float(r["input_wait_share"]) for r in rows if r.get("input_wait_share")]
     speed = f"<p>{np.median(speeds):.0f} images/s (median); {100 * np.median(waits):.1f} % of the time waiting for input.</p>"
-    return _image(figure, "curves of loss, contrast, gradient norm and learning rate over the steps") + (
-        speed if speeds else ""
-    )
+    return f'<div class="grid">{"".join(out)}</div>' + (speed if speeds else "")
 
 
 def _reconstruction_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]) -> str:
@@ -145,7 +152,7 @@ def _reconstruction_section(encoder: PretrainedEncoder, batch: Mapping[str, np.n
     result = reconstruct(MAE(encoder.config), encoder.params, shown, normalised_targets=encoder.normalised_targets)
     out = []
     for bands, title in ((TRUE_COLOUR, "true colour"), (FALSE_COLOUR, "near infrared, red, green")):
-        figure, axes = plt.subplots(_SHOWN, 4, figsize=(7.2, 1.8 * _SHOWN))
+        figure, axes = plt.subplots(_SHOWN, 4, figsize=(4.4, 1.12 * _SHOWN), squeeze=False)
         original = composite(result.original, encoder.statistics, bands)
         masked = np.where(result.mask[..., None] > 0, 0.5, original)
         painted = composite(result.reconstruction, encoder.statistics, bands)
@@ -154,16 +161,30 @@ def _reconstruction_section(encoder: PretrainedEncoder, batch: Mapping[str, np.n
             for ax, picture in zip(axes[i], (original[i], masked[i], painted[i], result.error[i])):
                 ax.imshow(picture, cmap="magma", vmin=0, vmax=top)
                 ax.set_axis_off()
-        for ax, name in zip(axes[0], ("original", "what the encoder saw", "reconstruction", f"error (0 to {top:.2f} std)")):
+        for ax, name in zip(axes[0], ("original", "seen", "reconstruction", f"error, 0 to {top:.2f}")):
             ax.set_title(name, fontsize=8)
         figure.tight_layout(pad=0.4)
-        out.append(f"<p>{title.capitalize()}:</p>" + _image(figure, f"reconstructions in {title}", vector=False))
+        out.append(
+            f"<div><p>{title.capitalize()}:</p>" + _image(figure, f"reconstructions in {title}", vector=False) + "</div>"
+        )
     note = ""
     if encoder.normalised_targets:
         note = (
             "The run learned patches normalised each by itself; their own mean and deviation are given back to the paintings. "
         )
-    return f'<p class="note">Held-out images. {note}</p>' + "".join(out)
+    return (
+        "<p>Held-out images, from plain to varied: the original, the patches that the encoder saw, the reconstruction, and its "
+        f"absolute error (mean over the bands, in standard deviations of the data). {note}</p>"
+        f'<div class="grid">{"".join(out)}</div>'
+    )
+
+
+def _plain_to_varied(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch with images at even steps of their pixels' deviation first, the plainest before the most varied."""
+    spread = np.argsort(batch["image"].std(axis=(1, 2)).mean(axis=-1), kind="stable")
+    first = spread[np.round(np.linspace(0.1, 0.95, _SHOWN) * (len(spread) - 1)).astype(int)]
+    order = np.concatenate([first, np.setdiff1d(np.arange(len(spread)), first)])
+    return {name: value[order] for name, value in batch.items()}
 
 
 def _routing_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]) -> str:
@@ -174,7 +195,7 @@ def _routing_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
     grid = np.full((experts, cfg.depth), np.nan)
     for layer, usage in enumerate(routing.usage):
         grid[: len(usage), layer] = usage * len(usage)
-    figure, ax = plt.subplots(figsize=(min(9, 1.2 + 0.5 * cfg.depth), 2.4))
+    figure, ax = plt.subplots(figsize=(min(9, 2 + 0.5 * cfg.depth), 2.4))
     shades = ax.imshow(grid, cmap="viridis", vmin=0, vmax=2, aspect="auto")
     ax.set_xlabel("layer", fontsize=8)
     ax.set_ylabel("expert", fontsize=8)
@@ -183,21 +204,22 @@ def _routing_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
     for (e, layer), value in np.ndenumerate(grid):
         if np.isfinite(value):
             ax.text(layer, e, f"{value:.2f}", ha="center", va="center", fontsize=6, color="white" if value < 1.2 else "black")
-    figure.colorbar(shades, label="share of tokens, 1 = even")
-    usage_map = _image(figure, "share of the tokens of each expert in each layer")
+    figure.colorbar(shades)
+    ax.set_title("share of the tokens, 1 = even", fontsize=9)
+    usage_map = '<div class="wide">' + _image(figure, "share of the tokens of each expert in each layer") + "</div>"
     starved = [(i, e) for i, u in enumerate(routing.usage) for e, s in enumerate(u) if s < 0.25 / len(u)]
     note = f"{len(starved)} of {sum(map(len, routing.usage))} experts get less than a quarter of their even share of tokens"
     note += ": " + ", ".join(f"layer {i} expert {e}" for i, e in starved) + "." if starved else "."
 
     layers = sorted({0, cfg.depth // 2, cfg.depth - 1})
     shown = {k: v[:_SHOWN] for k, v in batch.items()}
-    figure, axes = plt.subplots(_SHOWN, 1 + len(layers), figsize=(1.8 * (1 + len(layers)), 1.8 * _SHOWN), squeeze=False)
+    figure, axes = plt.subplots(_SHOWN, 1 + len(layers), figsize=(1.1 * (1 + len(layers)), 1.12 * _SHOWN), squeeze=False)
     pictures = composite(shown["image"], encoder.statistics)
     for i in range(_SHOWN):
         axes[i, 0].imshow(pictures[i])
         for ax, layer in zip(axes[i, 1:], layers):
             ax.imshow(routing.top1(layer)[i], cmap="tab10", vmin=0, vmax=9)
-    for ax, title in zip(axes[0], ("image", *(f"top expert, layer {layer}" for layer in layers))):
+    for ax, title in zip(axes[0], ("image", *(f"layer {layer}" for layer in layers))):
         ax.set_title(title, fontsize=8)
     for ax in axes.flat:
         ax.set_axis_off()
@@ -209,7 +231,7 @@ def _routing_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
     side = cfg.img_size // cfg.patch_size
     effects = ablation_effects(encoder, shown, last) if cfg.num_experts(last) > cfg.top_k else None
     count = cfg.num_experts(last)
-    figure, axes = plt.subplots(2 if effects is not None else 1, count, figsize=(1.8 * count, 3.8), squeeze=False)
+    figure, axes = plt.subplots(2 if effects is not None else 1, count, figsize=(1.4 * count, 3), squeeze=False)
     for e in range(count):
         axes[0, e].imshow(norms[0, -side * side :, e].reshape(side, side), cmap="viridis", vmin=0, vmax=norms[0].max())
         axes[0, e].set_title(f"expert {e}", fontsize=8)
@@ -270,15 +292,15 @@ def _probes_section(run_dir: str) -> str:
         )
         key = next((k for k in ("micro_mAP", "accuracy", "r2") if k in shown), shown[0])
         with_key = [r for r in rows if key in r["mean"]]
-        figure, ax = plt.subplots(figsize=(6.5, 0.5 + 0.28 * len(with_key)))
+        figure, ax = plt.subplots(figsize=(5, 0.6 + 0.3 * len(with_key)))
         for y, r in enumerate(reversed(with_key)):
             low, high = r["intervals"].get(key, (r["mean"][key],) * 2)
             colour = "tab:blue" if r["features"] == "pretrained" else "tab:gray"
             ax.plot([low, high], [y, y], color=colour, lw=1.5)
             ax.plot(r["mean"][key], y, "o", color=colour, markersize=5)
-        ax.set_yticks(range(len(with_key)), [f"{r['features']}, {r['probe']}" for r in reversed(with_key)], fontsize=7)
-        ax.tick_params(axis="x", labelsize=7)
-        ax.set_xlabel(f"{COLUMNS[key]}, with the 95 % bootstrap interval of the first seed", fontsize=8)
+        ax.set_yticks(range(len(with_key)), [f"{r['features']}, {r['probe']}" for r in reversed(with_key)], fontsize=9)
+        ax.tick_params(axis="x", labelsize=9)
+        ax.set_xlabel(f"{COLUMNS[key]}, 95 % interval of the first seed", fontsize=9)
         ax.grid(axis="x", alpha=0.3)
         out.append(_image(figure, f"{COLUMNS[key]} of each set of features"))
     return "".join(out)
@@ -292,25 +314,25 @@ def _projection_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarr
         ]
     )
     flat = {"PCA": project(z, "pca"), "t-SNE": project(z, "tsne")}
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 4.6))
     labels = batch["labels"]
     single = labels.sum(axis=1) == 1 if task == "multilabel" else np.ones(len(labels), bool)
-    for ax, (title, xy) in zip(axes, flat.items()):
-        ax.scatter(*xy[~single].T, s=6, color="#d0d0d0", linewidths=0)
-        for k, name in enumerate(classes):
-            rows = single & (labels[:, k] > 0)
-            if rows.any():
-                ax.scatter(*xy[rows].T, s=9, color=plt.get_cmap("tab20")(k % 20), label=name[:28], linewidths=0)
-        ax.set_title(title, fontsize=9)
+    of_class = {name: single & (labels[:, k] > 0) for k, name in enumerate(classes)} if labels.ndim == 2 else {}
+    drawn = [(name, rows, _COLOURS[k % len(_COLOURS)]) for k, (name, rows) in enumerate(of_class.items()) if rows.any()]
+    out = []
+    for title, xy in flat.items():
+        figure, ax = plt.subplots(figsize=(4.2, 4.2))
+        ax.scatter(*xy[~single if drawn else slice(None)].T, s=6, color="#d0d0d0", linewidths=0)
+        for _, rows, colour in drawn:
+            ax.scatter(*xy[rows].T, s=9, color=colour, linewidths=0)
+        ax.set_title(title, fontsize=11)
         ax.set_xticks([])
         ax.set_yticks([])
-    handles, names = axes[0].get_legend_handles_labels()
-    if handles:
-        figure.legend(handles, names, fontsize=7, ncol=4, loc="lower center", markerscale=1.6, frameon=False)
-    figure.tight_layout(rect=(0, 0.14 if handles else 0, 1, 1))
+        out.append(_image(figure, f"{title} of the embeddings"))
+    key = "".join(f'<span><i style="background:{c}"></i>{html.escape(name)}</span>' for name, _, c in drawn)
     grey = " Images of several classes are grey." if task == "multilabel" else ""
-    return f"<p>Embeddings of {len(z)} held-out images in two dimensions.{grey}</p>" + _image(
-        figure, "PCA and t-SNE of embeddings"
+    return (
+        f"<p>Embeddings of {len(z)} held-out images in two dimensions.{grey}</p>"
+        f'<div class="grid">{"".join(out)}</div><p class="key">{key}</p>'
     )
 
 
@@ -356,6 +378,7 @@ def write_report(
         fit = "resize" if config["fit"] == "resize" else "centre_crop"
         options = dict(fit=fit, clip=tuple(config["clip"]) or None, hour=config["hour"], batch_size=128)
         batch = load_images(encoder, source, split or config["val_split"], limit=max_images, **options)
+        batch = _plain_to_varied(batch)
         task, classes = source.info.metadata["task"], source.info.features["labels"].feature.names or []
     except (FileNotFoundError, ValueError) as error:
         missing = f'<p class="note">Without pictures: {html.escape(str(error))}</p>'
