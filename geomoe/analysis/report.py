@@ -233,10 +233,10 @@ def _routing_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
     count = cfg.num_experts(last)
     figure, axes = plt.subplots(2 if effects is not None else 1, count, figsize=(1.4 * count, 3), squeeze=False)
     for e in range(count):
-        axes[0, e].imshow(norms[0, -side * side :, e].reshape(side, side), cmap="viridis", vmin=0, vmax=norms[0].max())
+        axes[0, e].imshow(norms[-1, -side * side :, e].reshape(side, side), cmap="viridis", vmin=0, vmax=norms[-1].max())
         axes[0, e].set_title(f"expert {e}", fontsize=8)
         if effects is not None:
-            axes[1, e].imshow(effects[e, 0], cmap="magma", vmin=0, vmax=max(float(effects[:, 0].max()), 1e-9))
+            axes[1, e].imshow(effects[e, -1], cmap="magma", vmin=0, vmax=max(float(effects[:, -1].max()), 1e-9))
     for ax in axes.flat:
         ax.set_xticks([])
         ax.set_yticks([])
@@ -247,7 +247,7 @@ def _routing_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
     return (
         f"<p>Experts on held-out images, without masking and noise. {html.escape(note)}</p>{usage_map}"
         f"<p>The expert with the largest gate, patch by patch:</p>{maps}"
-        "<p>The last layer and the first image above: how much each expert adds to a patch, and how far the patch's embedding "
+        "<p>The last layer and the last image above: how much each expert adds to a patch, and how far the patch's embedding "
         f"moves when that expert can no longer be chosen:</p>{detail}"
     )
 
