@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -124,6 +125,14 @@ class PretrainedEncoder:
     def embed_dim(self) -> int:
         """Width D of an embedding."""
         return self.config.width
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the encoder's weights, in hex: tells two runs in the same folder apart."""
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(self.params["encoder"]):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()
 
     @property
     def bands(self) -> tuple[str, ...]:

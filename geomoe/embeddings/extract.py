@@ -6,7 +6,6 @@ Everything runs in blocks: a block is read, embedded and written as a part befor
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -58,17 +57,12 @@ class Sink:
 
 
 def _facts(encoder: PretrainedEncoder, sink: Sink, source: Mapping[str, Any], given: imagery.Input | None) -> dict[str, Any]:
-    import jax
-
     import geomoe
 
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(encoder.params["encoder"]):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
     return {
         "geomoe_version": geomoe.__version__,
         "encoder": encoder.source,
-        "encoder_sha256": digest.hexdigest(),
+        "encoder_sha256": encoder.fingerprint,
         "pool": sink.pool,
         "dtype": sink.dtype,
         "input": encoder.record(given),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -290,16 +289,6 @@ def _settings(config: ml_collections.ConfigDict, probe: str) -> str:
     return ";".join(f"{k}={v}".replace(" ", "") for k, v in shown.items())
 
 
-def _identity(encoder: geomoe.PretrainedEncoder) -> str:
-    """Where the encoder came from, and a digest of its weights: another training run in the same folder is another encoder."""
-    import jax
-
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(encoder.params["encoder"]):
-        digest.update(np.ascontiguousarray(leaf).tobytes())
-    return f"{encoder.source} {digest.hexdigest()[:12]}"
-
-
 def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
     """Embeds, fits and scores; rows that the results file has are taken from there, others are added to it.
 
@@ -333,7 +322,8 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         facts["test"] = datasets.num_examples(source, d.test_split) if d.test_split else None
     folder = config.output or (os.path.join(config.checkpoint, "probes") if os.path.isdir(config.checkpoint) else "")
     results = Results(os.path.join(folder, "results.csv")) if folder else None
-    identity, normalisation = _identity(encoder), encoder.record()["statistics"]["source"]
+    identity = f"{encoder.source} {encoder.fingerprint[:12]}"
+    normalisation = encoder.record()["statistics"]["source"]
     stem = os.path.join(folder, d.name.replace("/", "_")) if folder else ""
 
     rows = []
