@@ -38,3 +38,21 @@ def synthetic_dir(tmp_path_factory):
         config = SyntheticConfig(name=name, counts=counts, dominant=dominant)
         SyntheticLandsat(config=config, data_dir=folder).download_and_prepare()
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_dir(tmp_path_factory, synthetic_dir):
+    """A run directory of a tiny model, four steps old."""
+    from geomoe.training import default_config, loop
+
+    config = default_config()
+    config.model.size = "tiny"
+    config.data.name = "synthetic_landsat/small"
+    config.data.data_dir = str(synthetic_dir)
+    config.data.statistics = "computed"
+    config.train.batch_size = 16
+    config.train.num_steps = 4
+    config.log.images = 0
+    folder = tmp_path_factory.mktemp("run")
+    loop.train(config, folder)
+    return folder

@@ -1,10 +1,13 @@
 """Images as users have them: units, bands, sizes; and what the encoder tells of them."""
 
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
 import pytest
-from conftest import DATA
+from conftest import DATA, ROOT
 
 import geomoe
 from geomoe import imagery, landsat
@@ -171,3 +174,18 @@ def test_contributions_add_up_and_unused_experts_have_no_effect(encoder, scenes)
     assert ((effects > 0) == chosen).all()
     with pytest.raises(ValueError, match="layer 9"):
         contribution_norms(encoder, batch, 9)
+
+
+def test_embedding_on_several_devices_is_that_on_one(encoder, scenes, tmp_path):
+    dn = np.concatenate([scenes[0][:, 8:16, 8:16]] * 3)[:13]
+    np.savez(tmp_path / "in.npz", dn=dn, wanted=encoder.embed(dn, lat=np.arange(13.0), lon=np.arange(13.0)))
+    code = f"""
+import jax, numpy as np, geomoe
+assert len(jax.local_devices()) == 4
+encoder, data = geomoe.load({str(DATA / "reference_tiny_random.pth")!r}), np.load({str(tmp_path / "in.npz")!r})
+for size in (4, 5, 256):
+    z = encoder.embed(data["dn"], lat=np.arange(13.0), lon=np.arange(13.0), batch_size=size)
+    np.testing.assert_allclose(z, data["wanted"], atol=1e-5)
+"""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)

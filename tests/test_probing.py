@@ -14,7 +14,6 @@ from geomoe.probing import band_statistics, classification_metrics, default_prob
 from geomoe.probing import run as probe_run
 from geomoe.probing.run import BASELINES
 from geomoe.probing.tables import verdict
-from geomoe.training import default_config, loop
 
 
 @pytest.fixture(scope="module")
@@ -132,21 +131,6 @@ def test_band_statistics_leave_out_pixels_without_data():
     assert not band_statistics(images, valid & False).any()
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory, synthetic_dir):
-    config = default_config()
-    config.model.size = "tiny"
-    config.data.name = "synthetic_landsat/small"
-    config.data.data_dir = str(synthetic_dir)
-    config.data.statistics = "computed"
-    config.train.batch_size = 16
-    config.train.num_steps = 4
-    config.log.images = 0
-    folder = tmp_path_factory.mktemp("run")
-    loop.train(config, folder)
-    return folder
-
-
 @pytest.mark.parametrize("name, test_split", [("small", "test"), ("small_dominant", "test"), ("small_dominant", "")])
 def test_probing_run(run_dir, synthetic_dir, name, test_split):
     config = default_probe_config()
@@ -200,16 +184,30 @@ def test_every_probing_config_is_valid(name):
     probe_run.validate(config)
 
 
-def test_the_python_of_the_readme_runs(run_dir, capsys):
-    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
-    code = "\n".join(block.split("```")[0] for block in blocks)
-    rng = np.random.default_rng(0)
-    names = dict(
-        images=rng.integers(7000, 20000, (1000, 40, 40, 7)).astype(np.uint16),
-        lat=rng.uniform(-60, 60, 1000),
-        lon=[None] * 1000,
-        time=np.full(1000, np.datetime64("2020-05-18")),
-        labels=rng.integers(0, 3, 1000),
-    )
-    exec(code.replace("runs/demo", str(run_dir)), names)
-    assert names["z"].shape == (1000, 16) and "accuracy" in capsys.readouterr().out
+def test_a_run_with_every_other_probe(run_dir, synthetic_dir, tmp_path):
+    config = default_probe_config()
+    config.checkpoint, config.output = str(run_dir), str(tmp_path)
+    config.data.name, config.data.data_dir = "synthetic_landsat/small", str(synthetic_dir)
+    config.data.val_split = "val"
+    config.linear.C = 0.0
+    config.probes, config.baselines, config.seeds = ("linear", "ridge", "finetune"), ("random weights",), (0,)
+    config.finetune.blocks, config.finetune.epochs = 1, 1
+    config.label_fractions = (0.25, 1.0)
+    rows, facts = probe_run.run(config)
+    found = {(row.features, row.probe): row for row in rows}
+    assert set(found) == {(f, p) for f in ("pretrained", "random weights") for p in ("linear", "ridge", "finetune")}
+    assert found["pretrained", "ridge"].mean["R2"] <= 1 and found["pretrained", "ridge"].mean["RMSE"] > 0
+    linear, tuned = found["pretrained", "linear"].mean, found["pretrained", "finetune"].mean
+    assert 0.2 < linear["micro_mAP"] <= 1 and abs(tuned["micro_mAP"] - linear["micro_mAP"]) < 0.3
+    print(facts)
+    assert geomoe.probing.load_probe(next(tmp_path.glob("*.npz"))).coef.shape[0] == 16
+
+
+def test_a_run_for_changes(run_dir, tmp_path):
+    config = default_probe_config()
+    config.checkpoint, config.output = str(run_dir), str(tmp_path)
+    config.data.name, config.data.pairs = "synthetic_pairs", 64
+    config.baselines, config.seeds = ("random weights", "band statistics"), (0,)
+    rows, facts = probe_run.run(config)
+    print([(r.features, r.probe) for r in rows], facts)
+    assert all(0 <= row.mean["accuracy"] <= 1 for row in rows)
