@@ -1,10 +1,11 @@
 """From labelled patches to a map: embed a folder, train a probe, map a scene.
 
-    python examples/map_a_scene.py --checkpoint runs/demo --work /tmp/map                  # makes synthetic patches and a scene
-    python examples/map_a_scene.py --checkpoint runs/S --work OUT --patches DIR --labels labels.csv --scene SCENE [--unit level1_dn]
+    python examples/map_a_scene.py --checkpoint runs/demo --work OUT      # on synthetic patches and a synthetic scene
+    python examples/map_a_scene.py --checkpoint runs/S --work OUT --patches DIR --labels labels.csv --scene SCENE
 
-labels.csv has the columns id (file name without its ending) and label. OUT gets patches.parquet, probe.npz, scene.tif (embeddings)
-and map.tif (class numbers from 1, 0 where nothing was embedded; the class names are in its tags).
+`--unit level1_dn` and the like say what the numbers are. labels.csv has the columns id (file name without its ending) and
+label. OUT gets patches.parquet, probe.npz, scene.tif (embeddings) and map.tif (class numbers from 1, 0 where nothing was
+embedded; the class names are in its tags).
 """
 
 import argparse

@@ -62,7 +62,7 @@ def test_projections_keep_groups_apart():
 
 def test_the_report_holds_every_part_and_refers_to_nothing_outside(report_page):
     text = report_page.read_text()
-    for part in ("config", "curves", "reconstructions", "experts", "reliance", "probes", "projection"):
+    for part in ("config", "curves", "reconstructions", "routing", "metadata", "probes", "projection"):
         assert f'id="{part}"' in text, part
     assert not re.search(r'(?:src|href)="(?!#|data:)', text) and "url(" not in text and "@import" not in text
     assert "<script" not in text
@@ -102,8 +102,8 @@ def test_the_report_on_a_phone_and_on_paper(report_page, tmp_path):
     page.write_text(report_page.read_text() + measure)
     frame = tmp_path / "phone.html"  # headless windows are never narrower than 500 pixels; a frame is
     frame.write_text(
-        '<iframe src=measured.html width=390 height=844 onload="setTimeout(()=>{document.title=this.contentDocument.title},500)">'
-        "</iframe>"
+        "<iframe src=measured.html width=390 height=844 "
+        'onload="setTimeout(()=>{document.title=this.contentDocument.title},500)"></iframe>'
     )
     command = [chromium, *options, "--allow-file-access-from-files", "--virtual-time-budget=10000"]
     dom = subprocess.run([*command, "--dump-dom", f"file://{frame}"], capture_output=True, text=True, timeout=120).stdout

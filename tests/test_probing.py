@@ -190,16 +190,16 @@ def test_a_run_with_every_other_probe(run_dir, synthetic_dir, tmp_path):
     config.data.name, config.data.data_dir = "synthetic_landsat/small", str(synthetic_dir)
     config.data.val_split = "val"
     config.linear.C = 0.0
-    config.probes, config.baselines, config.seeds = ("linear", "ridge", "finetune"), ("random weights",), (0,)
+    config.probes, config.baselines, config.seeds = ("linear", "ridge", "finetune"), (), (0,)
     config.finetune.blocks, config.finetune.epochs = 1, 1
     config.label_fractions = (0.25, 1.0)
     rows, facts = probe_run.run(config)
     found = {(row.features, row.probe): row for row in rows}
-    assert set(found) == {(f, p) for f in ("pretrained", "random weights") for p in ("linear", "ridge", "finetune")}
-    assert found["pretrained", "ridge"].mean["R2"] <= 1 and found["pretrained", "ridge"].mean["RMSE"] > 0
+    assert set(found) == {("pretrained", p) for p in config.probes}
+    assert 0 < found["pretrained", "ridge"].mean["r2"] <= 1 and found["pretrained", "ridge"].mean["rmse"] < 0.5  # NDVI
     linear, tuned = found["pretrained", "linear"].mean, found["pretrained", "finetune"].mean
     assert 0.2 < linear["micro_mAP"] <= 1 and abs(tuned["micro_mAP"] - linear["micro_mAP"]) < 0.3
-    print(facts)
+    assert [point["rows"] for point in facts["label_efficiency"]["pretrained"]] == [24, 96]
     assert geomoe.probing.load_probe(next(tmp_path.glob("*.npz"))).coef.shape[0] == 16
 
 
@@ -209,5 +209,6 @@ def test_a_run_for_changes(run_dir, tmp_path):
     config.data.name, config.data.pairs = "synthetic_pairs", 64
     config.baselines, config.seeds = ("random weights", "band statistics"), (0,)
     rows, facts = probe_run.run(config)
-    print([(r.features, r.probe) for r in rows], facts)
-    assert all(0 <= row.mean["accuracy"] <= 1 for row in rows)
+    assert [row.probe for row in rows] == ["change threshold", "change linear"] * 3
+    assert all(0.3 < row.mean["accuracy"] <= 1 for row in rows)
+    assert "change linear" in (tmp_path / "results.csv").read_text()
