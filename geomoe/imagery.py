@@ -6,6 +6,7 @@ Axes: N images, H and W pixels, C bands, S the model's image side.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -135,6 +136,7 @@ def to_collection2(images: np.ndarray, given: Input) -> np.ndarray:
     return np.where(np.isnan(dn), landsat.NODATA, np.clip(dn, 1, 65535)).astype(np.float32)
 
 
+@functools.lru_cache(maxsize=256)
 def resize_weights(source: int, target: int) -> np.ndarray:
     """(target, source) float32: bilinear interpolation along one axis, pixel centres aligned, without antialiasing."""
     position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
@@ -142,7 +144,24 @@ def resize_weights(source: int, target: int) -> np.ndarray:
     weights = np.zeros((target, source), np.float32)
     weights[np.arange(target), low] = 1 - (position - low)
     weights[np.arange(target), np.minimum(low + 1, source - 1)] += position - low
+    weights.flags.writeable = False
     return weights
+
+
+def resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(N, H, W, C) -> (N, height, width, C) float32, bilinear."""
+    n, h, w, c = images.shape
+    rows, columns = resize_weights(h, height), resize_weights(w, width)
+    tall = rows @ images.astype(np.float32).reshape(n, h, w * c)
+    return columns @ tall.reshape(n, height, w, c)
+
+
+def fitted_shape(height: int, width: int, size: int, fit: str) -> tuple[int, int]:
+    """What an image is resized to: `size` by `size` for "resize", else no side shorter than `size` and the same form."""
+    if fit == "resize":
+        return size, size
+    scale = size / min(height, width)
+    return max(round(height * scale), size), max(round(width * scale), size)
 
 
 def fit_size(images: np.ndarray, size: int, fit: str) -> np.ndarray:
@@ -158,16 +177,8 @@ def fit_size(images: np.ndarray, size: int, fit: str) -> np.ndarray:
         raise ValueError(
             f"images of {height} x {width} pixels for a model of {size} x {size}; pass fit='centre_crop' or fit='resize'"
         )
-
-    def resize(shape: tuple[int, int]) -> np.ndarray:
-        rows, columns = resize_weights(height, shape[0]), resize_weights(width, shape[1])
-        return np.einsum("yh,nhwc,xw->nyxc", rows, images.astype(np.float32), columns, optimize=True)
-
-    if fit == "resize":
-        return resize((size, size))
-    if min(height, width) < size:
-        scale = size / min(height, width)
-        images = resize((max(round(height * scale), size), max(round(width * scale), size)))
+    if fit == "resize" or min(height, width) < size:
+        images = resized(images, *fitted_shape(height, width, size, fit))
         height, width = images.shape[1:3]
     top, left = (height - size) // 2, (width - size) // 2
     return images[:, top : top + size, left : left + size]

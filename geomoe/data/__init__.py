@@ -7,7 +7,7 @@ from typing import Any
 
 _MODULES = {
     "BUILDERS": "builders",
-    "Augment": "pipeline",
+    "Augment": "pictures",
     "DatasetNotPreparedError": "pipeline",
     "Statistics": "pipeline",
     "builder": "pipeline",

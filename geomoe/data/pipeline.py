@@ -18,9 +18,9 @@ import tensorflow_datasets as tfds
 from geomoe import landsat, metadata
 from geomoe.data import tensorflow_setup  # noqa: F401
 from geomoe.data.builders import BUILDERS
+from geomoe.data.pictures import DRAWS, FITS, Augment, Preparation
 
 AUTOTUNE = tf.data.AUTOTUNE
-FITS = ("centre_crop", "random_crop", "resize")
 _SHUFFLE_BUFFER = 16384  # records; they are shuffled once when they are written, so this only varies the epochs
 
 
@@ -53,25 +53,6 @@ def published_statistics(name: str) -> Statistics:
     return Statistics(**landsat.STATISTICS[name], source=f"published:{name}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Augment:
-    """Random choices of training. All off by default.
-
-    Attributes:
-        flips: mirror left-right and up-down, each for half of the images.
-        turns: turn by 0, 90, 180 or 270 degrees.
-        metadata_dropout: probability with which each of week, hour, latitude and longitude goes missing, on its own.
-    """
-
-    flips: bool = False
-    turns: bool = False
-    metadata_dropout: float = 0.0
-
-    def __post_init__(self):
-        if not 0 <= self.metadata_dropout <= 1:
-            raise ValueError(f"metadata_dropout = {self.metadata_dropout} must be in [0, 1]")
-
-
 def builder(name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
     """A prepared dataset, "name" or "name/config", as TFDS reads it.
 
@@ -99,9 +80,9 @@ def builder(name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
     return tfds.builder_from_directory(folder)
 
 
-def _decode(raw: tf.Tensor) -> dict[str, tf.Tensor]:
-    """A serialized record to its fields, the image as (H, W, C) uint16."""
-    fields = tf.io.parse_single_example(
+def _parse(raw: tf.Tensor) -> dict[str, Any]:
+    """(B,) serialized records to their fields; images as (B,) strings of uint16 and (B, 3) shapes, labels ragged."""
+    return tf.io.parse_example(
         raw,
         {
             "id": tf.io.FixedLenFeature([], tf.string),
@@ -113,44 +94,6 @@ def _decode(raw: tf.Tensor) -> dict[str, tf.Tensor]:
             "labels": tf.io.RaggedFeature(tf.int64),
         },
     )
-    fields["image"] = tf.reshape(tf.io.decode_raw(fields.pop("image/value"), tf.uint16), fields.pop("image/shape"))
-    return fields
-
-
-def _fit(image: tf.Tensor, size: int, fit: str, seed: tf.Tensor) -> tf.Tensor:
-    """(H, W, C) uint16 to (size, size, C) float32 by cropping or resizing; smaller images are always resized first."""
-    image = tf.cast(image, tf.float32)
-    shape = tf.shape(image)
-    height, width = shape[0], shape[1]
-    if fit == "resize":
-        return tf.ensure_shape(tf.image.resize(image, (size, size), "bilinear"), (size, size, None))
-
-    def enlarged() -> tf.Tensor:
-        scale = tf.cast(size, tf.float32) / tf.cast(tf.minimum(height, width), tf.float32)
-        target = tf.maximum(tf.cast(tf.round(tf.cast([height, width], tf.float32) * scale), tf.int32), size)
-        return tf.image.resize(image, target, "bilinear")
-
-    image = tf.cond(tf.minimum(height, width) < size, enlarged, lambda: image)
-    room = tf.shape(image)[:2] - size
-    if fit == "random_crop":
-        part = tf.random.stateless_uniform([2], seed)
-        offset = tf.minimum(tf.cast(part * tf.cast(room + 1, tf.float32), tf.int32), room)
-    else:
-        offset = room // 2
-    image = image[offset[0] : offset[0] + size, offset[1] : offset[1] + size]
-    return tf.ensure_shape(image, (size, size, None))
-
-
-def _turn(image: tf.Tensor, augment: Augment, seed: tf.Tensor) -> tf.Tensor:
-    """The flips and quarter turns of one square image."""
-    choices = tf.random.stateless_uniform([3], seed)
-    if augment.flips:
-        image = tf.cond(choices[0] < 0.5, lambda: tf.reverse(image, [0]), lambda: image)
-        image = tf.cond(choices[1] < 0.5, lambda: tf.reverse(image, [1]), lambda: image)
-    if augment.turns:
-        shape = image.shape
-        image = tf.ensure_shape(tf.image.rot90(image, tf.cast(choices[2] * 4, tf.int32)), shape)
-    return image
 
 
 def _encode_metadata(latitude, longitude, time, ids, hour: str) -> list[np.ndarray]:
@@ -237,61 +180,57 @@ def load(
             f"{source.name} split {split} has {count} examples, fewer than a batch of {local_batch}; lower batch_size"
         )
     classes = source.info.features["labels"].feature.num_classes
-    mean, std = (tf.constant(v, tf.float32) for v in (statistics.mean, statistics.std))
+    mean, std = (np.asarray(v, np.float32) for v in (statistics.mean, statistics.std))
+    preparation = Preparation(img_size, fit, augment, clip, mean, std)
 
     records = _raw_records(source, split)
     if cache:
         records = records.cache()
 
-    def prepare(index: tf.Tensor, raw: tf.Tensor, epoch: tf.Tensor) -> dict[str, tf.Tensor]:
-        fields = _decode(raw)
-        key = tf.stack([tf.constant(seed, tf.int64) * 1_000_003 + epoch, index * 8])
-        pictures = {}
+    def batch_of(index: tf.Tensor, raw: tf.Tensor, epoch: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Everything at once for the records of a batch: its cost is a few large operations, not some for each image."""
+        fields = _parse(raw)
+        rows = tf.shape(raw)[0]
+        key = tf.stack([tf.constant(seed, tf.int64) * 1_000_003 + epoch, index * process_count + process_index])
+        draws = tf.random.stateless_uniform([rows, 2 * DRAWS + 4], key) if train else tf.zeros([rows, 2 * DRAWS + 4])
+        encoded, shapes = fields.pop("image/value"), fields.pop("image/shape")
         for view, name in enumerate(("image", "second_view")[:views]):
-            pictures[name] = _fit(fields["image"], img_size, fit, key + [0, 4 * view])
-            if augment.flips or augment.turns:
-                pictures[name] = _turn(pictures[name], augment, key + [0, 4 * view + 1])
-        labels = tf.zeros([max(classes, 1)], tf.int32)
+            mine = draws[:, DRAWS * view : DRAWS * (view + 1)]
+            image, valid = tf.numpy_function(preparation, [encoded, shapes, mine], [tf.float32, tf.bool])
+            fields[name] = tf.ensure_shape(image, (None, img_size, img_size, len(statistics.mean)))
+            if name == "image":
+                fields["valid"] = tf.ensure_shape(valid, (None, img_size, img_size))
+        labels = tf.zeros([rows, max(classes, 1)], tf.int32)
         if classes:
-            labels = tf.cast(tf.reduce_max(tf.one_hot(tf.concat([fields["labels"], [-1]], 0), classes), axis=0), tf.int32)
-        keep = tf.ones([4])
-        if augment.metadata_dropout:
-            draws = tf.random.stateless_uniform([4], key + [0, 2])
-            keep = tf.cast(draws >= augment.metadata_dropout, tf.float32)
-        return {**fields, **pictures, "labels": labels, "keep": keep}
-
-    def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        valid = tf.reduce_all(batch["image"] != landsat.NODATA, axis=-1)
-        for name in ("image", "second_view")[:views]:
-            image = batch[name] if clip is None else tf.clip_by_value(batch[name], *map(float, clip))
-            batch[name] = tf.ensure_shape((image - mean) / std, (None, img_size, img_size, len(statistics.mean)))
+            padded = tf.concat([fields["labels"].to_tensor(-1), tf.fill([rows, 1], tf.constant(-1, tf.int64))], axis=1)
+            labels = tf.cast(tf.reduce_max(tf.one_hot(padded, classes), axis=1), tf.int32)
+        fields["labels"] = labels
         pairs = tf.numpy_function(
             lambda *args: _encode_metadata(*args, hour),
-            [batch[k] for k in ("latitude", "longitude", "time", "id")],
+            [fields[k] for k in ("latitude", "longitude", "time", "id")],
             [tf.float32] * 4,
         )
-        keep = batch.pop("keep")
+        keep = tf.cast(draws[:, 2 * DRAWS :] >= augment.metadata_dropout, tf.float32)
         for i, (pair, values) in enumerate(zip(metadata.PAIRS, pairs)):
-            batch[pair] = tf.ensure_shape(values, (None, 2)) * keep[:, i : i + 1]
-        return {**batch, "valid": valid}
+            fields[pair] = tf.ensure_shape(values, (None, 2)) * keep[:, i : i + 1]
+        return fields
 
     if train:
         first_epoch, skip = divmod(start_batch, batches)
 
-        def epoch_records(epoch: tf.Tensor) -> tf.data.Dataset:
+        def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
             shuffled = records.shuffle(
                 min(count, _SHUFFLE_BUFFER), seed=tf.constant(seed, tf.int64) * 7919 + epoch + 1, reshuffle_each_iteration=False
             )
-            taken = shuffled.enumerate().take(batches * local_batch)
-            skipped = tf.where(epoch == first_epoch, tf.constant(skip * local_batch, tf.int64), tf.constant(0, tf.int64))
-            return taken.skip(skipped).map(lambda index, raw: (index, raw, epoch))
+            skipped = tf.where(epoch == first_epoch, tf.constant(skip, tf.int64), tf.constant(0, tf.int64))
+            numbered = shuffled.batch(local_batch, drop_remainder=True).enumerate().skip(skipped)
+            return numbered.map(lambda index, raw: (index, raw, epoch))
 
-        ds = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch_records)
+        ds = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch_batches)
     else:
-        ds = records.enumerate().map(lambda index, raw: (index, raw, tf.constant(0, tf.int64))).skip(start_batch * local_batch)
-    ds = ds.map(prepare, num_parallel_calls=AUTOTUNE, deterministic=True)
-    ds = ds.batch(local_batch, drop_remainder=train)
-    return ds.map(finish, num_parallel_calls=AUTOTUNE, deterministic=True).prefetch(2)
+        ds = records.batch(local_batch).enumerate().skip(start_batch)
+        ds = ds.map(lambda index, raw: (index, raw, tf.constant(0, tf.int64)))
+    return ds.map(batch_of, num_parallel_calls=AUTOTUNE, deterministic=True).prefetch(2)
 
 
 def _raw_records(source: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
@@ -331,8 +270,9 @@ def compute_statistics(
     source = builder(name_or_builder, data_dir) if isinstance(name_or_builder, str) else name_or_builder
     bands = len(landsat.BANDS)
     count, total, squares = 0, np.zeros(bands), np.zeros(bands)
-    for image in _raw_records(source, split).map(lambda raw: _decode(raw)["image"], AUTOTUNE).as_numpy_iterator():
-        pixels = image[(image != landsat.NODATA).all(axis=-1)].astype(np.float64)
+    for fields in _raw_records(source, split).batch(64).map(_parse, AUTOTUNE):
+        images = [np.frombuffer(value, np.uint16).reshape(-1, bands) for value in fields["image/value"].numpy()]
+        pixels = np.concatenate([image[(image != landsat.NODATA).all(axis=-1)] for image in images]).astype(np.float64)
         count += len(pixels)
         total += pixels.sum(axis=0)
         squares += np.square(pixels).sum(axis=0)
