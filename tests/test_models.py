@@ -20,13 +20,14 @@ def random_experts(rng, e, d, f, shared):
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("dispatch", ["dense", "ragged"])
+@pytest.mark.parametrize("dispatch", ["dense", "ragged", "blocked", "sparse"])
 @pytest.mark.parametrize("experts, top_k", [(3, 1), (3, 2), (3, 3), (5, 4), (20, 2)])
 def test_every_dispatch_equals_a_loop_over_experts(shared, dispatch, experts, top_k):
     rng = np.random.default_rng(experts * 10 + top_k)
     x = jnp.asarray(rng.standard_normal((17, 6)), jnp.float32)
     params = random_experts(rng, experts, 6, 5, shared)
     clean = jnp.asarray(rng.standard_normal((17, experts)), jnp.float32)
+    clean = clean.at[:, 0].add(9.0)  # one expert gets every token
     gates = route(clean, jnp.ones_like(clean), None, top_k).gates
     assert (np.sum(np.asarray(gates) > 0, axis=1) == top_k).all()
 
@@ -120,6 +121,7 @@ def test_encoding_visible_patches_only_ignores_the_hidden_ones():
     np.testing.assert_array_equal(out.tokens, again.tokens)
 
 
+@pytest.mark.long
 def test_bfloat16_computes_near_float32_and_keeps_parameters_and_gates_in_float32():
     params = init_params(build_mae(**MICRO), 0)["encoder"]
     inputs = tiny_inputs(build_encoder(**MICRO).config)

@@ -184,6 +184,7 @@ def test_every_probing_config_is_valid(name):
     probe_run.validate(config)
 
 
+@pytest.mark.long
 def test_a_run_with_every_other_probe(run_dir, synthetic_dir, tmp_path):
     config = default_probe_config()
     config.checkpoint, config.output = str(run_dir), str(tmp_path)

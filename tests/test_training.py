@@ -54,6 +54,7 @@ def batch_of(model, size, seed=0):
     return batch | {name: rng.standard_normal((size, 2)).astype(np.float32) for name in PAIRS}
 
 
+@pytest.mark.long
 def test_accumulation_averages_the_gradients_of_the_parts():
     model = build_mae(**MICRO)
     params = init_params(model, 0)
@@ -300,6 +301,7 @@ def test_script_errors_are_one_line(tmp_path):
     assert process.returncode != 0 and "batchsize" in err and "Traceback" not in err
 
 
+@pytest.mark.long
 def test_sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     command = ["train.py", *OVERRIDES, "--config.train.num_steps=100000", f"--workdir={tmp_path}"]
     process = run_script(command)

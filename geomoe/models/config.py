@@ -21,7 +21,7 @@ SIZES: dict[str, dict[str, int]] = {
     "tiny": dict(width=16, depth=3, expert_width_first=16, expert_width_last=8, num_heads=4, num_groups=2, decoder_width=12),
 }
 
-DISPATCHES = ("auto", "dense", "ragged")
+DISPATCHES = ("auto", "dense", "sparse", "ragged", "blocked")
 LOAD_ESTIMATORS = ("reference", "shazeer")
 DTYPES = ("float32", "bfloat16")
 
@@ -40,7 +40,7 @@ class ModelConfig:
         img_size, patch_size, in_channels: side of the square input and of a patch, in pixels; number of bands.
         share_projections: whether V and W2 are one for all experts of a block (published) or one for each expert.
         load_estimator: "reference" (published) or "shazeer" (Shazeer et al. 2017, eq. 8-9).
-        dispatch: how experts are computed, "dense", "ragged" or "auto"; the result is the same.
+        dispatch: how experts are computed, see `geomoe.models.moe.mix_experts`; the result is the same.
         dropout: dropout rate on the output of each mixture, in training.
         dtype: type of activations and matmuls, "float32" or "bfloat16". Parameters, router and softmax are always float32.
         decoder_width, decoder_depth, decoder_experts, decoder_heads, decoder_groups: the decoder; its experts are half as

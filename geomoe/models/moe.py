@@ -26,6 +26,7 @@ Array = jax.Array
 BALANCE_WEIGHT = 0.01  # weight of each of the two balance losses, published
 _MAX_PAIRWISE_EXPERTS = 16  # up to here ranks come from E*E comparisons, which need no sort and no gather
 _MAX_DENSE_EXPERTS = 8  # up to here every expert is computed for every token: faster than sorting the tokens
+_BLOCK_ROWS = (8, 128)  # fewest and most rows of a block of `blocked_mixture`
 
 
 class Routing(NamedTuple):
@@ -184,15 +185,69 @@ def ragged_mixture(x: Array, gates: Array, params: ExpertParams, top_k: int) -> 
     return combine(gate * (jax.lax.ragged_dot(hidden, params.w2, sizes) + params.w2_bias[expert]))
 
 
+def blocked_mixture(x: Array, gates: Array, params: ExpertParams, top_k: int) -> Array:
+    """Only the chosen experts, in blocks of rows that share one: (T, D), (T, E) -> (T, D).
+
+    Tokens are sorted by expert and each expert's are filled up to whole blocks of R rows; K T / R + E blocks are always enough,
+    so that nothing is dropped whatever the router does (after Gale et al. 2022, arXiv 2211.15841). A block's weights are
+    gathered and all blocks go through one batched matmul, which needs no support for ragged shapes.
+    """
+    tokens, num_experts = gates.shape
+    chosen_gates, chosen = jax.lax.top_k(gates, top_k)  # (T, K)
+    assignments = tokens * top_k
+    rows = min(max(_BLOCK_ROWS[0], 1 << max(assignments // num_experts, 1).bit_length() - 1), _BLOCK_ROWS[1])
+    blocks = -(-assignments // rows) + num_experts
+    expert = chosen.reshape(-1)
+    order = jnp.argsort(expert, stable=True)  # assignments, expert after expert
+    sizes = jnp.sum(expert[:, None] == jnp.arange(num_experts), axis=0, dtype=jnp.int32)
+    whole = -(-sizes // rows) * rows
+    ends = jnp.cumsum(whole)
+    shift = (ends - whole) - (jnp.cumsum(sizes) - sizes)  # how far an expert's rows move to make room for the filling
+    slot = jnp.arange(assignments, dtype=jnp.int32) + shift[expert[order]]
+    source = jnp.zeros(blocks * rows, jnp.int32).at[slot].set(order // top_k)  # filling repeats token 0; nobody reads it
+    place = jnp.zeros(assignments, jnp.int32).at[order].set(slot)  # where each assignment went
+    owner = jnp.minimum(jnp.searchsorted(ends, jnp.arange(blocks) * rows, side="right"), num_experts - 1)
+    gathered = x[source].reshape(blocks, rows, -1)
+
+    def apply(values: Array, kernel: Array, bias: Array) -> Array:
+        return jnp.einsum("brd,bdf->brf", values, kernel[owner]) + bias[owner][:, None]
+
+    def combine(values: Array) -> Array:
+        mine = values.reshape(blocks * rows, -1)[place].reshape(tokens, top_k, -1)
+        return jnp.sum(chosen_gates[:, :, None].astype(x.dtype) * mine, axis=1)
+
+    hidden = jax.nn.silu(apply(gathered, params.w, params.w_bias))
+    if params.shared:
+        return (combine(hidden) * (x @ params.v + params.v_bias)) @ params.w2 + params.w2_bias
+    hidden = hidden * apply(gathered, params.v, params.v_bias)
+    return combine(apply(hidden, params.w2, params.w2_bias))
+
+
+def sparse_mixture(x: Array, gates: Array, params: ExpertParams, top_k: int) -> Array:
+    """Only the chosen experts, by what the platform is good at: blocks on CPU, where XLA has no ragged product, else ragged."""
+    return jax.lax.platform_dependent(
+        x,
+        gates,
+        params,
+        cpu=lambda *args: blocked_mixture(*args, top_k),
+        default=lambda *args: ragged_mixture(*args, top_k),
+    )
+
+
 def mix_experts(x: Array, gates: Array, params: ExpertParams, top_k: int, dispatch: str = "auto") -> Array:
-    """Applies the gated experts: (T, D), (T, E) -> (T, D). `dispatch` chooses how; the result is the same."""
+    """Applies the gated experts: (T, D), (T, E) -> (T, D). `dispatch` chooses how; the result is the same.
+
+    "auto" computes every expert for every token where there are few ("dense"), and otherwise the chosen ones alone ("sparse").
+    `python -m geomoe.cli.bench --part experts` measures where they cross.
+    """
     if dispatch == "auto":
-        dispatch = "dense" if gates.shape[-1] <= _MAX_DENSE_EXPERTS else "ragged"
+        dispatch = "dense" if gates.shape[-1] <= _MAX_DENSE_EXPERTS else "sparse"
     if dispatch == "dense":
         return dense_mixture(x, gates, params)
-    if dispatch == "ragged":
-        return ragged_mixture(x, gates, params, top_k)
-    raise ValueError(f"dispatch = {dispatch!r} is not 'auto', 'dense' or 'ragged'")
+    sparse = {"sparse": sparse_mixture, "ragged": ragged_mixture, "blocked": blocked_mixture}
+    if dispatch not in sparse:
+        raise ValueError(f"dispatch = {dispatch!r} is not 'auto', 'dense', {', '.join(map(repr, sparse))}")
+    return sparse[dispatch](x, gates, params, top_k)
 
 
 class Router(nn.Module):

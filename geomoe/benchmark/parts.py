@@ -1,0 +1,242 @@
+"""What is measured. Each function runs in a process of its own and gives a list of rows of plain values."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geomoe.benchmark.flops import encoder_flops, training_flops
+from geomoe.metadata import PAIRS
+from geomoe.models import Encoder, ModelConfig, build_mae
+
+Row = dict[str, Any]
+
+
+def timed(function: Callable[..., Any], *args: Any, repeats: int = 5) -> list[float]:
+    """Seconds of each of `repeats` calls, after one that does not count."""
+    jax.block_until_ready(function(*args))
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        seconds.append(time.perf_counter() - start)
+    return seconds
+
+
+def matmul_peak(size: int = 2048, repeats: int = 8) -> float:
+    """GFLOP/s of one large float32 matmul, the fastest of some: what a program that does nothing else gets."""
+    a = jnp.ones((size, size), jnp.float32)
+    product = jax.jit(lambda a: a @ a)
+    return 2 * size**3 / min(timed(product, a, repeats=repeats)) / 1e9
+
+
+def peak_memory() -> float:
+    """GB: of the accelerator where it tells, else the most that this process has held."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9
+
+
+def _rates(count: int, seconds: list[float], flops: int = 0, peak: float = 0.0) -> Row:
+    middle = statistics.median(seconds)
+    row: Row = {
+        "per_s": count / middle,
+        "spread": (max(seconds) - min(seconds)) / middle,
+        "ms": 1e3 * middle,
+    }
+    if flops:
+        row |= {"model_gflops": flops * count / middle / 1e9, "peak_gflops": peak}
+        row["peak_share"] = row["model_gflops"] / peak
+    return row
+
+
+def _compiled(function: Any, *args: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    program = function.lower(*args).compile()
+    return program, time.perf_counter() - start
+
+
+def _batch(config: ModelConfig, count: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    batch = {"image": rng.standard_normal((count, config.img_size, config.img_size, config.in_channels), np.float32)}
+    return batch | {name: rng.standard_normal((count, 2), np.float32) for name in PAIRS}
+
+
+def train(size: str = "S", batch: int = 128, repeats: int = 5, **changes: Any) -> list[Row]:
+    """The whole training step of the published recipe on random numbers, over all devices."""
+    from geomoe.training import default_config
+    from geomoe.training.parallel import map_train_step, prefetch, replicate
+    from geomoe.training.schedule import build_optimizer
+    from geomoe.training.state import TrainState, init_params
+    from geomoe.training.step import make_train_step
+
+    model = build_mae(size, **changes)
+    optimizer, _ = build_optimizer(default_config().optimizer, 1000)
+    params = init_params(model, 0)
+    state = replicate(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)))
+    step = map_train_step(make_train_step(model, optimizer))
+    data, key = next(prefetch([_batch(model.config, batch)])), replicate(jax.random.key_data(jax.random.key(0)))
+    key = jax.random.wrap_key_data(key)
+    start = time.perf_counter()
+    state, metrics = step(state, data, key)
+    jax.block_until_ready(metrics)
+    first = time.perf_counter() - start
+
+    def once() -> Any:
+        nonlocal state
+        state, metrics = step(state, data, key)
+        return metrics
+
+    seconds = timed(once, repeats=repeats)
+    row: Row = {"part": "train", "size": size, "batch": batch, "devices": jax.device_count(), **changes}
+    row |= _rates(batch, seconds, training_flops(model.config), matmul_peak())
+    return [{**row, "compile_s": first - statistics.median(seconds), "memory_gb": peak_memory()}]
+
+
+def embed(size: str = "S", batch: int = 64, repeats: int = 7, **changes: Any) -> list[Row]:
+    """The encoder on whole images, mean over the tokens."""
+    config = ModelConfig.from_dict({"size": size, **changes})
+    data = {name: jnp.asarray(value) for name, value in _batch(config, batch).items()}
+    pairs = [data[name] for name in PAIRS]
+    shapes = jax.eval_shape(Encoder(config).init, jax.random.key(0), data["image"], *pairs)["params"]
+    params = jax.tree.map(lambda leaf: 0.05 * jnp.ones(leaf.shape, leaf.dtype), shapes)
+    function = jax.jit(lambda p, image, pairs: Encoder(config).apply({"params": p}, image, *pairs).tokens.mean(axis=1))
+    program, compile_s = _compiled(function, params, data["image"], pairs)
+    seconds = timed(program, params, data["image"], pairs, repeats=repeats)
+    row: Row = {"part": "embed", "size": size, "batch": batch, **changes}
+    row |= _rates(batch, seconds, encoder_flops(config), matmul_peak())
+    return [{**row, "compile_s": compile_s, "memory_gb": peak_memory()}]
+
+
+def experts(counts: tuple[int, ...] = (3, 5, 8, 16, 32, 64), tokens: int = 3840, repeats: int = 5) -> list[Row]:
+    """One mixture (width 144, hidden 108, top 2), forward and gradient, by number of experts and dispatch."""
+    from geomoe.models.moe import ExpertParams, mix_experts, route
+
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32)
+    d, f, rows = 144, 108, []
+    for e in counts:
+        params = ExpertParams(normal(e, d, f), normal(e, f), normal(d, f), normal(f), normal(f, d), normal(d))
+        x, toward, logits = normal(tokens, d), normal(tokens, d), normal(tokens, e)
+        gates = route(logits, jnp.ones_like(logits), None, 2).gates
+        for dispatch in ("dense", "sparse"):
+            loss = lambda x, g, p, how=dispatch, y=toward: jnp.sum(mix_experts(x, g, p, 2, how) * y)
+            forward = jax.jit(lambda x, g, p, how=dispatch: mix_experts(x, g, p, 2, how))
+            gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
+            row: Row = {"part": "experts", "experts": e, "dispatch": dispatch, "tokens": tokens}
+            row |= {"forward_ms": 1e3 * statistics.median(timed(forward, x, gates, params, repeats=repeats))}
+            row |= {"gradient_ms": 1e3 * statistics.median(timed(gradient, x, gates, params, repeats=repeats))}
+            rows.append(row)
+    return rows
+
+
+@contextlib.contextmanager
+def _synthetic(count: int) -> Iterator[str]:
+    from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = SyntheticConfig(name="bench", counts={"train": count, "val": 1, "test": 1}, dominant=False)
+        SyntheticLandsat(config=config, data_dir=folder).download_and_prepare()
+        yield folder
+
+
+def input_(count: int = 2048, batch: int = 128, seconds: float = 4.0) -> list[Row]:
+    """Batches out of prepared records (40 x 40 of 44 x 44), and the conversion of GeoTIFF patches to records."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    from geomoe import data, landsat
+    from geomoe.data.builders import LandsatFolder
+    from geomoe.data.synthetic import scene
+
+    rows: list[Row] = []
+    with _synthetic(count) as folder:
+        options = dict(data_dir=folder, statistics=landsat.STATISTICS["bigearthnet_landsat"], batch_size=batch, cache=True)
+        augmented = dict(fit="random_crop", augment=data.Augment(flips=True, turns=True))
+        for name, more in (("centre crop", {}), ("random crop, flips, turns", augmented)):
+            batches = data.load("synthetic_landsat/bench", "train", train=True, **options, **more).as_numpy_iterator()
+            for _ in range(2 * count // batch):
+                next(batches)
+            done, start = 0, time.perf_counter()
+            while (spent := time.perf_counter() - start) < seconds:
+                done += len(next(batches)["image"])
+            rows.append({"part": "input", "what": name, "batch": batch, "per_s": done / spent})
+    with tempfile.TemporaryDirectory() as folder:
+        images = [scene(0, "train", i).image[:40, :40] for i in range(32)]
+        for i in range(count):
+            path = os.path.join(folder, f"{i:05d}.tif")
+            profile = dict(driver="GTiff", height=40, width=40, count=7, dtype="uint16", crs="EPSG:32632")
+            with rasterio.open(path, "w", transform=from_origin(500_000, 5_300_000, 30, 30), **profile) as file:
+                file.write(np.moveaxis(images[i % 32], 2, 0))
+        with tempfile.TemporaryDirectory() as out:
+            start = time.perf_counter()
+            LandsatFolder(config="bench", source=folder, data_dir=out).download_and_prepare()
+            rows.append({"part": "input", "what": "prepare", "per_s": count / (time.perf_counter() - start)})
+    return rows
+
+
+def probe(rows: int = 50_000, width: int = 144, classes: int = 19) -> list[Row]:
+    """The linear probe (C = 1) and kNN (k = 5) on random features with labels that depend on them."""
+    from geomoe.probing import knn_probe, linear_probe
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((rows + 2000, width), np.float32)
+    y = (x @ rng.standard_normal((width, classes)) + 4 * rng.standard_normal((len(x), classes)) > 6).astype(np.int32)
+    train, test = (x[:rows], y[:rows]), (x[rows:], y[rows:])
+    found: list[Row] = []
+    for name, call in (
+        ("linear", lambda: linear_probe(train, test, task="multilabel", resamples=0)),
+        ("kNN", lambda: knn_probe(train, test, task="multilabel", resamples=0)),
+    ):
+        seconds = timed(lambda call=call: call().scores, repeats=3)
+        row = {"part": "probe", "what": name, "rows": rows, "seconds": statistics.median(seconds)}
+        found.append({**row, "memory_gb": peak_memory()})
+    return found
+
+
+def scene_(side: int = 1540, size: str = "S", stride: int = 40) -> list[Row]:
+    """A scene of side x side pixels from file to embeddings in a GeoTIFF."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    from geomoe import embeddings, landsat
+    from geomoe.data.synthetic import scene
+    from geomoe.pretrained import PretrainedEncoder
+    from geomoe.training.state import init_params
+
+    model = build_mae(size)
+    statistics_ = {**landsat.STATISTICS["bigearthnet_landsat"], "source": "bench"}
+    encoder = PretrainedEncoder(model.config, init_params(model, 0), statistics_, "bench")
+    tile = scene(0, "train", 0).image[:40, :40]
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "scene.tif")
+        profile = dict(driver="GTiff", height=side, width=side, count=7, dtype="uint16", crs="EPSG:32632")
+        with rasterio.open(path, "w", transform=from_origin(500_000, 5_300_000, 30, 30), **profile) as file:
+            repeats = -(-side // 40)
+            file.write(np.moveaxis(np.tile(tile, (repeats, repeats, 1))[:side, :side], 2, 0))
+            file.descriptions = landsat.BANDS
+        start = time.perf_counter()
+        sink = embeddings.Sink(os.path.join(folder, "out.tif"))
+        counts = embeddings.embed_scene(encoder, sink, path, stride=stride, time="2020-05-18")
+        spent = time.perf_counter() - start
+    row = {"part": "scene", "size": size, "side": side, "windows": counts["embedded"]}
+    return [{**row, "per_s": counts["embedded"] / spent, "seconds": spent, "memory_gb": peak_memory()}]
+
+
+PARTS: dict[str, Callable[..., list[Row]]] = {
+    "train": train,
+    "embed": embed,
+    "experts": experts,
+    "input": input_,
+    "probe": probe,
+    "scene": scene_,
+}

@@ -1,0 +1,122 @@
+"""Measures how fast this machine runs geomoe, each measurement in a fresh process.
+
+    python -m geomoe.cli.bench                                       # every part: about 10 minutes on 2 cores
+    python -m geomoe.cli.bench --part train --size S --json bench.json
+    python -m geomoe.cli.bench --part train --scaling --plots plots
+
+`train` and `embed` compile twice, without and with the compilation cache. `peak` is the share of the machine's fastest large
+float32 matmul, measured in the same process, that the model's own matmuls reach (geomoe/benchmark/flops.py says how they are
+counted).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from typing import Any
+
+import rich.console
+import rich.table
+
+from geomoe.cli.setup import clear_errors, start
+
+_COLUMNS = {
+    "per_s": ("images/s", "{:,.0f}"),
+    "spread": ("spread", "{:.0%}"),
+    "model_gflops": ("GFLOP/s", "{:.0f}"),
+    "peak_share": ("peak", "{:.0%}"),
+    "forward_ms": ("forward ms", "{:.1f}"),
+    "gradient_ms": ("gradient ms", "{:.1f}"),
+    "seconds": ("s", "{:.2f}"),
+    "compile_s": ("compile s", "{:.1f}"),
+    "compile_cached_s": ("cached s", "{:.1f}"),
+    "memory_gb": ("memory GB", "{:.2f}"),
+}
+_SCALING = {
+    "train": [("batch", (16, 32, 64)), ("devices", (1, 2))],
+    "embed": [("batch", (8, 32, 256)), ("img_size", (24, 32, 56))],
+}
+
+
+def _measure(part: str, options: dict[str, Any], cache: str, devices: int = 1) -> list[dict[str, Any]]:
+    """One part in a process of its own."""
+    environment = {**os.environ, "GEOMOE_CACHE": cache}
+    if devices > 1:
+        flags = os.environ.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}"
+    command = [sys.executable, "-m", "geomoe.cli.bench", "--child", json.dumps([part, options])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise ValueError(f"{part} {options} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _rows(part: str, size: str, scaling: bool) -> list[dict[str, Any]]:
+    if part not in ("train", "embed"):
+        return _measure(part, {"size": size} if part == "scene" else {}, "")
+    with tempfile.TemporaryDirectory() as cache:
+        (row,) = _measure(part, {"size": size}, cache)
+        (again,) = _measure(part, {"size": size, "repeats": 1}, cache)
+    row["compile_cached_s"] = again["compile_s"]
+    rows = [row]
+    for axis, values in _SCALING[part] if scaling else ():
+        for value in values:
+            devices = value if axis == "devices" else 1
+            options = {"size": size, "repeats": 3, **({} if axis == "devices" else {axis: value})}
+            rows += [{**r, "varied": axis} for r in _measure(part, options, "", devices)]
+        if axis == "batch":
+            rows.append({**row, "varied": axis})
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    parts = ("train", "embed", "experts", "input", "probe", "scene")
+    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--part", default="all", choices=(*parts, "all"))
+    parser.add_argument("--size", default="S", help="of the model (default: S)")
+    parser.add_argument("--scaling", action="store_true", help="also over batch, image size and simulated devices")
+    parser.add_argument("--json", metavar="FILE", help="where to write the rows")
+    parser.add_argument("--plots", metavar="DIR", help="where to write PNG figures")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.child:
+        start()
+        from geomoe.benchmark import PARTS
+
+        part, options = json.loads(args.child)
+        print(json.dumps(PARTS[part](**options)))
+        return
+    console = rich.console.Console()
+    rows: list[dict[str, Any]] = []
+    for part in parts if args.part == "all" else (args.part,):
+        found = _rows(part, args.size, args.scaling)
+        rows += found
+        shown = [name for name in _COLUMNS if any(name in row for row in found)]
+        what = [n for n in found[0] if n not in _COLUMNS and n not in ("part", "ms", "peak_gflops", "varied")]
+        what += [n for row in found for n in ("img_size",) if n in row and n not in what][:1]
+        table = rich.table.Table(title=part)
+        for name in (*what, *(_COLUMNS[n][0] for n in shown)):
+            table.add_column(name.replace("_", " "), justify="right")
+        for row in found:
+            cells = [str(row.get(name, "")) for name in what]
+            table.add_row(*cells, *(_COLUMNS[n][1].format(row[n]) if n in row else "" for n in shown))
+        console.print(table)
+        if "peak_gflops" in found[0]:
+            console.print(f"matmul peak in the same process: {found[0]['peak_gflops']:.0f} GFLOP/s")
+    if args.json:
+        with open(f"{args.json}.partial", "w") as file:
+            json.dump(rows, file, indent=1)
+        os.replace(f"{args.json}.partial", args.json)
+    if args.plots:
+        from geomoe.benchmark.plots import save_plots
+
+        for path in save_plots(rows, args.plots):
+            console.print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(clear_errors(main))

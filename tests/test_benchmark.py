@@ -1,0 +1,40 @@
+"""The benchmark: its count of operations, and a run of its command."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from geomoe.benchmark import decoder_flops, encoder_flops, training_flops
+from geomoe.cli import bench
+from geomoe.models import ModelConfig, build_encoder
+
+
+def test_the_count_is_that_of_the_compiled_program_where_every_expert_is_chosen():
+    """With K = E nothing is wasted, so the compiler's own count of a large model is the matmuls and a little more."""
+    config = ModelConfig.from_dict(dict(size="S", depth=3, top_k=3, stage_experts=(3, 3, 3)))
+    encoder = build_encoder("S", depth=3, top_k=3, stage_experts=(3, 3, 3))
+    images, pair = jnp.zeros((4, 40, 40, 7)), jnp.zeros((4, 2))
+    params = jax.eval_shape(encoder.init, jax.random.key(0), images, pair, pair, pair, pair)
+    counted = jax.jit(encoder.apply).lower(params, images, pair, pair, pair, pair).compile().cost_analysis()["flops"] / 4
+    assert encoder_flops(config) < counted < 1.15 * encoder_flops(config)
+
+
+def test_the_published_size_by_hand():
+    config = ModelConfig()
+    assert config.num_visible == 25 and encoder_flops(config, 30) < encoder_flops(config) * 30 / 105
+    # a decoder block for a token: q, k, v, out 108 * (108 + 54 + 54 + 108); attention 2 * 105 * 108; router; two experts, V, W2
+    block = 105 * (108 * 324 + 2 * 105 * 108 + 108 * 6 + 4 * 108 * 54)
+    assert decoder_flops(config) == 2 * (30 * 144 * 108 + 2 * block + 100 * 108 * 112)
+    assert training_flops(config) == 3 * (encoder_flops(config, 30) + decoder_flops(config))
+
+
+def test_the_command_writes_rows(tmp_path, capsys):
+    bench.main(["--part", "embed", "--size", "tiny", "--json", str(tmp_path / "b.json")])
+    (row,) = json.loads((tmp_path / "b.json").read_text())
+    assert row["part"] == "embed" and row["per_s"] > 0 and 0 < row["peak_share"] < 1 and row["memory_gb"] > 0
+    assert row["compile_s"] > 0 and row["compile_cached_s"] > 0
+    assert "matmul peak" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="Huge"):
+        bench.main(["--part", "train", "--size", "Huge"])
