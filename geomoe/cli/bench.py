@@ -4,7 +4,7 @@
     python -m geomoe.cli.bench --part train --size S --json bench.json
     python -m geomoe.cli.bench --part train --scaling --plots plots
 
-`train` and `embed` compile twice, without and with the compilation cache. `peak` is the share of the machine's fastest large
+`train` and `embed` compile twice, without and with the compilation cache, and tell time and peak memory of both. `peak` is the share of the machine's fastest large
 float32 matmul, measured in the same process, that the model's own matmuls reach (geomoe/benchmark/flops.py says how they are
 counted).
 """
@@ -35,6 +35,7 @@ _COLUMNS = {
     "compile_s": ("compile s", "{:.1f}"),
     "compile_cached_s": ("cached s", "{:.1f}"),
     "memory_gb": ("memory GB", "{:.2f}"),
+    "memory_cached_gb": ("cached GB", "{:.2f}"),
 }
 _SCALING = {
     "train": [("batch", (16, 32, 64)), ("devices", (1, 2))],
@@ -61,7 +62,7 @@ def _rows(part: str, size: str, scaling: bool) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as cache:
         (row,) = _measure(part, {"size": size}, cache)
         (again,) = _measure(part, {"size": size, "repeats": 1}, cache)
-    row["compile_cached_s"] = again["compile_s"]
+    row["compile_cached_s"], row["memory_cached_gb"] = again["compile_s"], again["memory_gb"]
     rows = [row]
     for axis, values in _SCALING[part] if scaling else ():
         for value in values:
@@ -90,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         part, options = json.loads(args.child)
         print(json.dumps(PARTS[part](**options)))
         return
-    console = rich.console.Console()
+    console = rich.console.Console(width=None if sys.stdout.isatty() else 140)
     rows: list[dict[str, Any]] = []
     for part in parts if args.part == "all" else (args.part,):
         found = _rows(part, args.size, args.scaling)
