@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from geomoe import imagery, landsat, metadata
+from geomoe import compilation, imagery, landsat, metadata
 from geomoe.models import Encoder, ModelConfig, TokenOutput, count_params
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS
 
@@ -60,14 +60,22 @@ def _local_mesh() -> Mesh:
     return Mesh(np.array(jax.local_devices()), ("images",))
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(compilation.jit, static_argnums=0)
 def _apply(config: ModelConfig, params: Any, images: jax.Array, pairs: tuple[jax.Array, ...]) -> TokenOutput:
     return Encoder(config).apply({"params": params}, images, *pairs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(compilation.jit, static_argnums=(0, 1))
 def _embed(config: ModelConfig, pool: str, params: Any, images: jax.Array, pairs: tuple[jax.Array, ...]) -> jax.Array:
-    return pool_tokens(Encoder(config).apply({"params": params}, images, *pairs).tokens, pool)
+    def some(part: tuple[jax.Array, ...]) -> jax.Array:
+        return pool_tokens(Encoder(config).apply({"params": params}, *part).tokens, pool)
+
+    size = compilation.images_at_once(len(images), jax.local_device_count())
+    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (images, *pairs))
+    if len(images) == size:
+        return some((images, *pairs))
+    z = jax.lax.map(some, parts)
+    return z.reshape(-1, *z.shape[2:])
 
 
 def pool_tokens(tokens: jax.Array, pool: str) -> jax.Array:

@@ -11,7 +11,8 @@ from conftest import DATA
 from geomoe.interop import load_torch_checkpoint
 from geomoe.interop.torch_weights import flax_mixture_params, torch_state
 from geomoe.metadata import encode_degrees, encode_time
-from geomoe.models import MAE, Draws, Encoder, MixtureOfExperts, build_mae, count_params, patchify, reconstruction_losses
+from geomoe.models import MAE, Encoder, build_mae, count_params, patchify, reconstruction_losses
+from geomoe.models.moe import Draws, MixtureOfExperts, balance_loss, mixture_of_experts
 from geomoe.training import init_params, warmup_cosine
 
 COUNTS = {"S": (2_366_798, 2_537_562), "XS": (1_209_996, 1_379_032), "XXS": (657_817, 824_693)}
@@ -105,8 +106,10 @@ def _golden_layer():
 
 
 def _apply_layer(arrays, params, estimator, noise):
-    layer = MixtureOfExperts(num_experts=4, hidden=12, top_k=2, load_estimator=estimator)
-    return layer.apply({"params": params}, arrays["x"], Draws(noise, None))
+    weights = MixtureOfExperts(width=16, num_experts=4, hidden=12).apply({"params": params})
+    settings = dict(top_k=2, dispatch="auto", dropout=0.1, dtype=jnp.float32)
+    y, routing = mixture_of_experts(arrays["x"], weights, Draws(noise, None), **settings)
+    return y, routing.gates, balance_loss(routing, 2, estimator)
 
 
 def test_mixture_layer_with_given_noise():

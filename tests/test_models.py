@@ -1,12 +1,14 @@
 """The network's parts, through their public names."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from geomoe.models import ModelConfig, build_encoder, build_mae, patchify, random_masking, unpatchify
-from geomoe.models.attention import grouped_query_attention
+from geomoe.models.attention import grouped_query_attention, plain_attention
+from geomoe.models.layers import layer_norm
 from geomoe.models.moe import ExpertParams, balance_loss, loop_mixture, mix_experts, route
 from geomoe.training import init_params
 
@@ -37,7 +39,8 @@ def test_every_dispatch_equals_a_loop_over_experts(shared, dispatch, experts, to
     fast = value(lambda x, g, p: mix_experts(x, g, p, top_k, dispatch))
     plain = value(loop_mixture)
     np.testing.assert_allclose(mix_experts(x, gates, params, top_k, dispatch), loop_mixture(x, gates, params), atol=1e-5)
-    ours, theirs = (jax.grad(f, argnums=(0, 2))(x, gates, params) for f in (fast, plain))
+    wrt = (0, 1, 2) if dispatch == "dense" else (0, 2)  # a sparse dispatch gives no gradient to gates that are 0
+    ours, theirs = (jax.grad(f, argnums=wrt)(x, gates, params) for f in (fast, plain))
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
@@ -59,11 +62,11 @@ def test_balance_loss_is_least_for_even_use():
     losses = []
     for clean in (even, skewed):
         scale = jnp.ones_like(clean)
-        losses.append(float(balance_loss(route(clean, scale, None, 1), clean, scale, 1, "shazeer")))
+        losses.append(float(balance_loss(route(clean, scale, None, 1), 1, "shazeer")))
     assert losses[0] < 1e-6 < 0.01 < losses[1]
 
 
-def test_attention_against_plain_softmax():
+def test_attention_and_its_gradient_against_plain_softmax():
     rng = np.random.default_rng(0)
     b, n, heads, groups, d = 2, 7, 6, 3, 4
     q = rng.standard_normal((b, n, heads * d)).astype(np.float32)
@@ -75,6 +78,33 @@ def test_attention_against_plain_softmax():
         weights = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
         wanted[..., h * d : (h + 1) * d] = weights @ v[..., g * d : (g + 1) * d]
     np.testing.assert_allclose(grouped_query_attention(q, k, v, groups), wanted, atol=1e-5)
+    np.testing.assert_allclose(plain_attention(q, k, v, groups), wanted, atol=1e-5)
+    value = lambda attention: lambda *args: jnp.sum(jnp.sin(attention(*args, groups)))  # noqa: E731
+    ours, plain = (jax.grad(value(f), argnums=(0, 1, 2))(q, k, v) for f in (grouped_query_attention, plain_attention))
+    for a, b in zip(ours, plain):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    large = grouped_query_attention(100 * q, 100 * k, v, groups)  # exp of the logits themselves would overflow
+    np.testing.assert_allclose(large, plain_attention(100 * q, 100 * k, v, groups), atol=1e-4)
+
+
+def test_layer_norm_and_its_gradient():
+    rng = np.random.default_rng(0)
+    x = (3 + rng.standard_normal((4, 5, 16))).astype(np.float32)
+    scale, bias = rng.standard_normal((2, 16)).astype(np.float32)
+    wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * scale + bias
+    np.testing.assert_allclose(layer_norm(x, scale, bias), wanted, atol=1e-5)
+    theirs = lambda x, s, b: nn.LayerNorm(epsilon=1e-5).apply({"params": {"scale": s, "bias": b}}, x)  # noqa: E731
+    value = lambda norm: lambda *args: jnp.sum(jnp.sin(norm(*args)))  # noqa: E731
+    for a, b in zip(*(jax.grad(value(f), argnums=(0, 1, 2))(x, scale, bias) for f in (layer_norm, theirs))):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_wider_experts_filled_with_zeros_are_the_same():
+    rng = np.random.default_rng(0)
+    x, gates = jnp.asarray(rng.standard_normal((9, 6)), jnp.float32), jnp.full((9, 3), 1 / 3)
+    for shared in (True, False):
+        params = random_experts(rng, 3, 6, 5, shared)
+        np.testing.assert_allclose(loop_mixture(x, gates, params.widened(8)), loop_mixture(x, gates, params), atol=1e-6)
 
 
 def test_patches_and_masks():

@@ -53,15 +53,8 @@ class Routing:
 
 def _mixture_inputs(config: ModelConfig, params: Any, images: jax.Array, pairs: tuple[jax.Array, ...], layer: int):
     """The input (N, T, D) and the gates (N, T, E) of the mixture of one layer."""
-    name = f"block_{layer:02d}"
-
-    def keep(module, _):
-        return module.name == "norm2" and name in module.path
-
-    out, state = Encoder(config).apply(
-        {"params": params}, images, *pairs, capture_intermediates=keep, mutable=["intermediates"]
-    )
-    return state["intermediates"][name]["norm2"]["__call__"][0], out.gates[layer]
+    out, state = Encoder(config).apply({"params": params}, images, *pairs, mutable=["intermediates"])
+    return state["intermediates"]["mixture_inputs"][0][layer], out.gates[layer]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

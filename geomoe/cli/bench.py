@@ -4,9 +4,9 @@
     python -m geomoe.cli.bench --part train --size S --json bench.json
     python -m geomoe.cli.bench --part train --scaling --plots plots
 
-`train` and `embed` compile twice, without and with the compilation cache, and tell time and peak memory of both. `peak` is the share of the machine's fastest large
-float32 matmul, measured in the same process, that the model's own matmuls reach (geomoe/benchmark/flops.py says how they are
-counted).
+`train` and `embed` compile twice, without and with the compilation cache, and tell time and peak memory of both. `peak` is the
+share of the machine's fastest large float32 matmul, measured in the same process, that the model's own matmuls reach
+(geomoe/benchmark/flops.py says how they are counted).
 """
 
 from __future__ import annotations

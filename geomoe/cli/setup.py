@@ -28,8 +28,12 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     import absl.logging
     import jax
 
+    from geomoe import compilation
+
     absl.logging.set_verbosity(absl.logging.ERROR)
     _keep_freed_memory()
+    compilation.set_flags()
+    jax.config.update("jax_cpu_enable_async_dispatch", False)  # or a step begins before the last one's memory is given back
     cache = os.environ.get("GEOMOE_CACHE", os.path.join(os.path.expanduser("~"), ".cache", "geomoe"))
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)

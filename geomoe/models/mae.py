@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
-from geomoe.models.encoder import LAYER_NORM_EPSILON, TOKEN_INIT, Encoder, TokenOutput, run_blocks
-from geomoe.models.layers import LinearParams, linear
+from geomoe.models.encoder import TOKEN_INIT, Encoder, TokenOutput, run_blocks
+from geomoe.models.layers import LayerNormParams, LinearParams, layer_norm, linear, param
 
 Array = jax.Array
 
@@ -85,8 +85,8 @@ class Decoder(nn.Module):
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
         x = linear(tokens, LinearParams(cfg.width, cfg.decoder_width, name="embed")(), dtype)
-        mask_token = self.param("mask_token", TOKEN_INIT, (1, 1, cfg.decoder_width), jnp.float32).astype(dtype)
-        position = self.param("pos_embed", TOKEN_INIT, (1, cfg.num_patches, cfg.decoder_width), jnp.float32)
+        mask_token = param(self, "mask_token", TOKEN_INIT, (1, 1, cfg.decoder_width)).astype(dtype)
+        position = param(self, "pos_embed", TOKEN_INIT, (1, cfg.num_patches, cfg.decoder_width))
         prefix, visible = x[:, :NUM_PREFIX_TOKENS], x[:, NUM_PREFIX_TOKENS:]
         b, v, m = visible.shape
         hidden = jnp.broadcast_to(mask_token, (b, cfg.num_patches - v, m))
@@ -95,7 +95,7 @@ class Decoder(nn.Module):
         x = jnp.concatenate([prefix, patches], axis=1)
         layers = [(cfg.decoder_experts, cfg.decoder_width // 2)] * cfg.decoder_depth
         x, gates, _, balance = run_blocks(self, cfg, layers, (cfg.decoder_heads, cfg.decoder_groups), x, deterministic)
-        x = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, dtype=dtype, name="norm")(x[:, NUM_PREFIX_TOKENS:])
+        x = layer_norm(x[:, NUM_PREFIX_TOKENS:], *LayerNormParams(cfg.decoder_width, name="norm")())
         values = cfg.in_channels * cfg.patch_size**2
         pred = linear(x, LinearParams(cfg.decoder_width, values, name="pred")(), dtype)
         return pred.astype(jnp.float32), gates, balance

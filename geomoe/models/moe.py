@@ -12,6 +12,8 @@ so V and W2 are applied once a token, and only W_e once an expert.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from geomoe.models.layers import LinearParams, fan_in_uniform, linear
+from geomoe.models.layers import LinearParams, fan_in_uniform, linear, param
 
 Array = jax.Array
 
@@ -33,12 +35,16 @@ class Routing(NamedTuple):
     """What the router decided. All float32.
 
     Attributes:
+        clean_logits: (T, E), W_g x.
+        noise_scale: (T, E), softplus(W_n x).
         gates: (T, E) weights of the experts, 0 where not chosen; rows sum to 1.
         logits: (T, E) the logits that were ranked, H: clean logits plus scaled noise.
         ranks: (T, E) int32, 0 for the expert with the largest logit; ties go to the lower index.
         kth, next: (T, 1) the K-th and the (K+1)-th largest logit; `next` is -inf where K = E.
     """
 
+    clean_logits: Array
+    noise_scale: Array
     gates: Array
     logits: Array
     ranks: Array
@@ -76,10 +82,10 @@ def route(clean_logits: Array, noise_scale: Array, noise: Array | None, top_k: i
     kth = with_rank(top_k - 1)
     following = with_rank(top_k) if top_k < logits.shape[-1] else jnp.full_like(kth, -jnp.inf)
     gates = jax.nn.softmax(jnp.where(ranks < top_k, logits, -jnp.inf), axis=-1)
-    return Routing(gates, logits, ranks, kth, following)
+    return Routing(clean_logits, noise_scale, gates, logits, ranks, kth, following)
 
 
-def expected_load(routing: Routing, clean_logits: Array, noise_scale: Array, top_k: int, estimator: str) -> Array:
+def expected_load(routing: Routing, top_k: int, estimator: str) -> Array:
     """A smooth estimate of the number of tokens that each expert gets: (E,) float32.
 
     It is the sum over tokens of Phi((clean - psi) / scale), the probability that a fresh draw of this expert's noise lifts it
@@ -91,7 +97,7 @@ def expected_load(routing: Routing, clean_logits: Array, noise_scale: Array, top
 
     With K = E every expert gets every token.
     """
-    tokens, num_experts = clean_logits.shape
+    tokens, num_experts = routing.logits.shape
     if top_k == num_experts:
         return jnp.full((num_experts,), float(tokens), jnp.float32)
     if estimator == "shazeer":
@@ -102,7 +108,7 @@ def expected_load(routing: Routing, clean_logits: Array, noise_scale: Array, top
         threshold = jnp.where(routing.logits > routing.kth, routing.kth, jnp.where(below, routing.next, routing.logits))
     else:
         raise ValueError(f"load_estimator = {estimator!r} is not 'reference' or 'shazeer'")
-    return jnp.sum(jax.scipy.stats.norm.cdf((clean_logits - threshold) / noise_scale), axis=0)
+    return jnp.sum(jax.scipy.stats.norm.cdf((routing.clean_logits - threshold) / routing.noise_scale), axis=0)
 
 
 def coefficient_of_variation(values: Array) -> Array:
@@ -110,10 +116,10 @@ def coefficient_of_variation(values: Array) -> Array:
     return jnp.std(values) / (jnp.mean(values) + 1e-6)
 
 
-def balance_loss(routing: Routing, clean_logits: Array, noise_scale: Array, top_k: int, estimator: str) -> Array:
+def balance_loss(routing: Routing, top_k: int, estimator: str) -> Array:
     """0.01 CV(importance) + 0.01 CV(load): scalar (Shazeer et al. 2017, eq. 6-7 and 11, with CV in place of its square)."""
     importance = jnp.sum(routing.gates, axis=0)
-    load = expected_load(routing, clean_logits, noise_scale, top_k, estimator)
+    load = expected_load(routing, top_k, estimator)
     return BALANCE_WEIGHT * (coefficient_of_variation(importance) + coefficient_of_variation(load))
 
 
@@ -137,6 +143,13 @@ class ExpertParams(NamedTuple):
     def shared(self) -> bool:
         return self.v.ndim == 2
 
+    def widened(self, hidden: int) -> ExpertParams:
+        """The same experts with zeros added up to `hidden` units, which change nothing: silu(0) * 0 is 0."""
+        more = hidden - self.w.shape[-1]
+        last = lambda value: jnp.pad(value, [(0, 0)] * (value.ndim - 1) + [(0, more)])
+        w2 = jnp.pad(self.w2, [(0, 0)] * (self.w2.ndim - 2) + [(0, more), (0, 0)])
+        return ExpertParams(last(self.w), last(self.w_bias), last(self.v), last(self.v_bias), w2, self.w2_bias)
+
     def astype(self, dtype: Any) -> ExpertParams:
         return ExpertParams(*(value.astype(dtype) for value in self))
 
@@ -154,12 +167,65 @@ def loop_mixture(x: Array, gates: Array, params: ExpertParams) -> Array:
 def dense_mixture(x: Array, gates: Array, params: ExpertParams) -> Array:
     """Every expert for every token, in few large matmuls. (T, D), (T, E) -> (T, D)."""
     gates = gates.astype(x.dtype)
-    hidden = jax.nn.silu(jnp.einsum("td,edf->tef", x, params.w) + params.w_bias)
     if params.shared:
-        mixed = jnp.sum(gates[:, :, None] * hidden, axis=1)
-        return (mixed * (x @ params.v + params.v_bias)) @ params.w2 + params.w2_bias
+        return _shared_mixture(x, gates, params)
+    hidden = jax.nn.silu(jnp.einsum("td,edf->tef", x, params.w) + params.w_bias)
     hidden = hidden * (jnp.einsum("td,edf->tef", x, params.v) + params.v_bias)
     return jnp.einsum("tef,efd->td", gates[:, :, None] * hidden, params.w2) + gates @ params.w2_bias
+
+
+@jax.custom_vjp
+def _shared_mixture(x: Array, gates: Array, params: ExpertParams) -> Array:
+    """`dense_mixture` with shared V and W2, with a gradient of its own.
+
+    W_1 ... W_E and V are one matmul forward and one for the gradient of x; of what lies between only its result is kept, and
+    silu is computed again.
+    """
+    return _shared_forward(x, gates, params)[0]
+
+
+def _joined(params: ExpertParams) -> tuple[Array, Array]:
+    """[W_1 ... W_E, V] and its bias: (D, (E+1)*F), ((E+1)*F,)."""
+    e, d, f = params.w.shape
+    kernel = jnp.concatenate([params.w.transpose(1, 0, 2).reshape(d, e * f), params.v], axis=1)
+    return kernel, jnp.concatenate([params.w_bias.reshape(-1), params.v_bias])
+
+
+def _shared_forward(x: Array, gates: Array, params: ExpertParams) -> tuple[Array, tuple[Any, ...]]:
+    t, e, f = len(x), *params.w.shape[::2]
+    hidden = linear(x, _joined(params), x.dtype).reshape(t, e + 1, f)
+    gated = gates[:, :, None] * jax.nn.silu(hidden[:, :e])
+    mixed = functools.reduce(jnp.add, (gated[:, i] for i in range(e)))  # a sum over axis 1 would write out gates F times
+    y = linear(mixed * hidden[:, e], (params.w2, params.w2_bias), x.dtype)
+    return y, (x, gates, params, hidden, mixed)
+
+
+def _shared_gradient(saved: tuple[Any, ...], cotangent: Array) -> tuple[Array, Array, ExpertParams]:
+    x, gates, params, hidden, mixed = saved
+    e, d, f = params.w.shape
+    kernel, _ = _joined(params)
+    value = hidden[:, e]
+    d_product = cotangent @ params.w2.T
+    d_mixed = d_product * value
+    sigmoid = jax.nn.sigmoid(hidden)
+    silu = hidden * sigmoid
+    d_silu = jnp.pad(gates, [(0, 0), (0, 1)])[:, :, None] * d_mixed[:, None] * sigmoid * (1 + hidden - silu)
+    is_value = jax.lax.broadcasted_iota(jnp.int32, (1, e + 1, 1), 1) == e
+    d_hidden = jnp.where(is_value, (d_product * mixed)[:, None], d_silu).reshape(len(x), -1)
+    d_gates = jnp.stack([jnp.sum(d_mixed * silu[:, i], axis=1) for i in range(e)], axis=1)
+    d_kernel, d_bias = x.T @ d_hidden, jnp.sum(d_hidden, axis=0)
+    d_params = ExpertParams(
+        w=d_kernel[:, : e * f].reshape(d, e, f).transpose(1, 0, 2),
+        w_bias=d_bias[: e * f].reshape(e, f),
+        v=d_kernel[:, e * f :],
+        v_bias=d_bias[e * f :],
+        w2=(mixed * value).T @ cotangent,
+        w2_bias=jnp.sum(cotangent, axis=0),
+    )
+    return d_hidden @ kernel.T, d_gates, d_params
+
+
+_shared_mixture.defvjp(_shared_forward, _shared_gradient)
 
 
 def ragged_mixture(x: Array, gates: Array, params: ExpertParams, top_k: int) -> Array:
@@ -250,46 +316,6 @@ def mix_experts(x: Array, gates: Array, params: ExpertParams, top_k: int, dispat
     return sparse[dispatch](x, gates, params, top_k)
 
 
-class Router(nn.Module):
-    """Scores the experts: (T, D) -> clean logits and noise scale, each (T, E) float32."""
-
-    num_experts: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> tuple[Array, Array]:
-        clean = LinearParams(x.shape[-1], self.num_experts, name="clean")()
-        noise = LinearParams(x.shape[-1], self.num_experts, name="noise")()
-        joined = tuple(jnp.concatenate(parts, axis=-1) for parts in zip(clean, noise))
-        logits, raw_scale = jnp.split(linear(x, joined, jnp.float32), 2, axis=-1)
-        return logits, jax.nn.softplus(raw_scale)
-
-
-class Experts(nn.Module):
-    """Declares the parameters of E SwiGLU experts and applies them: (T, D), (T, E) -> (T, D)."""
-
-    num_experts: int
-    hidden: int
-    top_k: int
-    share_projections: bool
-    dispatch: str
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x: Array, gates: Array) -> Array:
-        e, d, f = self.num_experts, x.shape[-1], self.hidden
-        lead = () if self.share_projections else (e,)
-        inward, outward = fan_in_uniform(d), fan_in_uniform(f)
-        params = ExpertParams(
-            w=self.param("w", inward, (e, d, f), jnp.float32),
-            w_bias=self.param("w_bias", inward, (e, f), jnp.float32),
-            v=self.param("v", inward, (*lead, d, f), jnp.float32),
-            v_bias=self.param("v_bias", inward, (*lead, f), jnp.float32),
-            w2=self.param("w2", outward, (*lead, f, d), jnp.float32),
-            w2_bias=self.param("w2_bias", outward, (*lead, d), jnp.float32),
-        )
-        return mix_experts(x.astype(self.dtype), gates, params.astype(self.dtype), self.top_k, self.dispatch)
-
-
 class Draws(NamedTuple):
     """The random numbers of one mixture layer in training.
 
@@ -315,7 +341,10 @@ def draw(router_key: Array, dropout_key: Array, tokens: int, experts: Sequence[i
     noise = jax.random.normal(router_key, (tokens * sum(experts),))
     keep = None
     if dropout:
-        keep = jax.random.bits(dropout_key, (len(experts), tokens, width), jnp.uint16) >= round(dropout * 2**16)
+        shape = (len(experts), tokens, width)
+        words = jax.random.bits(dropout_key, (math.prod(shape) + 1 >> 1,), jnp.uint32)  # each gives two numbers
+        keep = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: math.prod(shape)] >= round(dropout * 2**16)
+        keep = keep.reshape(shape)
     draws, start = [], 0
     for i, e in enumerate(experts):
         draws.append(Draws(noise[start : start + tokens * e].reshape(tokens, e), None if keep is None else keep[i]))
@@ -323,32 +352,93 @@ def draw(router_key: Array, dropout_key: Array, tokens: int, experts: Sequence[i
     return draws
 
 
-class MixtureOfExperts(nn.Module):
-    """Router and experts: (B, N, D) -> output (B, N, D), gates (B, N, E) float32, balance loss (scalar).
+class MixtureParams(NamedTuple):
+    """Weights of one mixture layer.
 
-    `draws` are the random numbers of training; None is the deterministic layer. The experts being linear in W2, dropout acts
-    once on their combined output.
+    Attributes:
+        router, router_bias: (D, 2*E), (2*E,): clean logits and raw noise scale, joined so that they are one matmul.
+        experts: the experts'.
     """
 
+    router: Array
+    router_bias: Array
+    experts: ExpertParams
+
+
+class MixtureOfExperts(nn.Module):
+    """Declares the weights of a router and of E SwiGLU experts on tokens of width D, and returns them."""
+
+    width: int
     num_experts: int
     hidden: int
-    top_k: int = 2
     share_projections: bool = True
-    load_estimator: str = "reference"
-    dispatch: str = "auto"
-    dropout: float = 0.1
-    dtype: Any = jnp.float32
+
+    def setup(self):
+        self.router = Router(self.width, self.num_experts)
+        self.experts = Experts(self.width, self.num_experts, self.hidden, self.share_projections)
+
+    def __call__(self) -> MixtureParams:
+        return MixtureParams(*self.router(), self.experts())
+
+
+class Router(nn.Module):
+    """Declares the weights of a router: (D, 2*E), (2*E,)."""
+
+    width: int
+    num_experts: int
 
     @nn.compact
-    def __call__(self, x: Array, draws: Draws | None = None) -> tuple[Array, Array, Array]:
-        b, n, d = x.shape
-        rows = x.reshape(b * n, d)
-        clean_logits, noise_scale = Router(self.num_experts, name="router")(rows)
-        routing = route(clean_logits, noise_scale, None if draws is None else draws.noise, self.top_k)
-        loss = balance_loss(routing, clean_logits, noise_scale, self.top_k, self.load_estimator)
-        y = Experts(
-            self.num_experts, self.hidden, self.top_k, self.share_projections, self.dispatch, self.dtype, name="experts"
-        )(rows, routing.gates)
-        if draws is not None and draws.keep is not None:
-            y = jnp.where(draws.keep, y / (1 - self.dropout), 0)
-        return y.reshape(b, n, d), routing.gates.reshape(b, n, self.num_experts), loss
+    def __call__(self) -> tuple[Array, Array]:
+        clean = LinearParams(self.width, self.num_experts, name="clean")()
+        noise = LinearParams(self.width, self.num_experts, name="noise")()
+        kernel, bias = (jnp.concatenate(parts, axis=-1) for parts in zip(clean, noise))
+        return kernel, bias
+
+
+class Experts(nn.Module):
+    """Declares the weights of E SwiGLU experts."""
+
+    width: int
+    num_experts: int
+    hidden: int
+    share_projections: bool
+
+    @nn.compact
+    def __call__(self) -> ExpertParams:
+        e, d, f = self.num_experts, self.width, self.hidden
+        lead = () if self.share_projections else (e,)
+        inward, outward = fan_in_uniform(d), fan_in_uniform(f)
+        return ExpertParams(
+            w=param(self, "w", inward, (e, d, f)),
+            w_bias=param(self, "w_bias", inward, (e, f)),
+            v=param(self, "v", inward, (*lead, d, f)),
+            v_bias=param(self, "v_bias", inward, (*lead, f)),
+            w2=param(self, "w2", outward, (*lead, f, d)),
+            w2_bias=param(self, "w2_bias", outward, (*lead, d)),
+        )
+
+
+def mixture_of_experts(
+    x: Array,
+    params: MixtureParams,
+    draws: Draws | None,
+    *,
+    top_k: int,
+    dispatch: str,
+    dropout: float,
+    dtype: Any,
+) -> tuple[Array, Routing]:
+    """Router and experts: (B, N, D) -> output (B, N, D) in `dtype`, and what the router decided for the T = B*N tokens.
+
+    The router is float32 whatever `dtype` is. `draws` are the random numbers of training; None is the deterministic layer. The
+    experts being linear in W2, dropout acts once on their combined output.
+    """
+    b, n, d = x.shape
+    rows = x.reshape(b * n, d)
+    clean_logits, raw_scale = jnp.split(linear(rows, (params.router, params.router_bias), jnp.float32), 2, axis=-1)
+    noise_scale = jax.nn.softplus(raw_scale)
+    routing = route(clean_logits, noise_scale, None if draws is None else draws.noise, top_k)
+    y = mix_experts(rows.astype(dtype), routing.gates, params.experts.astype(dtype), top_k, dispatch)
+    if draws is not None and draws.keep is not None:
+        y = jnp.where(draws.keep, y / (1 - dropout), 0)
+    return y.reshape(b, n, d), routing
