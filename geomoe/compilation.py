@@ -1,8 +1,8 @@
 """How programs are compiled: the one place where XLA is told what the platform needs.
 
 On CPU, XLA's newer emitters of fused loops (jax 0.10) leave many loops of this model unvectorised and need over a gigabyte to
-compile the training step; the older ones take the step at size S from 1.4 s to 0.9 s (2 cores, batch 128). On GPU and TPU
-nothing is changed.
+compile the training step; the older ones take the step at size S from 1.4 s to 0.9 s (2 cores, batch 128). The scheduler that
+thinks of memory first takes its temporary memory from 1.30 to 1.00 GB at the same speed. On GPU and TPU nothing is changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from typing import Any
 
 import jax
 
-CPU_OPTIONS = {"xla_cpu_use_fusion_emitters": False}
+CPU_OPTIONS = {
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+}
 _CPU_IMAGES = 32
 _KNOWN_JAX = (0, 10)  # an XLA that does not know an option refuses to start
 
@@ -23,7 +26,7 @@ def set_flags() -> None:
     """Sets the options for the whole process, through XLA_FLAGS: for scripts, before JAX touches a device."""
     if jax.__version_info__[:2] == _KNOWN_JAX:
         given = os.environ.get("XLA_FLAGS", "")
-        ours = [f"--{name}={str(value).lower()}" for name, value in CPU_OPTIONS.items() if name not in given]
+        ours = [f"--{name}={value}" for name, value in CPU_OPTIONS.items() if name not in given]
         os.environ["XLA_FLAGS"] = " ".join([given, *ours]).strip()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
+import re
 import resource
 import statistics
 import tempfile
@@ -12,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -19,7 +22,11 @@ from geomoe.benchmark.flops import encoder_flops, training_flops
 from geomoe.metadata import PAIRS
 from geomoe.models import MAE, ModelConfig, build_mae
 from geomoe.pretrained import PretrainedEncoder
-from geomoe.training.state import init_params
+from geomoe.training.config import default_config
+from geomoe.training.parallel import map_train_step, prefetch, replicate
+from geomoe.training.schedule import build_optimizer
+from geomoe.training.state import TrainState, init_params
+from geomoe.training.step import make_train_step
 
 Row = dict[str, Any]
 
@@ -67,21 +74,19 @@ def _batch(config: ModelConfig, count: int) -> dict[str, np.ndarray]:
     return batch | {name: rng.standard_normal((count, 2), np.float32) for name in PAIRS}
 
 
-def train(size: str = "S", batch: int = 128, repeats: int = 5, **changes: Any) -> list[Row]:
-    """The whole training step of the published recipe on random numbers, over all devices."""
-    from geomoe.training import default_config
-    from geomoe.training.parallel import map_train_step, prefetch, replicate
-    from geomoe.training.schedule import build_optimizer
-    from geomoe.training.state import TrainState
-    from geomoe.training.step import make_train_step
-
+def _training(size: str, batch: int, **changes: Any) -> tuple[ModelConfig, Any, tuple[Any, ...]]:
+    """The mapped training step of the published recipe, and its arguments."""
     model = build_mae(size, **changes)
     optimizer, _ = build_optimizer(default_config().optimizer, 1000)
     params = init_params(model, 0)
     state = replicate(TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params)))
-    step = map_train_step(make_train_step(model, optimizer))
     data, key = next(prefetch([_batch(model.config, batch)])), replicate(jax.random.key_data(jax.random.key(0)))
-    key = jax.random.wrap_key_data(key)
+    return model.config, map_train_step(make_train_step(model, optimizer)), (state, data, jax.random.wrap_key_data(key))
+
+
+def train(size: str = "S", batch: int = 128, repeats: int = 5, **changes: Any) -> list[Row]:
+    """The whole training step of the published recipe on random numbers, over all devices."""
+    config, step, (state, data, key) = _training(size, batch, **changes)
     start = time.perf_counter()
     state, metrics = step(state, data, key)
     jax.block_until_ready(metrics)
@@ -94,8 +99,31 @@ def train(size: str = "S", batch: int = 128, repeats: int = 5, **changes: Any) -
 
     seconds = timed(once, repeats=repeats)
     row: Row = {"part": "train", "size": size, "batch": batch, "devices": jax.device_count(), **changes}
-    row |= _rates(batch, seconds, training_flops(model.config), matmul_peak())
+    row |= _rates(batch, seconds, training_flops(config), matmul_peak())
     return [{**row, "compile_s": first - statistics.median(seconds), "memory_gb": peak_memory()}]
+
+
+def program(size: str = "S", batch: int = 128) -> list[Row]:
+    """What the compiled training step is made of here, and what it is lowered to for TPU and CUDA, which needs no device."""
+    config, step, arguments = _training(size, batch)
+    compiled = step.lower(*arguments).compile()
+    cost = compiled.cost_analysis()
+    kinds = collections.Counter(re.findall(r"^\s+(?:ROOT )?%?[\w.-]+ = .*? ([a-z][a-z-]*)\(", compiled.as_text(), re.MULTILINE))
+    row: Row = {"part": "program", "size": size, "batch": batch, "platform": f"{jax.default_backend()}, compiled"}
+    row |= {name: kinds[name] for name in ("gather", "scatter", "transpose", "copy")}
+    row |= {"host_calls": kinds["infeed"] + kinds["outfeed"] + compiled.as_text().count("callback")}
+    row |= {"gflop": cost["flops"] / 1e9, "model_gflop": training_flops(config) * batch / 1e9}
+    rows = [{**row, "gbyte": cost["bytes accessed"] / 1e9}]
+    state, data, key = arguments
+    images = {name: jax.ShapeDtypeStruct((batch, *value.shape[2:]), value.dtype) for name, value in data.items()}
+    plain = make_train_step(build_mae(size), build_optimizer(default_config().optimizer, 1000)[0], axis_name=None)
+    for platform in ("tpu", "cuda"):
+        text = jax.export.export(jax.jit(plain), platforms=[platform])(state, images, key).mlir_module()
+        kinds = collections.Counter(re.findall(r"stablehlo\.([a-z_]+)", text))
+        row = {"part": "program", "size": size, "batch": batch, "platform": f"{platform}, lowered"}
+        row |= {name: kinds[name] for name in ("gather", "scatter", "transpose")}
+        rows.append({**row, "host_calls": text.count("callback"), "dots": kinds["dot_general"]})
+    return rows
 
 
 def embed(size: str = "S", batch: int = 256, repeats: int = 7, **changes: Any) -> list[Row]:
@@ -182,7 +210,9 @@ def input_(count: int = 2048, batch: int = 128, seconds: float = 4.0) -> list[Ro
 
 
 def probe(rows: int = 50_000, width: int = 144, classes: int = 19) -> list[Row]:
-    """The linear probe (C = 1) and kNN (k = 5) on random features with labels that depend on them."""
+    """The linear probe (C = 1), kNN (k = 5) and scikit-learn's linear probe; labels depend on random features."""
+    from sklearn.linear_model import LogisticRegression
+
     from geomoe.probing import knn_probe, linear_probe
 
     rng = np.random.default_rng(0)
@@ -197,6 +227,10 @@ def probe(rows: int = 50_000, width: int = 144, classes: int = 19) -> list[Row]:
         seconds = timed(lambda call=call: call().scores, repeats=3)
         row = {"part": "probe", "what": name, "rows": rows, "seconds": statistics.median(seconds)}
         found.append({**row, "memory_gb": peak_memory()})
+    start = time.perf_counter()
+    for labels in train[1].T:
+        LogisticRegression(max_iter=1000).fit(x[:rows], labels)
+    found.append({"part": "probe", "what": "linear, scikit-learn", "rows": rows, "seconds": time.perf_counter() - start})
     return found
 
 
@@ -229,6 +263,7 @@ def scene_(side: int = 1540, size: str = "S", stride: int = 40) -> list[Row]:
 
 PARTS: dict[str, Callable[..., list[Row]]] = {
     "train": train,
+    "program": program,
     "embed": embed,
     "experts": experts,
     "input": input_,

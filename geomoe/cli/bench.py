@@ -36,6 +36,9 @@ _COLUMNS = {
     "compile_cached_s": ("cached s", "{:.1f}"),
     "memory_gb": ("memory GB", "{:.2f}"),
     "memory_cached_gb": ("cached GB", "{:.2f}"),
+    "gflop": ("GFLOP", "{:.0f}"),
+    "model_gflop": ("model GFLOP", "{:.0f}"),
+    "gbyte": ("GB moved", "{:.1f}"),
 }
 _SCALING = {
     "train": [("batch", (16, 32, 64)), ("devices", (1, 2))],
@@ -58,7 +61,7 @@ def _measure(part: str, options: dict[str, Any], cache: str, devices: int = 1) -
 
 def _rows(part: str, size: str, scaling: bool) -> list[dict[str, Any]]:
     if part not in ("train", "embed"):
-        return _measure(part, {"size": size} if part == "scene" else {}, "")
+        return _measure(part, {"size": size} if part in ("scene", "program") else {}, "")
     with tempfile.TemporaryDirectory() as cache:
         (row,) = _measure(part, {"size": size}, cache)
         (again,) = _measure(part, {"size": size, "repeats": 1}, cache)
@@ -75,7 +78,7 @@ def _rows(part: str, size: str, scaling: bool) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parts = ("train", "embed", "experts", "input", "probe", "scene")
+    parts = ("train", "program", "embed", "experts", "input", "probe", "scene")
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="all", choices=(*parts, "all"))
     parser.add_argument("--size", default="S", help="of the model (default: S)")

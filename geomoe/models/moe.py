@@ -27,7 +27,7 @@ Array = jax.Array
 
 BALANCE_WEIGHT = 0.01  # weight of each of the two balance losses, published
 _MAX_PAIRWISE_EXPERTS = 16  # up to here ranks come from E*E comparisons, which need no sort and no gather
-_MAX_DENSE_EXPERTS = 8  # up to here every expert is computed for every token: faster than sorting the tokens
+_MAX_DENSE_EXPERTS = 6  # up to here every expert is computed for every token: faster than sorting the tokens
 _BLOCK_ROWS = (8, 128)  # fewest and most rows of a block of `blocked_mixture`
 
 

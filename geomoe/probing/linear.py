@@ -28,6 +28,7 @@ import optax
 Array = jax.Array
 
 _MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
+_BLOCK = 8192  # rows whose features are centred and turned at once
 _MAX_TRIES = 12  # of one line search
 C_GRID = tuple(float(c) for c in np.logspace(-6, 4, 40))
 
@@ -280,11 +281,14 @@ def fit_logistic(
         spread = features.std(axis=0, dtype=np.float64)
         spread[spread == 0] = 1
     rows = _padded_rows(n)
-    z = np.zeros((rows, d), np.float32)
-    z[:n] = (features - mean) / spread
-    values, axes = np.linalg.eigh(z.T.astype(np.float32) @ z if n > 4096 else z.T.astype(np.float64) @ z)
+    blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]  # float64 for a block, not for all
+    centred = lambda block: (features[block] - mean) / spread
+    values, axes = np.linalg.eigh(sum(part.T @ part for part in map(centred, blocks)))
     values = np.maximum(values, 0)
-    z = _turn(jnp.asarray(z), jnp.asarray(axes, jnp.float32))
+    z = np.zeros((rows, d), np.float32)
+    for block in blocks:
+        z[:n][block] = centred(block) @ axes
+    z = jnp.asarray(z)
     y = np.zeros((rows, len(columns)), np.float32)
     y[:n] = labels[:, columns]
     y, weight = jnp.asarray(y), jnp.asarray((np.arange(rows) < n).astype(np.float32))
@@ -317,11 +321,6 @@ def fit_logistic(
         intercept = np.clip(intercept, -1e9, 1e9)
         fitted[c] = LinearModel(coef.astype(np.float32), intercept.astype(np.float32), task, c, facts)
     return [fitted[c] for c in strengths]
-
-
-@functools.partial(jax.jit, donate_argnums=0)
-def _turn(z: Array, axes: Array) -> Array:
-    return jnp.matmul(z, axes, precision="highest")
 
 
 def fit_ridge(
