@@ -9,9 +9,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax
 import pytest
 
+from geomoe import compilation
+
 DATA = pathlib.Path(__file__).parent / "data"
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
+
+compilation.set_flags()  # as the scripts do
 
 # Many tests compile the same small programs; scripts that tests start read GEOMOE_CACHE.
 os.environ["GEOMOE_CACHE"] = str(ROOT / ".cache" / "jax")

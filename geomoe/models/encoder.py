@@ -7,7 +7,6 @@ E experts.
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -126,6 +125,7 @@ def run_blocks(
     module: nn.Module,
     config: ModelConfig,
     layers: Sequence[tuple[int, int]],
+    stage_depth: int,
     heads: tuple[int, int],
     x: Array,
     deterministic: bool,
@@ -137,6 +137,7 @@ def run_blocks(
 
     Args:
         layers: number of experts and expert width of each block.
+        stage_depth: how many blocks in a row have the same number of experts; divides their number.
         heads: attention heads and groups.
         x: (B, N, D).
         deterministic: without router noise and dropout; otherwise from the rng streams "router" and "dropout".
@@ -146,7 +147,6 @@ def run_blocks(
         are sown as "mixture_inputs".
     """
     b, n, width = x.shape
-    stages = [(experts, len(list(stage))) for experts, stage in itertools.groupby(experts for experts, _ in layers)]
     draws: list[Draws | None] = [None] * len(layers)
     if not deterministic:
         keys = module.make_rng("router"), module.make_rng("dropout")
@@ -154,17 +154,17 @@ def run_blocks(
     outputs: list[BlockOutput] = []
     for i, layer in enumerate(layers):
         params = Block(width, *heads, *layer, config.share_projections, parent=module, name=f"block_{i:02d}")()
-        widest = max(hidden for experts, hidden in layers if experts == layer[0])
+        first = i // stage_depth * stage_depth
+        widest = max(hidden for _, hidden in layers[first : first + stage_depth])
         params = params._replace(moe=params.moe._replace(experts=params.moe.experts.widened(widest)))
         outputs.append(block(config, heads, x, params, draws[i]))
         x = outputs[-1].x
     module.sow("intermediates", "mixture_inputs", [out.mixture_input for out in outputs])
     loss = functools.partial(balance_loss, top_k=config.top_k, estimator=config.load_estimator)
-    balance, first = jnp.float32(0), 0
-    for _, count in stages:  # all blocks of a stage at once, which compiles to a fifth of the operations
-        routings = [out.routing for out in outputs[first : first + count]]
+    balance = jnp.float32(0)
+    for first in range(0, len(layers), stage_depth):  # a stage at once, which compiles to fewer operations
+        routings = [out.routing for out in outputs[first : first + stage_depth]]
         balance += jnp.sum(jax.vmap(loss)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *routings)))
-        first += count
     return x, [out.routing.gates.reshape(b, n, -1) for out in outputs], [out.x for out in outputs], balance
 
 
@@ -217,6 +217,8 @@ class Encoder(nn.Module):
         x = jnp.concatenate([token.astype(dtype) for token in tokens], axis=1)
 
         layers = [(cfg.num_experts(i), cfg.expert_width(i)) for i in range(cfg.depth)]
-        x, gates, layer_tokens, balance = run_blocks(self, cfg, layers, (cfg.num_heads, cfg.num_groups), x, deterministic)
+        heads = cfg.num_heads, cfg.num_groups
+        stage_depth = cfg.depth // len(cfg.stage_experts)
+        x, gates, layer_tokens, balance = run_blocks(self, cfg, layers, stage_depth, heads, x, deterministic)
         x = x.astype(jnp.float32)
         return TokenOutput(x, layer_norm(x, *LayerNormParams(cfg.width, name="norm")()), balance, gates, layer_tokens)

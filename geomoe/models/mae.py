@@ -94,7 +94,8 @@ class Decoder(nn.Module):
         patches = jnp.take_along_axis(shuffled, ids_restore[:, :, None], axis=1) + position.astype(dtype)
         x = jnp.concatenate([prefix, patches], axis=1)
         layers = [(cfg.decoder_experts, cfg.decoder_width // 2)] * cfg.decoder_depth
-        x, gates, _, balance = run_blocks(self, cfg, layers, (cfg.decoder_heads, cfg.decoder_groups), x, deterministic)
+        heads = cfg.decoder_heads, cfg.decoder_groups
+        x, gates, _, balance = run_blocks(self, cfg, layers, cfg.decoder_depth, heads, x, deterministic)
         x = layer_norm(x[:, NUM_PREFIX_TOKENS:], *LayerNormParams(cfg.decoder_width, name="norm")())
         values = cfg.in_channels * cfg.patch_size**2
         pred = linear(x, LinearParams(cfg.decoder_width, values, name="pred")(), dtype)
