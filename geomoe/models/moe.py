@@ -192,8 +192,8 @@ def _joined(params: ExpertParams) -> tuple[Array, Array]:
 
 
 def _shared_forward(x: Array, gates: Array, params: ExpertParams) -> tuple[Array, tuple[Any, ...]]:
-    t, e, f = len(x), *params.w.shape[::2]
-    hidden = linear(x, _joined(params), x.dtype).reshape(t, e + 1, f)
+    e, _, f = params.w.shape
+    hidden = linear(x, _joined(params), x.dtype).reshape(-1, e + 1, f)
     gated = gates[:, :, None] * jax.nn.silu(hidden[:, :e])
     mixed = functools.reduce(jnp.add, (gated[:, i] for i in range(e)))  # a sum over axis 1 would write out gates F times
     y = linear(mixed * hidden[:, e], (params.w2, params.w2_bias), x.dtype)
@@ -211,7 +211,7 @@ def _shared_gradient(saved: tuple[Any, ...], cotangent: Array) -> tuple[Array, A
     silu = hidden * sigmoid
     d_silu = jnp.pad(gates, [(0, 0), (0, 1)])[:, :, None] * d_mixed[:, None] * sigmoid * (1 + hidden - silu)
     is_value = jax.lax.broadcasted_iota(jnp.int32, (1, e + 1, 1), 1) == e
-    d_hidden = jnp.where(is_value, (d_product * mixed)[:, None], d_silu).reshape(len(x), -1)
+    d_hidden = jnp.where(is_value, (d_product * mixed)[:, None], d_silu).reshape(-1, (e + 1) * f)
     d_gates = jnp.stack([jnp.sum(d_mixed * silu[:, i], axis=1) for i in range(e)], axis=1)
     d_kernel, d_bias = x.T @ d_hidden, jnp.sum(d_hidden, axis=0)
     d_params = ExpertParams(
