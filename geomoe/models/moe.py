@@ -203,26 +203,24 @@ def _shared_forward(x: Array, gates: Array, params: ExpertParams) -> tuple[Array
 def _shared_gradient(saved: tuple[Any, ...], cotangent: Array) -> tuple[Array, Array, ExpertParams]:
     x, gates, params, hidden, mixed = saved
     e, d, f = params.w.shape
-    kernel, _ = _joined(params)
-    value = hidden[:, e]
+    value, inner = hidden[:, e], hidden[:, :e]
     d_product = cotangent @ params.w2.T
     d_mixed = d_product * value
-    sigmoid = jax.nn.sigmoid(hidden)
-    silu = hidden * sigmoid
-    d_silu = jnp.pad(gates, [(0, 0), (0, 1)])[:, :, None] * d_mixed[:, None] * sigmoid * (1 + hidden - silu)
-    is_value = jax.lax.broadcasted_iota(jnp.int32, (1, e + 1, 1), 1) == e
-    d_hidden = jnp.where(is_value, (d_product * mixed)[:, None], d_silu).reshape(-1, (e + 1) * f)
+    sigmoid = jax.nn.sigmoid(inner)
+    silu = inner * sigmoid
+    d_inner = (gates[:, :, None] * d_mixed[:, None] * (sigmoid * (1 + inner - silu))).reshape(-1, e * f)
+    d_value = d_product * mixed
     d_gates = jnp.stack([jnp.sum(d_mixed * silu[:, i], axis=1) for i in range(e)], axis=1)
-    d_kernel, d_bias = x.T @ d_hidden, jnp.sum(d_hidden, axis=0)
+    kernel = params.w.transpose(1, 0, 2).reshape(d, e * f)
     d_params = ExpertParams(
-        w=d_kernel[:, : e * f].reshape(d, e, f).transpose(1, 0, 2),
-        w_bias=d_bias[: e * f].reshape(e, f),
-        v=d_kernel[:, e * f :],
-        v_bias=d_bias[e * f :],
+        w=(x.T @ d_inner).reshape(d, e, f).transpose(1, 0, 2),
+        w_bias=jnp.sum(d_inner, axis=0).reshape(e, f),
+        v=x.T @ d_value,
+        v_bias=jnp.sum(d_value, axis=0),
         w2=(mixed * value).T @ cotangent,
         w2_bias=jnp.sum(cotangent, axis=0),
     )
-    return d_hidden @ kernel.T, d_gates, d_params
+    return d_inner @ kernel.T + d_value @ params.v.T, d_gates, d_params
 
 
 _shared_mixture.defvjp(_shared_forward, _shared_gradient)
