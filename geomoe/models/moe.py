@@ -340,7 +340,10 @@ def draw(router_key: Array, dropout_key: Array, tokens: int, experts: Sequence[i
     keep = None
     if dropout:
         shape = (len(experts), tokens, width)
-        words = jax.random.bits(dropout_key, (math.prod(shape) + 1 >> 1,), jnp.uint32)  # each gives two numbers
+        with jax.threefry_partitionable(
+            False
+        ):  # which throws away no half of what it computes; no device asks for another's part
+            words = jax.random.bits(dropout_key, (math.prod(shape) + 1 >> 1,), jnp.uint32)  # each gives two numbers
         keep = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[: math.prod(shape)] >= round(dropout * 2**16)
         keep = keep.reshape(shape)
     draws, start = [], 0
