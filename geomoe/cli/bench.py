@@ -1,6 +1,6 @@
 """Measures how fast this machine runs geomoe, each measurement in a fresh process.
 
-    python -m geomoe.cli.bench                                       # every part: about 10 minutes on 2 cores
+    python -m geomoe.cli.bench
     python -m geomoe.cli.bench --part train --size S --json bench.json
     python -m geomoe.cli.bench --part train --scaling --plots plots
 
