@@ -164,6 +164,11 @@ def test_bfloat16_computes_near_float32_and_keeps_parameters_and_gates_in_float3
     assert all(gates.dtype == jnp.float32 for gates in half.gates)
     error = np.abs(np.asarray(full.tokens - half.tokens))
     assert 0 < np.median(error) < 0.02
+    whole, noise = init_params(build_mae(**MICRO), 0), np.random.default_rng(0).random((3, 16))
+    value = lambda p, t: jnp.sum(build_mae(**MICRO, dtype=t).apply({"params": p}, *inputs, mask_noise=noise).pred ** 2)  # noqa: E731
+    full, half = (jax.tree.leaves(jax.grad(value)(whole, dtype)) for dtype in ("float32", "bfloat16"))
+    assert {leaf.dtype for leaf in half} == {jnp.dtype("float32")}
+    assert np.median([np.linalg.norm(a - b) / (np.linalg.norm(a) + 1e-6) for a, b in zip(full, half)]) < 0.03
     fresh = build_mae(**MICRO, dtype="bfloat16").init({"params": jax.random.key(0), "mask": jax.random.key(1)}, *inputs)
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
 

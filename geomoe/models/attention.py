@@ -69,8 +69,8 @@ def grouped_query_attention(q: Array, k: Array, v: Array, num_groups: int) -> Ar
     """`plain_attention`, fast, with a gradient of its own.
 
     The softmax is float32 and is divided by its sum after the product with v, which is N / d times smaller than before it. The
-    gradients of k and v are computed transposed, since a batched matmul whose left side is transposed runs on CPU at a third of
-    the speed.
+    gradients of k and v are computed transposed, since a batched matmul whose left side is transposed runs on CPU at half the
+    speed or less.
     """
     return _attention(q, k, v, num_groups)[0]
 

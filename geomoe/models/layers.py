@@ -76,7 +76,7 @@ class LayerNormParams(nn.Module):
 def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
     """(x - mean) / sqrt(variance + 1e-5) * scale + bias over the last axis, in float32 (Ba et al. 2016, arXiv 1607.06450).
 
-    The gradient is written out: it compiles to a third of the operations that differentiating the line above gives.
+    The gradient is written out, since differentiating the line above compiles to more operations.
 
     Args:
         x: (..., D).

@@ -178,8 +178,8 @@ def dense_mixture(x: Array, gates: Array, params: ExpertParams) -> Array:
 def _shared_mixture(x: Array, gates: Array, params: ExpertParams) -> Array:
     """`dense_mixture` with shared V and W2, with a gradient of its own.
 
-    W_1 ... W_E and V are one matmul forward and one for the gradient of x; of what lies between only its result is kept, and
-    silu is computed again.
+    W_1 ... W_E and V are one matmul forward; of what lies behind it only their products and the gated sum are kept, and silu is
+    computed again.
     """
     return _shared_forward(x, gates, params)[0]
 
