@@ -12,6 +12,7 @@ from conftest import DATA, ROOT
 import geomoe
 from geomoe import imagery, landsat
 from geomoe.analysis import ablation_effects, contribution_norms
+from geomoe.compilation import images_at_once
 from geomoe.data import synthetic
 
 
@@ -189,3 +190,14 @@ for size in (4, 5, 256):
 """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
+@pytest.mark.parametrize("pool", ["mean", "tokens"])
+def test_a_large_batch_goes_through_in_parts_and_gives_the_same(encoder, pool):
+    images = np.random.default_rng(0).standard_normal((96, 8, 8, 7)).astype(np.float32)
+    lat = np.linspace(-60, 60, 96)
+    whole = encoder.embed(images, lat=lat, normalized=True, pool=pool, batch_size=96)
+    assert images_at_once(96, 1) == 32
+    for count in (5, 96):
+        one_by_one = encoder.embed(images[:count], lat=lat[:count], normalized=True, pool=pool, batch_size=5)
+        np.testing.assert_allclose(whole[:count], one_by_one, atol=2e-5)

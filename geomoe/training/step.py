@@ -44,8 +44,8 @@ def written_out(vector: Array) -> Array:
     """The same vector (N,), which XLA now cannot help but write to memory as a whole.
 
     Without it XLA sees each parameter's slice of a long vector and puts a copy of the whole optimizer into every one of several
-    hundred slices: four fifths of the program, and of the time that compiling it takes. A loop, because XLA on CPU drops
-    `jax.lax.optimization_barrier` before it fuses.
+    hundred slices, two fifths of the compiled program's text. A loop, because XLA on CPU drops `jax.lax.optimization_barrier`
+    before it fuses.
     """
     halves = jnp.pad(vector, (0, vector.size % 2)).reshape(2, -1)
     return jax.lax.scan(lambda one, half: (one, one * half), jnp.ones(()), halves)[1].reshape(-1)[: vector.size]
