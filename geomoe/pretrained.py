@@ -71,10 +71,9 @@ def _embed(config: ModelConfig, pool: str, params: Any, images: jax.Array, pairs
         return pool_tokens(Encoder(config).apply({"params": params}, *part).tokens, pool)
 
     size = compilation.images_at_once(len(images), jax.local_device_count())
-    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), (images, *pairs))
     if len(images) == size:
         return some((images, *pairs))
-    z = jax.lax.map(some, parts)
+    z = jax.lax.map(some, tuple(x.reshape(-1, size, *x.shape[1:]) for x in (images, *pairs)))
     return z.reshape(-1, *z.shape[2:])
 
 

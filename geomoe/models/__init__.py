@@ -9,7 +9,6 @@ import jax
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, SIZES, ModelConfig
 from geomoe.models.encoder import Encoder, TokenOutput, patchify, unpatchify
 from geomoe.models.mae import MAE, MAEOutput, normalise_patches, random_masking, reconstruction_losses
-from geomoe.models.moe import Draws, MixtureOfExperts
 
 
 def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> Encoder:
@@ -42,10 +41,8 @@ __all__ = [
     "NUM_METADATA_TOKENS",
     "NUM_PREFIX_TOKENS",
     "SIZES",
-    "Draws",
     "Encoder",
     "MAEOutput",
-    "MixtureOfExperts",
     "ModelConfig",
     "TokenOutput",
     "build_encoder",
