@@ -31,7 +31,7 @@ class Input:
         unit: of the numbers: "collection2_dn" (Landsat Collection 2 level-2 digital numbers, 0 without data), "reflectance"
             (surface reflectance as a fraction, NaN without data), "level1_dn" (level-1 digital numbers, 0 without data; brought
             to top-of-atmosphere reflectance), "uint8" (0 without data, 1 to 255 linear over `uint8_range`).
-        bands: names of the channels, in their order; None says that they are the model's. Bands beyond the model's are
+        bands: names of the channels, in their order; None says that they are the sensor's. Bands beyond the model's are
             dropped.
         fill_missing: whether bands that the model has and the images lack are given as the training mean. Otherwise they are
             an error.
@@ -40,6 +40,8 @@ class Input:
         uint8_range: reflectances that 1 and 255 stand for.
         statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; None takes the model's, after
             conversion to Collection 2 digital numbers.
+        sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are. Landsat 4, 5 and 7 have no coastal band;
+            the blue band's z-score stands in its place.
     """
 
     unit: str = "collection2_dn"
@@ -49,10 +51,17 @@ class Input:
     sun_elevation: float | np.ndarray | None = None
     uint8_range: tuple[float, float] = (0.0, 1.0)
     statistics: Mapping[str, Any] | None = None
+    sensor: str = "landsat8"
 
     def __post_init__(self):
         if self.unit not in landsat.UNITS:
             raise ValueError(f"unit = {self.unit!r} is not one of {', '.join(landsat.UNITS)}")
+        landsat.check_sensor(self.sensor)
+        if self.unit == "level1_dn" and landsat.lacks_coastal(self.sensor):
+            raise ValueError(
+                f"level-1 numbers of {self.sensor} have other factors in each band (REFLECTANCE_MULT_BAND_n and _ADD_ in its "
+                "*_MTL.txt): apply them and pass unit='reflectance'"
+            )
         if self.fit not in FITS:
             raise ValueError(f"fit = {self.fit!r} is not one of {', '.join(FITS)}")
         if isinstance(self.bands, str):
@@ -62,6 +71,12 @@ class Input:
         if not self.uint8_range[0] < self.uint8_range[1]:
             raise ValueError(f"uint8_range = {self.uint8_range} must rise")
 
+    def channels(self, bands: Sequence[str]) -> tuple[str, ...]:
+        """Names of the images' channels, for a model that takes `bands`."""
+        if self.bands is not None:
+            return tuple(self.bands)
+        return tuple(landsat.TM_BANDS) if landsat.lacks_coastal(self.sensor) else tuple(bands)
+
     def part(self, rows: slice) -> Input:
         """The same for some of the images."""
         if self.sun_elevation is None or np.ndim(self.sun_elevation) == 0:
@@ -69,17 +84,20 @@ class Input:
         return dataclasses.replace(self, sun_elevation=np.asarray(self.sun_elevation)[rows])
 
 
-def band_order(given: Sequence[str], wanted: Sequence[str], fill_missing: bool) -> list[int | None]:
+def band_order(given: Sequence[str], wanted: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
     """For each band that the model takes its index among those given, or None where it is missing and may be filled.
+
+    A sensor without the coastal band may lack it.
 
     Raises:
         ValueError: a band is missing, unknown or given twice.
     """
-    names = [landsat.band_name(name) for name in given]
+    names = [landsat.band_name(name, sensor) for name in given]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"band {twice[0]} is given twice: {', '.join(given)}")
-    missing = [band for band in wanted if band not in names]
+    may_lack = landsat.BANDS[:1] if landsat.lacks_coastal(sensor) else ()
+    missing = [band for band in wanted if band not in names and band not in may_lack]
     if missing and not fill_missing:
         titles = ", ".join(f"{b} ({landsat.BAND_TITLES[landsat.BANDS.index(b)]})" for b in missing)
         raise ValueError(
@@ -203,14 +221,15 @@ def prepare(
     """
     if images.ndim != 4:
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}")
-    names = tuple(given.bands) if given.bands is not None else tuple(bands)
+    by_name = given.bands is not None or landsat.lacks_coastal(given.sensor)
+    names = given.channels(bands)
     if images.shape[-1] != len(names):
-        what = "bands names" if given.bands is not None else "the model takes"
+        what = "bands names" if given.bands is not None else f"{given.sensor} has" if by_name else "the model takes"
         raise ValueError(
             f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}; bands=(...) says which "
             "bands there are"
         )
-    order = list(range(len(names))) if given.bands is None else band_order(names, bands, given.fill_missing)
+    order = band_order(names, bands, given.fill_missing, given.sensor) if by_name else list(range(len(names)))
     own = given.statistics
     present = [i for i in order if i is not None]
     images = images if present == list(range(images.shape[-1])) else images[..., present]
@@ -233,6 +252,9 @@ def prepare(
     if None in order:
         full = np.zeros((*z.shape[:3], len(order)), np.float32)
         full[..., [i for i, source in enumerate(order) if source is not None]] = z
+        if landsat.lacks_coastal(given.sensor):
+            coastal, blue = (bands.index(name) for name in landsat.BANDS[:2])
+            full[..., coastal] = full[..., blue]
         z = full
     return z.astype(np.float32, copy=False), valid
 

@@ -16,12 +16,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from geomoe import compilation, imagery, landsat, metadata
 from geomoe.models import Encoder, ModelConfig, TokenOutput, count_params
-from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS
+from geomoe.pooling import check_pool, pool_tokens, pool_width
 
 if TYPE_CHECKING:
     from geomoe.analysis import Reconstruction, Routing
-
-POOLS = ("mean", "patch_mean", "cls", "tokens")
 
 
 def load(path: str | os.PathLike, checkpoint: str | int = "last", **options: Any) -> PretrainedEncoder:
@@ -44,6 +42,7 @@ def load(path: str | os.PathLike, checkpoint: str | int = "last", **options: Any
 
         run = read_run(path)
         step, params = load_params(path, checkpoint)
+        params.pop("heads", None)  # of the objectives, which end with pretraining
         config = ModelConfig.from_dict(run["model"])
         normalised_targets = run["config"]["loss"]["normalise_targets"]
         return PretrainedEncoder(config, params, run["statistics"], f"{path} step {step}", normalised_targets)
@@ -68,30 +67,13 @@ def _apply(config: ModelConfig, params: Any, images: jax.Array, pairs: tuple[jax
 @functools.partial(compilation.jit, static_argnums=(0, 1))
 def _embed(config: ModelConfig, pool: str, params: Any, images: jax.Array, pairs: tuple[jax.Array, ...]) -> jax.Array:
     def some(part: tuple[jax.Array, ...]) -> jax.Array:
-        return pool_tokens(Encoder(config).apply({"params": params}, *part).tokens, pool)
+        return pool_tokens(Encoder(config).apply({"params": params}, *part), part[1:], config, pool)
 
     size = compilation.images_at_once(len(images), jax.local_device_count())
     if len(images) == size:
         return some((images, *pairs))
     z = jax.lax.map(some, tuple(x.reshape(-1, size, *x.shape[1:]) for x in (images, *pairs)))
     return z.reshape(-1, *z.shape[2:])
-
-
-def pool_tokens(tokens: jax.Array, pool: str) -> jax.Array:
-    """Tokens (N, T, D) to embeddings: "mean" over all, "patch_mean", "cls" -> (N, D); "tokens" -> (N, T, D).
-
-    Raises:
-        ValueError: `pool` is none of these.
-    """
-    if pool == "mean":
-        return tokens.mean(axis=1)
-    if pool == "patch_mean":
-        return tokens[:, NUM_PREFIX_TOKENS:].mean(axis=1)
-    if pool == "cls":
-        return tokens[:, NUM_METADATA_TOKENS]
-    if pool == "tokens":
-        return tokens
-    raise ValueError(f"pool = {pool!r} is not one of {', '.join(POOLS)}")
 
 
 class PretrainedEncoder:
@@ -130,7 +112,7 @@ class PretrainedEncoder:
 
     @property
     def embed_dim(self) -> int:
-        """Width D of an embedding."""
+        """Width D of an embedding of the pool "mean"."""
         return self.config.width
 
     @functools.cached_property
@@ -180,14 +162,15 @@ class PretrainedEncoder:
                 numbers, unless `unit` says otherwise; with `normalized=True` z-scored images of the model's size and bands.
             lat, lon: (N,) degrees, WGS 84; None, or None or NaN for a single image, where unknown.
             time: (N,) datetime64 in UTC; None, or None or NaT for a single image, where unknown.
-            pool: "mean" over all tokens (the published embedding), "patch_mean", "cls" or "tokens".
+            pool: "mean" over all tokens (the published embedding), "patch_mean", "patch_std", "cls", "stages", "layer_mean",
+                "place_time", several of them joined by "+", or "tokens"; see `geomoe.pooling.pool_tokens`.
             normalized: whether the images are z-scored already, so that nothing is done to them.
             batch_size: images at once, over all devices.
-            **given: what the images are, as for `geomoe.imagery.Input`: unit, bands, fill_missing, fit, sun_elevation,
-                uint8_range, statistics.
+            **given: what the images are, as for `geomoe.imagery.Input`: unit, sensor, bands, fill_missing, fit,
+                sun_elevation, uint8_range, statistics.
 
         Returns:
-            (N, D) float32, or (N, 5 + P, D) for "tokens".
+            (N, width) float32, the width being D for most pools (`geomoe.pooling.pool_width`), or (N, 5 + P, D) for "tokens".
 
         Raises:
             ValueError: a shape, type, unit or value is wrong; the message says which.
@@ -195,16 +178,15 @@ class PretrainedEncoder:
         Warns:
             geomoe.imagery.StatisticsWarning: a band's mean is 3 deviations or more from that of the training data.
         """
-        pool_tokens(jnp.zeros((1, NUM_PREFIX_TOKENS + 1, 1)), pool)
+        check_pool(pool)
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
         out = []
         for batch, pairs, size in self._batches(images, lat, lon, time, normalized, batch_size, given):
             out.append(self.embed_batch(batch, pairs, pool, size))
         if not out:
-            return np.zeros(
-                (0, self.embed_dim) if pool != "tokens" else (0, self.config.num_tokens, self.embed_dim), np.float32
-            )
+            width = pool_width(self.config, pool)
+            return np.zeros((0, width) if pool != "tokens" else (0, self.config.num_tokens, width), np.float32)
         return np.concatenate(out)
 
     def reconstruct(
@@ -295,7 +277,9 @@ class PretrainedEncoder:
     def record(self, source: imagery.Input | None = None) -> dict[str, Any]:
         """What becomes of images described by `source`, in plain values: for files and results that must tell it."""
         source = source or imagery.Input()
-        record = {"unit": source.unit, "bands": list(source.bands or self.bands), "fit": source.fit}
+        record = {"unit": source.unit, "bands": list(source.channels(self.bands)), "fit": source.fit}
+        if landsat.lacks_coastal(source.sensor):
+            record |= {"sensor": source.sensor, "coastal": "the blue band's z-score"}
         if source.unit == "level1_dn":
             elevation = source.sun_elevation
             record["sun_elevation"] = None if elevation is None else np.asarray(elevation).tolist()

@@ -23,6 +23,7 @@ from geomoe.data.builders import (
 )
 from geomoe.data.builders.base import serialize
 from geomoe.data.geotiff import PatchError, read_patch
+from geomoe.data.pictures import Preparation
 
 
 def write_tif(path, image, crs="EPSG:32633", origin=(500000.0, 5300000.0), **options):
@@ -165,6 +166,28 @@ def test_eurosat(tmp_path):
     batch = next(data.load(builder, "test", fit="resize").as_numpy_iterator())
     assert batch["image"].shape == (1, 40, 40, 7) and batch["labels"].argmax() == 1
     assert batch["time"][0] == b"unknown" and not batch["week"].any() and batch["lat"].any()
+
+
+def test_a_folder_of_landsat_7(tmp_path):
+    """Six bands become seven: the coastal one has the blue one's z-score under the published statistics."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(7000, 15000, (40, 40, 6)).astype(np.uint16)
+    image[:3, :3] = 0
+    (tmp_path / "in").mkdir()
+    write_tif(tmp_path / "in" / "a.tif", image)
+    with pytest.raises(ValueError, match="1 wrong band count"):
+        data.BUILDERS["landsat_folder"](source=tmp_path / "in", data_dir=tmp_path / "no").download_and_prepare()
+    builder = data.BUILDERS["landsat_folder"](source=tmp_path / "in", data_dir=tmp_path / "out", sensor="landsat7")
+    builder.download_and_prepare()
+    batch = next(data.load(builder, "train", statistics=data.published_statistics("bigearthnet_landsat")).as_numpy_iterator())
+    z, valid = batch["image"][0], batch["valid"][0]
+    assert valid.sum() == 40 * 40 - 9
+    np.testing.assert_allclose(z[valid][:, 0], z[valid][:, 1], atol=2e-4)
+    published = landsat.STATISTICS["bigearthnet_landsat"]
+    expected = (image[20, 20] - np.array(published["mean"][1:])) / np.array(published["std"][1:])
+    np.testing.assert_allclose(z[20, 20, 1:], expected, atol=1e-4)
+    with pytest.raises(ValueError, match="sensor = 'spot'"):
+        data.BUILDERS["landsat_folder"](data_dir=tmp_path / "out", sensor="spot")
 
 
 def test_a_folder_with_a_table(tmp_path):
@@ -361,7 +384,7 @@ def test_training_batches_go_on_from_any_batch(synthetic_dir, statistics):
         batch_size=16,
         train=True,
         fit="random_crop",
-        augment=data.Augment(flips=True, turns=True, metadata_dropout=0.3),
+        augment=data.Augment(flips=True, turns=True, metadata_dropout=0.3, coastal_dropout=0.2),
         seed=5,
         views=2,
     )
@@ -381,6 +404,40 @@ def test_training_batches_go_on_from_any_batch(synthetic_dir, statistics):
     assert 0.2 < missing < 0.4
     same = [np.array_equal(b["image"][n], b["second_view"][n]) for b in whole for n in range(16)]
     assert np.mean(same) < 0.1
+
+
+def test_resized_crops_and_what_is_valid_in_them(synthetic_dir, statistics):
+    """A square of a random side brought to the model's size; a pixel is valid where no pixel without data was mixed in."""
+    augment = data.Augment(crop_sides=(22, 30))
+    options = dict(data_dir=synthetic_dir, statistics=statistics, batch_size=96, train=True, seed=3)
+    name = "synthetic_landsat/small"
+    crops = take(data.load(name, "train", fit="random_resized_crop", augment=augment, views=2, **options), 1)[0]
+    exact = data.Augment(crop_sides=(40, 40))
+    plain = take(data.load(name, "train", fit="random_resized_crop", augment=exact, **options), 1)[0]
+    cropped = take(data.load(name, "train", fit="random_crop", **options), 1)[0]
+    np.testing.assert_array_equal(plain["image"], cropped["image"])
+    roughness = lambda z: np.abs(np.diff(z, axis=1)).mean()
+    assert roughness(crops["image"]) < 0.8 * roughness(plain["image"])  # larger pixels, smoother images
+    for image, valid in (("image", "valid"), ("second_view", "second_valid")):
+        empty = np.all(np.abs(crops[image] * statistics.std + statistics.mean) < 0.5, axis=-1)
+        assert not (empty & crops[valid]).any() and empty.any()
+        assert crops[valid].mean() > 0.9
+    fitted = Preparation(40, "random_resized_crop", augment, None, np.zeros(1), np.ones(1)).fitted
+    image = np.arange(44 * 44, dtype=np.float32).reshape(44, 44, 1)
+    steps = [np.diff(fitted(image, np.array([0, 0, 0, 0, 0, draw, 0]))[20, :, 0]).max() for draw in (0, 0.5, 0.999)]
+    np.testing.assert_allclose(steps, [22 / 40, 26 / 40, 30 / 40], rtol=1e-3)  # a pixel of the crop in steps of the result
+
+
+def test_place_and_time_before_the_dropout_and_the_coastal_band(synthetic_dir, statistics):
+    augment = data.Augment(metadata_dropout=0.5, coastal_dropout=0.5)
+    options = dict(data_dir=synthetic_dir, statistics=statistics, batch_size=96, train=True, seed=1)
+    batch = take(data.load("synthetic_landsat/small", "train", augment=augment, **options), 1)[0]
+    given = np.stack([batch[name] for name in metadata.PAIRS], axis=1)
+    told = given.any(axis=-1)
+    assert 0.35 < told.mean() < 0.65 and batch["place_time"].any(axis=-1).all()
+    np.testing.assert_array_equal(given[told], batch["place_time"][told])
+    same = (batch["image"][..., 0] == batch["image"][..., 1]).all(axis=(1, 2))
+    assert 0.3 < same.mean() < 0.7
 
 
 def test_augmentation_only_moves_pixels(synthetic_dir, statistics):

@@ -149,6 +149,25 @@ def test_one_file_a_band_with_metadata_clouds_and_another_nodata_number(encoder,
         embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "b.npz"), folder, given=level1)
 
 
+def test_a_landsat_7_scene_goes_by_its_own_numbers(encoder, ground, tmp_path):
+    """B1 of an LE07 product is blue, and its B6 is thermal: the scene embeds as the same bands by colour do."""
+    folder, stem = tmp_path / "scene", "LE07_L2SP_190025_20020518_20200916_02_T1_SR"
+    folder.mkdir()
+    for number, band in zip((1, 2, 3, 4, 5, 7), range(1, 7)):
+        write(folder / f"{stem}_B{number}.TIF", ground[..., band : band + 1])
+    write(folder / f"{stem}_B6.TIF", ground[..., :1])
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), folder, stride=8)
+    found = embeddings.read(tmp_path / "a.npz")
+    assert found["facts"]["input"]["sensor"] == "landsat7"
+    colours = tmp_path / "colours.tif"
+    write(colours, ground[..., 1:], descriptions=("blue", "green", "red", "nir", "swir1", "swir2"))
+    given = imagery.Input(sensor="landsat7")
+    sink = embeddings.Sink(tmp_path / "b.npz")
+    embeddings.embed_scene(encoder, sink, colours, given=given, stride=8, time="2002-05-18")
+    same = embeddings.read(tmp_path / "b.npz")
+    np.testing.assert_allclose(found["vector"], same["vector"], atol=1e-5)
+
+
 def test_scenes_that_cannot_be_used_are_named(encoder, ground, tmp_path):
     sink = lambda name="x.tif": embeddings.Sink(tmp_path / name)
     with pytest.raises(SceneError, match="nowhere: there is no such"):

@@ -10,10 +10,11 @@ import pytest
 from conftest import DATA, ROOT
 
 import geomoe
-from geomoe import imagery, landsat
+from geomoe import imagery, landsat, metadata
 from geomoe.analysis import ablation_effects, contribution_norms
 from geomoe.compilation import images_at_once
 from geomoe.data import synthetic
+from geomoe.pooling import pool_width
 
 
 @pytest.fixture(scope="module")
@@ -201,3 +202,61 @@ def test_a_large_batch_goes_through_in_parts_and_gives_the_same(encoder, pool):
     for count in (5, 96):
         one_by_one = encoder.embed(images[:count], lat=lat[:count], normalized=True, pool=pool, batch_size=5)
         np.testing.assert_allclose(whole[:count], one_by_one, atol=2e-5)
+
+
+def test_sensors_without_the_coastal_band(encoder, scenes):
+    """Landsat 7's numbers, colours and Landsat 8's names are one; the blue band stands in for the coastal."""
+    images, place = scenes
+    options = dict(fit="centre_crop", **place)
+    six = images[..., 1:]
+    z = encoder.embed(six, sensor="landsat7", **options)
+    assert encoder.input_record["sensor"] == "landsat7" and encoder.input_record["bands"] == list(landsat.TM_BANDS)
+    colours = ("swir2", "nir", "blue", "green", "red", "swir1")
+    shuffled = six[..., [5, 3, 0, 1, 2, 4]]
+    np.testing.assert_allclose(encoder.embed(shuffled, sensor="landsat5", bands=colours, **options), z, atol=1e-5)
+    mean, std = (np.asarray(encoder.statistics[key]) for key in ("mean", "std"))
+    stand_in = (six[..., :1] - mean[1]) / std[1] * std[0] + mean[0]
+    np.testing.assert_allclose(encoder.embed(np.concatenate([stand_in, six], axis=-1), **options), z, atol=1e-3)
+    with pytest.raises(ValueError, match=r"N, H, W, 6.*landsat7 has B1, B2, B3, B4, B5, B7"):
+        encoder.embed(images, sensor="landsat7", **options)
+    with pytest.raises(ValueError, match="unknown band 'B6'; the bands of landsat7 are B1"):
+        encoder.embed(six, sensor="landsat7", bands=("B1", "B2", "B3", "B4", "B5", "B6"), **options)
+    with pytest.raises(ValueError, match="level-1 numbers of landsat7 have other factors"):
+        encoder.embed(six, sensor="landsat7", unit="level1_dn", **options)
+    with pytest.raises(ValueError, match="sensor = 'sentinel2'"):
+        encoder.embed(images, sensor="sentinel2", **options)
+
+
+def test_names_of_bands_and_products():
+    assert [landsat.band_name(name, "landsat7") for name in ("B4", "SR_B4", "nir", "B7")] == ["SR_B5"] * 3 + ["SR_B7"]
+    assert [landsat.band_name(name) for name in ("B4", "SR_B4", "red", "B04")] == ["SR_B4"] * 4
+    names = ("LE07_L2SP_199026_20020802_20200916_02_T1", "LT51990261990", "LC09_L2SP", "S2A_MSIL2A")
+    assert [landsat.sensor_of(name) for name in names] == ["landsat7", "landsat5", "landsat9", None]
+    with pytest.raises(ValueError, match="unknown band 'coastal'; the bands of landsat5"):
+        landsat.band_name("coastal", "landsat5")
+
+
+def test_pools_are_made_of_named_parts(encoder, scenes):
+    images, place = scenes
+    pairs = metadata.encode(place["lat"], place["lon"], place["time"])
+    z, _ = encoder.prepare(images, imagery.Input(fit="centre_crop"))
+    out = encoder.apply_tokens(z, *pairs)
+    tokens, layers = np.asarray(out.tokens), [np.asarray(layer) for layer in out.layer_tokens]
+    ends = [layers[i].mean(axis=1) for i in range(len(layers))]  # one block a stage in this model
+    expected = {
+        "patch_mean": tokens[:, 5:].mean(axis=1),
+        "patch_std": tokens[:, 5:].std(axis=1),
+        "cls": tokens[:, 4],
+        "stages": np.concatenate(ends, axis=1),
+        "layer_mean": np.mean(ends, axis=0),
+        "place_time": np.concatenate(pairs, axis=1),
+    }
+    expected["stages+place_time"] = np.concatenate([expected["stages"], expected["place_time"]], axis=1)
+    for pool, values in expected.items():
+        found = encoder.embed(images, **place, pool=pool, fit="centre_crop")
+        assert found.shape == (6, pool_width(encoder.config, pool)) and found.dtype == np.float32
+        np.testing.assert_allclose(found, values, atol=1e-5, err_msg=pool)
+    assert encoder.embed(images[:0], pool="stages", fit="centre_crop").shape == (0, 3 * encoder.embed_dim)
+    for pool, message in (("median", "'median' is not one of"), ("mean+mean", "twice"), ("mean+tokens", "joins with no other")):
+        with pytest.raises(ValueError, match=message.replace("+", r"\+")):
+            encoder.embed(images, pool=pool, fit="centre_crop")

@@ -20,11 +20,16 @@ import geomoe
 from geomoe.metadata import PAIRS
 from geomoe.models import build_mae, patchify, reconstruction_losses
 from geomoe.training import default_config, init_params, load_params, loop, make_train_step, read_run
+from geomoe.training.input import open_data, rows_of_mix
 from geomoe.training.logging import TIMING_COLUMNS
 from geomoe.training.objectives import info_nce
 from geomoe.training.state import TrainState
 
 MICRO = dict(size="tiny", depth=1, stage_experts=(3,), decoder_depth=1, img_size=16)  # compiles in seconds
+
+
+CONFIGS = sorted((ROOT / "configs").glob("pretrain*.py")) + sorted((ROOT / "configs" / "recipes").glob("*.py"))
+CONFIGS = [str(path.relative_to(ROOT / "configs")) for path in CONFIGS] + ["fake_data.py"]
 
 
 def tiny_config(**changes):
@@ -218,13 +223,33 @@ def test_a_workdir_with_another_config_is_refused(tmp_path):
     assert loop.train(tiny_config(**{"train.num_steps": 3, "log.every_steps": 2}), tmp_path).finished
 
 
-def test_too_small_a_validation_split_is_named(tmp_path, synthetic_dir):
-    config = real_data_config(synthetic_dir, **{"data.val_split": "val[:10]"})
-    with pytest.raises(ValueError, match=r"val_split = 'val\[:10\]'.*10 examples"):
-        loop.train(config, tmp_path)
+def test_datasets_are_mixed_row_by_row(synthetic_dir):
+    """A quarter of each batch from another dataset, z-scored by its own statistics; any batch can be gone to."""
+    changes = {
+        "data.mix": ("synthetic_landsat/small_dominant=0.25",),
+        "data.val_split": "val[:10]",
+    }
+    config = real_data_config(synthetic_dir, **changes)
+    size = config.train.batch_size
+    opened = open_data(config, geomoe.training.validate(config), None)
+    facts = opened.mix["synthetic_landsat/small_dominant"]
+    assert facts["rows"] == size // 4 and facts["statistics"]["source"].startswith("computed:synthetic_landsat/small_dominant")
+    whole = [batch for batch, _ in zip(opened.train(0), range(3))]
+    assert whole[0]["image"].shape[0] == size
+    again = next(opened.train(2))
+    for key in again:
+        np.testing.assert_array_equal(again[key], whole[2][key])
+    plain = real_data_config(synthetic_dir)
+    plain.train.batch_size = size - size // 4
+    alone = next(open_data(plain, geomoe.training.validate(plain), None).train(0))
+    np.testing.assert_array_equal(whole[0]["image"][: size - size // 4], alone["image"])
+    assert len(next(opened.val())["image"]) == 10  # fewer than a batch
+    for mix, message in (("synthetic_landsat", "not 'NAME=SHARE'"), ("a=0.01", "gives no row"), ("a=1.0", "leaves no")):
+        with pytest.raises(ValueError, match=message):
+            rows_of_mix((mix,), 16, 1)
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("pretrain*.py")) + ["fake_data.py"])
+@pytest.mark.parametrize("name", CONFIGS)
 def test_every_pretraining_config_is_valid(name):
     spec = importlib.util.spec_from_file_location("config", ROOT / "configs" / name)
     module = importlib.util.module_from_spec(spec)

@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
     parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")
     parser.add_argument("--output", required=True, help="a .pth file, a .stablehlo file, or a folder that is not there yet")
-    parser.add_argument("--pool", default="mean", help="of the exported function: mean, patch_mean, cls or tokens")
+    parser.add_argument("--pool", default="mean", help="of the exported function: mean, stages+place_time, tokens ...")
     parser.add_argument("--platforms", default="cpu,cuda,tpu", help="of the exported function (default: cpu,cuda,tpu)")
     args = parser.parse_args(argv)
     if os.path.exists(args.output):

@@ -31,12 +31,15 @@ def main(argv: list[str] | None = None) -> None:
     source.add_argument("--folder", help="folder of GeoTIFF patches")
     source.add_argument("--scene", nargs="+", help="a GeoTIFF, a folder with one file a band, or the band files")
     parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif for scenes")
-    parser.add_argument("--pool", default="mean", choices=("mean", "patch_mean", "cls"))
+    parser.add_argument("--pool", default="mean", help="readout, as mean, stages or stages+place_time (default: mean)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the vectors in the file")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--split", default="test", help="of --dataset (default: test)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--unit", default="collection2_dn", choices=landsat.UNITS, help="of the numbers of --folder or --scene")
+    parser.add_argument(
+        "--sensor", choices=landsat.SENSORS, help="whose numbers the bands have (default: by the scene, or landsat8)"
+    )
     parser.add_argument("--bands", help="names of the bands of the files, joined by commas: blue,green,red")
     parser.add_argument("--fill_missing", action="store_true", help="give bands that the files lack as the training mean")
     parser.add_argument("--fit", choices=[f for f in FITS if f != "exact"], help="of patches: centre_crop (default) or resize")
@@ -53,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--{name} is for --scene")
     if args.fit and args.scene:
         raise ValueError("--fit is for patches; the windows of a scene have the model's size")
-    described = dict(unit=args.unit, bands=args.bands, sun_elevation=args.sun_elevation, uint8_range=args.uint8_range)
+    described = dict(unit=args.unit, sensor=args.sensor, bands=args.bands)
+    described |= dict(sun_elevation=args.sun_elevation, uint8_range=args.uint8_range)
     if args.dataset and (args.fill_missing or args.unit != "collection2_dn" or any(list(described.values())[1:])):
         raise ValueError(
             "--unit, --bands, --fill_missing and the like are for --folder and --scene; datasets hold digital numbers"

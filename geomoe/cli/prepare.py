@@ -26,6 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--source", help="folder to convert (not for synthetic_landsat)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--labels", help="landsat_folder: CSV of labels, places and times")
+    parser.add_argument("--sensor", help="landsat_folder: landsat4, 5 or 7, for patches without the coastal band")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="stop at the first flawed patch")
     parser.add_argument("--keep_nodata", action="store_true", help="keep patches in which every pixel is 0")
@@ -43,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     base, _, config = args.dataset.partition("/")
     if base not in data.BUILDERS:
         raise ValueError(f"unknown dataset {base!r}; there are {', '.join(data.BUILDERS)}")
+    if args.sensor and base != "landsat_folder":
+        raise ValueError("--sensor is for landsat_folder; the other datasets are Landsat 8's")
     if args.labels and base != "landsat_folder":
         raise ValueError("--labels is for landsat_folder; the other datasets bring their labels")
     console = rich.console.Console(stderr=True)
@@ -53,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             raise ValueError(f"--source is missing: the folder that holds {base}")
         if base == "landsat_folder":
             options["labels"] = args.labels
+            options["sensor"] = args.sensor or "landsat8"
         if config:
             options["config"] = config
         _prepare(data.BUILDERS[base], options, args, console, read_skipped)

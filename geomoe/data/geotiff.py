@@ -150,7 +150,11 @@ def read_patch(
     bands = image.shape[2]
     if bands not in (num_bands, num_bands + drop_extra):
         wanted = f"{num_bands}" if not drop_extra else f"{num_bands} or {num_bands + drop_extra}"
-        raise PatchError("wrong band count", path, f"{bands} bands where {wanted} are needed ({', '.join(landsat.BANDS)})")
+        six, seven = len(landsat.TM_BANDS), len(landsat.BANDS)
+        hint = f" ({', '.join(landsat.BANDS)})" if num_bands == seven else ""
+        if (bands, num_bands) == (six, seven):
+            hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
+        raise PatchError("wrong band count", path, f"{bands} bands where {wanted} are needed{hint}")
     image = image[:, :, :num_bands]
     if image.dtype.name not in dtypes:
         if image.dtype.kind == "f" and np.isnan(image).any():

@@ -12,8 +12,10 @@ import numpy as np
 
 from geomoe import imagery, landsat
 
-FITS = ("centre_crop", "random_crop", "resize")
-DRAWS = 5  # uniform numbers that a view of an image takes: row and column of the crop, two flips, the turn
+FITS = ("centre_crop", "random_crop", "random_resized_crop", "resize")
+# Uniform numbers that a view of an image takes: row and column of the crop, two flips, the turn, the crop's side, the bands.
+DRAWS = 7
+_COASTAL, _BLUE = landsat.BANDS.index("SR_B1"), landsat.BANDS.index("SR_B2")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,15 +26,25 @@ class Augment:
         flips: mirror left-right and up-down, each for half of the images.
         turns: turn by 0, 90, 180 or 270 degrees.
         metadata_dropout: probability with which each of week, hour, latitude and longitude goes missing, on its own.
+        coastal_dropout: probability with which an image is given as by a sensor without the coastal band (Landsat 4 to 7): the
+            z-scored blue band stands in its place, as where such images are embedded.
+        crop_sides: smallest and largest side, in pixels, of the squares that "random_resized_crop" cuts; no larger than the
+            image. Each side is as likely as any other. () cuts squares of the model's size.
     """
 
     flips: bool = False
     turns: bool = False
     metadata_dropout: float = 0.0
+    coastal_dropout: float = 0.0
+    crop_sides: tuple[int, int] | tuple[()] = ()
 
     def __post_init__(self):
-        if not 0 <= self.metadata_dropout <= 1:
-            raise ValueError(f"metadata_dropout = {self.metadata_dropout} must be in [0, 1]")
+        for name in ("metadata_dropout", "coastal_dropout"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1]")
+        object.__setattr__(self, "crop_sides", tuple(self.crop_sides))
+        if self.crop_sides and not (len(self.crop_sides) == 2 and 1 <= self.crop_sides[0] <= self.crop_sides[1]):
+            raise ValueError(f"crop_sides = {self.crop_sides} must be (smallest, largest) in pixels, or ()")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,9 +53,9 @@ class Preparation:
 
     Attributes:
         size: side S of the result, in pixels.
-        fit: "centre_crop" (offset rounded down), "random_crop" or "resize" (bilinear); crops of images with a shorter side
-            enlarge them first.
-        augment: flips and turns.
+        fit: "centre_crop" (offset rounded down), "random_crop", "random_resized_crop" (a square of a random side, brought to
+            S) or "resize" (bilinear). The first two enlarge images with a shorter side first.
+        augment: the random choices.
         clip: lowest and highest digital number, or None.
         mean, std: (C,) of the z-score.
     """
@@ -56,24 +68,29 @@ class Preparation:
     std: np.ndarray
 
     def fitted(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """(H, W, C) uint16 to a view or a copy of side S."""
+        """(H, W, C) to a view or a copy of side S, by a view's uniform numbers."""
         height, width = image.shape[:2]
-        if self.fit == "resize" or min(height, width) < self.size:
+        side = self.size
+        if self.fit == "random_resized_crop":
+            low, high = (min(limit, height, width) for limit in self.augment.crop_sides or (self.size, self.size))
+            side = min(low + int(draws[5] * (high - low + 1)), high)
+        elif self.fit == "resize" or min(height, width) < self.size:
             how = "resize" if self.fit == "resize" else "enlarge"
             image = imagery.resized(image[None], *imagery.fitted_shape(height, width, self.size, how))[0]
             height, width = image.shape[:2]
-        rooms = height - self.size, width - self.size
-        if self.fit == "random_crop":
+        rooms = height - side, width - side
+        if self.fit in ("random_crop", "random_resized_crop"):
             top, left = (min(int(draw * (room + 1)), room) for draw, room in zip(draws, rooms))
         else:
             top, left = (room // 2 for room in rooms)
-        return image[top : top + self.size, left : left + self.size]
+        image = image[top : top + side, left : left + side]
+        return image if side == self.size else imagery.resized(image[None], self.size, self.size)[0]
 
     def turned(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
-        """A view of a square image, by three uniform numbers."""
+        """A view of a square image, by a view's uniform numbers."""
         if self.augment.flips:
-            image = image[:: -1 if draws[0] < 0.5 else 1, :: -1 if draws[1] < 0.5 else 1]
-        return np.rot90(image, int(draws[2] * 4)) if self.augment.turns else image
+            image = image[:: -1 if draws[2] < 0.5 else 1, :: -1 if draws[3] < 0.5 else 1]
+        return np.rot90(image, int(draws[4] * 4)) if self.augment.turns else image
 
     def __call__(self, values: np.ndarray, shapes: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Prepares a batch.
@@ -81,20 +98,27 @@ class Preparation:
         Args:
             values: (B,) bytes, the uint16 digital numbers of each image.
             shapes: (B, 3) height, width and bands of each.
-            draws: (B, 5) uniform numbers.
+            draws: (B, 7) uniform numbers.
 
         Returns:
-            (B, S, S, C) float32, and (B, S, S) bool: False where a band holds no data.
+            (B, S, S, C) float32, and (B, S, S) bool: False where a band holds no data, or a pixel without any was mixed in.
         """
         out = np.empty((len(values), self.size, self.size, len(self.mean)), np.float32)
         valid = np.empty(out.shape[:3], bool)
         for i, (value, shape) in enumerate(zip(values, shapes)):
-            image = self.fitted(np.frombuffer(value, np.uint16).reshape(shape), draws[i, :2])
-            out[i] = self.turned(image, draws[i, 2:])
-            valid[i] = True if image.all() else np.all(out[i] != landsat.NODATA, axis=-1)
+            image = np.frombuffer(value, np.uint16).reshape(shape)
+            out[i] = self.turned(self.fitted(image, draws[i]), draws[i])
+            if image.all():
+                valid[i] = True
+            else:
+                holds = np.all(image != landsat.NODATA, axis=-1, keepdims=True)
+                valid[i] = self.turned(self.fitted(holds, draws[i]), draws[i])[..., 0] > 0.999
         if self.clip is not None:
             np.clip(out, *self.clip, out=out)
         rows = out.reshape(len(values), self.size, -1)  # long rows: numpy is slow on a last axis of seven
         np.subtract(rows, np.tile(self.mean, self.size), out=rows)
         np.divide(rows, np.tile(self.std, self.size), out=rows)
+        if self.augment.coastal_dropout:
+            chosen = draws[:, 6] < self.augment.coastal_dropout
+            out[chosen, ..., _COASTAL] = out[chosen, ..., _BLUE]
         return out, valid

@@ -131,24 +131,26 @@ def load(
         name_or_builder: "name", "name/config" (then `data_dir` says where it is prepared), or a TFDS builder.
         split: TFDS's notation: "train", "train[:90%]", "train+val" ...
         img_size: side of the images given, in pixels.
-        fit: how an image gets that side: "centre_crop" (offset rounded down), "random_crop" or "resize" (bilinear). A crop
-            of an image with a shorter side than `img_size` enlarges it first.
+        fit: how an image gets that side: "centre_crop" (offset rounded down), "random_crop", "resize" (bilinear), or
+            "random_resized_crop" (a square of a side from `augment.crop_sides`, brought to it; training alone). The crops of
+            the model's size enlarge an image with a shorter side first.
         batch_size: examples a batch, over all processes; this process gives `batch_size // process_count` of them.
         statistics: for the z-score of each band; None takes those published for the dataset. Pixels without data (0) are
             treated as any other number, as published.
         clip: (lowest, highest) digital number, applied before the z-score; None clips nothing.
-        augment: random flips, turns and metadata dropout; training alone.
+        augment: random flips, turns, dropout of metadata and of the coastal band, sides of crops; training alone.
         hour: "utc", the true hour, or "published", the first digit of the time in a BigEarthNet patch's name.
         train: endless epochs, each in another seeded order, whole batches only; otherwise one pass in the order of the
             records, the last batch possibly smaller.
         seed, start_batch: the batches given are those of this seed from `start_batch` on.
-        views: 2 adds `second_view`, another fit and augmentation of the same images; training alone.
+        views: 2 adds `second_view` and `second_valid`, another fit and augmentation of the same images; training alone.
         process_index, process_count: each process reads its own part of the split.
         cache: keep the records in memory after the first pass.
 
     Returns:
         A dataset of dicts: image (B, S, S, 7) float32; valid (B, S, S) bool, False without data; week, hour, lat, lon (B, 2)
-        float32; id, time (B,) string; latitude, longitude (B,) float32; labels (B, classes) int32, one-hot or multi-hot.
+        float32; place_time (B, 4, 2) float32, these pairs before any was dropped; id, time (B,) string; latitude, longitude
+        (B,) float32; labels (B, classes) int32, one-hot or multi-hot.
 
     Raises:
         ValueError: an option has no meaning, or the split holds fewer examples than a batch in training.
@@ -162,8 +164,10 @@ def load(
         raise ValueError(f"hour = {hour!r} is not 'utc' or 'published'")
     if batch_size % process_count:
         raise ValueError(f"batch_size = {batch_size} does not divide over {process_count} processes")
-    if views not in (1, 2) or not train and (augment != Augment() or views != 1):
-        raise ValueError(f"views = {views} must be 1 or 2, and augment and two views are for train=True")
+    if views not in (1, 2) or not train and (augment != Augment() or views != 1 or fit == "random_resized_crop"):
+        raise ValueError(
+            f"views = {views} must be 1 or 2, and augment, two views and fit = 'random_resized_crop' are for train=True"
+        )
     if statistics is None:
         statistics = published_statistics(source.name)
     elif not isinstance(statistics, Statistics):
@@ -198,8 +202,8 @@ def load(
             mine = draws[:, DRAWS * view : DRAWS * (view + 1)]
             image, valid = tf.numpy_function(preparation, [encoded, shapes, mine], [tf.float32, tf.bool])
             fields[name] = tf.ensure_shape(image, (None, img_size, img_size, len(statistics.mean)))
-            if name == "image":
-                fields["valid"] = tf.ensure_shape(valid, (None, img_size, img_size))
+            valid_name = "valid" if name == "image" else "second_valid"
+            fields[valid_name] = tf.ensure_shape(valid, (None, img_size, img_size))
         labels = tf.zeros([rows, max(classes, 1)], tf.int32)
         if classes:
             padded = tf.concat([fields["labels"].to_tensor(-1), tf.fill([rows, 1], tf.constant(-1, tf.int64))], axis=1)
@@ -211,6 +215,7 @@ def load(
             [tf.float32] * 4,
         )
         keep = tf.cast(draws[:, 2 * DRAWS :] >= augment.metadata_dropout, tf.float32)
+        fields["place_time"] = tf.ensure_shape(tf.stack(pairs, axis=1), (None, len(metadata.PAIRS), 2))
         for i, (pair, values) in enumerate(zip(metadata.PAIRS, pairs)):
             fields[pair] = tf.ensure_shape(values, (None, 2)) * keep[:, i : i + 1]
         return fields

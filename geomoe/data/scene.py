@@ -41,6 +41,7 @@ class SceneInfo:
         time: datetime64[s] in UTC, NaT where unknown.
         level: 1 or 2, None where neither the name nor the metadata tell.
         sun_elevation: degrees from the metadata file, or None.
+        sensor: "landsat4" ... "landsat9", by the name of the product; "landsat8" where that does not tell.
     """
 
     name: str
@@ -54,6 +55,7 @@ class SceneInfo:
     time: np.datetime64
     level: int | None
     sun_elevation: float | None
+    sensor: str = "landsat8"
 
 
 def read_mtl(path: str | os.PathLike) -> dict[str, str]:
@@ -63,7 +65,9 @@ def read_mtl(path: str | os.PathLike) -> dict[str, str]:
         return {key.strip(): value.strip().strip('"') for key, value in pairs}
 
 
-def open_scene(path: str | os.PathLike | Sequence[str], bands: Sequence[str] | None = None) -> SceneInfo:
+def open_scene(
+    path: str | os.PathLike | Sequence[str], bands: Sequence[str] | None = None, sensor: str | None = None
+) -> SceneInfo:
     """Finds the files of a scene and reads what they tell, no pixels.
 
     Args:
@@ -71,6 +75,7 @@ def open_scene(path: str | os.PathLike | Sequence[str], bands: Sequence[str] | N
             and its `*_MTL.txt`; or the band files themselves.
         bands: names of the bands of a single file, in their order. Without it a file with seven bands is taken as SR_B1 to
             SR_B7, and another one must tell in its band descriptions.
+        sensor: whose numbers those of the bands are; None goes by the name of the product.
 
     Raises:
         SceneError: files are missing, do not fit together, have no CRS, or it is not known which bands they hold.
@@ -85,15 +90,19 @@ def open_scene(path: str | os.PathLike | Sequence[str], bands: Sequence[str] | N
     found = {match[1].upper(): p for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
     qa = next(((p, m[1].upper()) for p in paths if (m := _QA_FILE.search(os.path.basename(p)))), None)
     if found:
-        files = {landsat.band_name(name): (p, 1) for name, p in sorted(found.items())}
         stems = {_BAND_FILE.sub("", os.path.basename(p)) for p in paths if _BAND_FILE.search(os.path.basename(p))}
         if len(stems) > 1:
             raise SceneError(
                 f"{folder or paths[0]}: holds more than one scene: {', '.join(sorted(stems))}; name the files of one"
             )
         name = stems.pop()
+        sensor = sensor or landsat.sensor_of(name) or "landsat8"
+        thermal = {"B6", "SR_B6"} if landsat.lacks_coastal(sensor) else set()
+        files = {landsat.band_name(b, sensor): (p, 1) for b, p in sorted(found.items()) if b not in thermal}
     elif len(paths) == 1 and os.path.isfile(paths[0]):
-        files, name = _bands_of_file(paths[0], bands), os.path.splitext(os.path.basename(paths[0]))[0]
+        name = os.path.splitext(os.path.basename(paths[0]))[0]
+        sensor = sensor or landsat.sensor_of(name) or "landsat8"
+        files = _bands_of_file(paths[0], bands, sensor)
     else:
         raise SceneError(f"{folder or ', '.join(paths)}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
     mtl = next(iter(sorted(glob.glob(os.path.join(os.path.dirname(next(iter(files.values()))[0]), f"{name}*_MTL.txt")))), None)
@@ -125,6 +134,7 @@ def open_scene(path: str | os.PathLike | Sequence[str], bands: Sequence[str] | N
         time=_time(facts, tags, name),
         level=level,
         sun_elevation=float(facts["SUN_ELEVATION"]) if "SUN_ELEVATION" in facts else None,
+        sensor=sensor,
     )
 
 
@@ -137,20 +147,20 @@ def _opened(path: str) -> rasterio.DatasetReader:
         raise SceneError(f"{path}: cannot be read: {error}") from None
 
 
-def _bands_of_file(path: str, bands: Sequence[str] | None) -> dict[str, tuple[str, int]]:
+def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[str, tuple[str, int]]:
     with _opened(path) as src:
         count, descriptions = src.count, src.descriptions
     if bands is not None:
         if len(bands) != count:
             raise SceneError(f"{path}: has {count} bands, but {len(bands)} names were given: {', '.join(bands)}")
-        names = [landsat.band_name(band) for band in bands]
+        names = [landsat.band_name(band, sensor) for band in bands]
     elif all(descriptions):
         try:
-            names = [landsat.band_name(text) for text in descriptions]
+            names = [landsat.band_name(text, sensor) for text in descriptions]
         except ValueError as error:
             raise SceneError(f"{path}: {error}; say which bands the file holds") from None
-    elif count == len(landsat.BANDS):
-        names = list(landsat.BANDS)
+    elif count == len(landsat.sensor_bands(sensor)):
+        names = list(landsat.sensor_bands(sensor))
     else:
         raise SceneError(f"{path}: has {count} bands and does not tell which; name them, as in bands=('blue', 'green', 'red')")
     if len(set(names)) != len(names):

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from geomoe import imagery, metadata
+from geomoe import imagery, landsat, metadata
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.scene import SceneError, SceneReader, open_scene
 from geomoe.embeddings.writers import FORMATS, Parts, write_geotiff, write_npz, write_parquet
+from geomoe.pooling import check_pool, pool_width
 from geomoe.pretrained import PretrainedEncoder
 
 Progress = Callable[[int, int], None]  # patches done, of how many
@@ -29,7 +30,7 @@ class Sink:
 
     Attributes:
         output: a `.parquet`, `.npz` or (for scenes) `.tif` file.
-        pool: "mean", "patch_mean" or "cls".
+        pool: any but "tokens", as for `PretrainedEncoder.embed`.
         dtype: "float32" or "float16", of the vectors in the file.
         batch_size: images at once.
         progress: called with the patches done and their number.
@@ -44,8 +45,8 @@ class Sink:
     def __post_init__(self):
         if os.path.splitext(os.fspath(self.output))[1] not in FORMATS:
             raise ValueError(f"{self.output}: embeddings are written as {', '.join(FORMATS)}")
-        if self.pool == "tokens":
-            raise ValueError("pool = 'tokens' would write every token of every patch; take 'mean', 'patch_mean' or 'cls'")
+        if "tokens" in check_pool(self.pool):
+            raise ValueError("pool = 'tokens' would write every token of every patch; take 'mean', say")
         if self.dtype not in ("float32", "float16"):
             raise ValueError(f"dtype = {self.dtype!r} is not 'float32' or 'float16'")
         if os.path.exists(self.output):
@@ -86,9 +87,11 @@ def _finish(sink: Sink, parts: Parts, facts: Mapping[str, Any], grid: Mapping[st
     return counts
 
 
-def _vectors(embedded: np.ndarray, z: np.ndarray, sink: Sink, width: int) -> np.ndarray:
-    out = np.full((len(embedded), width), np.nan, sink.dtype)
-    out[embedded] = z
+def _vectors(embedded: np.ndarray, z: np.ndarray | None, sink: Sink, encoder: PretrainedEncoder) -> np.ndarray:
+    """The embeddings `z` of those that were embedded (None where none was), NaN for the others."""
+    out = np.full((len(embedded), pool_width(encoder.config, sink.pool)), np.nan, sink.dtype)
+    if z is not None:
+        out[embedded] = z
     return out
 
 
@@ -139,7 +142,7 @@ def embed_dataset(
             "time": np.array([metadata.parse_time(t) for t in batch["time"]], "datetime64[s]"),
             "valid_fraction": valid.astype(np.float32),
             "embedded": embedded,
-            "vector": _vectors(embedded, z, sink, encoder.embed_dim),
+            "vector": _vectors(embedded, z, sink, encoder),
         }
         if classes:
             columns["labels"] = batch["labels"].astype(np.int8)
@@ -219,7 +222,7 @@ def _patch_rows(
     skipped: Callable[[PatchError], None],
 ) -> dict[str, np.ndarray]:
     """Rows of the readable ones of some files."""
-    count = len(encoder.bands if given.bands is None else given.bands)
+    count = len(given.channels(encoder.bands))
     ids, patches = [], []
     for name in names:
         try:
@@ -240,8 +243,8 @@ def _patch_rows(
     }
     place = {short: columns[name][embedded] for short, name in (("lat", "latitude"), ("lon", "longitude"), ("time", "time"))}
     images = [patch.image for patch, ok in zip(patches, embedded) if ok]
-    z = _embed(encoder, sink, images, place, given) if images else np.zeros((0, encoder.embed_dim), np.float32)
-    columns["vector"] = _vectors(embedded, z, sink, encoder.embed_dim)
+    z = _embed(encoder, sink, images, place, given) if images else None
+    columns["vector"] = _vectors(embedded, z, sink, encoder)
     return columns
 
 
@@ -305,7 +308,7 @@ def embed_scene(
         if not 0 <= value <= 1:
             raise ValueError(f"{option} = {value} must be in [0, 1]")
     given = given or imagery.Input()
-    info = open_scene(scene, given.bands)
+    info = open_scene(scene, given.bands, given.sensor if landsat.lacks_coastal(given.sensor) else None)
     if info.level == 1 and given.unit == "collection2_dn":
         raise SceneError(f"{info.name} is a level-1 product, its numbers are no surface reflectance: pass unit='level1_dn'")
     if info.level == 2 and given.unit == "level1_dn":
@@ -317,8 +320,11 @@ def embed_scene(
     if given.unit == "level1_dn" and given.sun_elevation is None:
         given = dataclasses.replace(given, sun_elevation=info.sun_elevation)
     names = [band for band in encoder.bands if band in info.files]
-    imagery.band_order(list(info.files), encoder.bands, given.fill_missing)  # says what is missing
-    given = dataclasses.replace(given, bands=tuple(names), fit="exact")
+    told = names
+    if landsat.lacks_coastal(info.sensor):  # by colour, which is the same whatever a sensor's numbers are
+        told = [landsat.BAND_TITLES[landsat.BANDS.index(band)] for band in names]
+    given = dataclasses.replace(given, sensor=info.sensor, bands=tuple(told), fit="exact")
+    imagery.band_order(given.bands, encoder.bands, given.fill_missing, given.sensor)  # says what is missing
     when = info.time if time is None else np.datetime64(time, "s")
     high, wide = (max(-(-(length - size) // stride), 0) + 1 for length in (info.height, info.width))
     made_of = dict(scene=info.name, height=info.height, width=info.width, stride=stride, window=size, time=str(when))
@@ -373,7 +379,7 @@ def _window_rows(
     lat, lon = reader.places(tops + size / 2, lefts + size / 2)
     corners = [(0, 0), (0, size), (size, size), (size, 0), (0, 0)]
     footprint = np.stack([np.stack(reader.places(tops + y, lefts + x)[::-1], axis=-1) for y, x in corners], axis=1)
-    z = np.zeros((0, encoder.embed_dim), np.float32)
+    z = None
     if embedded.any():
         place = dict(lat=lat[embedded], lon=lon[embedded], time=np.full(int(embedded.sum()), when))
         windows = np.stack([strip[y - top : y - top + size, x : x + size] for y, x in zip(tops[embedded], lefts[embedded])])
@@ -386,6 +392,6 @@ def _window_rows(
         "valid_fraction": valid.astype(np.float32),
         "cloud_fraction": cloud.astype(np.float32),
         "embedded": embedded,
-        "vector": _vectors(embedded, z, sink, encoder.embed_dim),
+        "vector": _vectors(embedded, z, sink, encoder),
         "footprint": footprint,
     }

@@ -22,7 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from geomoe.models import Encoder
-from geomoe.pretrained import PretrainedEncoder, pool_tokens
+from geomoe.pooling import check_pool, pool_tokens
+from geomoe.pretrained import PretrainedEncoder
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -37,7 +38,7 @@ def export_encoder(
     """Writes PATH (the serialised function) and PATH.json (what it is).
 
     Args:
-        pool: "mean", "patch_mean", "cls" or "tokens".
+        pool: as for `PretrainedEncoder.embed`.
         platforms: that the file is lowered for; none of them needs to be there.
 
     Returns:
@@ -49,13 +50,15 @@ def export_encoder(
     for platform in platforms:
         if platform not in PLATFORMS:
             raise ValueError(f"platform {platform!r} is not one of {', '.join(PLATFORMS)}")
+    check_pool(pool)
     cfg = encoder.config
     params = jax.tree.map(np.asarray, encoder.params["encoder"])
     mean, std = (np.asarray(encoder.statistics[key], np.float32) for key in ("mean", "std"))
 
     def function(images: jax.Array, week: jax.Array, hour: jax.Array, lat: jax.Array, lon: jax.Array) -> jax.Array:
         z = (images - mean) / std
-        return pool_tokens(Encoder(cfg).apply({"params": params}, z, week, hour, lat, lon).tokens, pool)
+        pairs = week, hour, lat, lon
+        return pool_tokens(Encoder(cfg).apply({"params": params}, z, *pairs), pairs, cfg, pool)
 
     (count,) = jax.export.symbolic_shape("n")
     image = jax.ShapeDtypeStruct((count, cfg.img_size, cfg.img_size, cfg.in_channels), jnp.float32)

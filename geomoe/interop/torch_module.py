@@ -15,6 +15,7 @@ try:
 except ImportError as error:
     raise ImportError("geomoe.interop.torch_module needs PyTorch: pip install torch") from error
 
+from geomoe.pooling import pool_width
 from geomoe.pretrained import PretrainedEncoder
 
 
@@ -45,7 +46,7 @@ class TorchEncoder(torch.nn.Module):
         self.unit, self.fit, self.pool = unit, fit, pool
         self.bands = None if bands is None else tuple(bands)
         self.options = options
-        self.num_features = encoder.embed_dim
+        self.num_features = pool_width(encoder.config, pool)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, lat: Any = None, lon: Any = None, time: Any = None) -> torch.Tensor:

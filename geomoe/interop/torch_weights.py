@@ -74,8 +74,13 @@ def save_torch_checkpoint(path: str | os.PathLike, params: Any, model_config: Mo
         ValueError: the architecture is not one that the published format can hold.
     """
     config = model_config if isinstance(model_config, ModelConfig) else ModelConfig.from_dict(model_config)
-    if not isinstance(params, dict) or set(params) != {"encoder", "decoder"}:
+    if not isinstance(params, dict) or set(params) - {"heads"} != {"encoder", "decoder"}:
         raise ValueError("params must be {'encoder': ..., 'decoder': ...}, the parameters of the whole autoencoder")
+    if config.missing_metadata != "zero" or config.selection_bias:
+        raise ValueError(
+            "the published format holds no learned token for missing metadata (model.missing_metadata) and no selection bias "
+            "(model.selection_bias); export StableHLO instead (geomoe.interop.export_stablehlo)"
+        )
     state = torch_state(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), config)
     torch_format.write(path, {"epoch": 0, "model_state": state, "best_train_loss": float("inf")})
 

@@ -24,6 +24,7 @@ SIZES: dict[str, dict[str, int]] = {
 DISPATCHES = ("auto", "dense", "sparse", "ragged", "blocked")
 LOAD_ESTIMATORS = ("reference", "shazeer")
 DTYPES = ("float32", "bfloat16")
+MISSING_METADATA = ("zero", "learned")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +48,10 @@ class ModelConfig:
             wide as its tokens.
         decoder_balance: whether the decoder's balance losses count (the published loss has the encoder's alone).
         mask_ratio: fraction of patches hidden from the encoder in pretraining.
+        missing_metadata: what stands for a missing week, hour, latitude or longitude: "zero", the projection of [0, 0], which
+            is its bias (published), or "learned", a token of its own.
+        selection_bias: whether routers have a bias that only ranks experts, and that training moves to balance their use
+            (`geomoe.models.moe.balanced_bias`).
     """
 
     width: int = 144
@@ -72,6 +77,8 @@ class ModelConfig:
     decoder_groups: int = 3
     decoder_balance: bool = False
     mask_ratio: float = 0.75
+    missing_metadata: str = "zero"
+    selection_bias: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "stage_experts", tuple(self.stage_experts))
@@ -98,7 +105,8 @@ class ModelConfig:
             raise ValueError(f"model.img_size = {self.img_size} is not a multiple of model.patch_size = {self.patch_size}")
         if not 0 < self.mask_ratio < 1 or self.num_visible < 1:
             raise ValueError(f"model.mask_ratio = {self.mask_ratio} leaves {self.num_visible} of {self.num_patches} patches")
-        for name, allowed in (("load_estimator", LOAD_ESTIMATORS), ("dispatch", DISPATCHES), ("dtype", DTYPES)):
+        choices = dict(load_estimator=LOAD_ESTIMATORS, dispatch=DISPATCHES, dtype=DTYPES, missing_metadata=MISSING_METADATA)
+        for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"model.{name} = {getattr(self, name)!r} is not one of {', '.join(allowed)}")
         if not 0 <= self.dropout < 1:

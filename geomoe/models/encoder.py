@@ -18,7 +18,16 @@ import jax.numpy as jnp
 from geomoe.models.attention import AttentionParams, GroupedQueryAttention, self_attention
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.layers import LayerNormParams, LinearParams, layer_norm, linear, param
-from geomoe.models.moe import Draws, MixtureOfExperts, MixtureParams, Routing, balance_loss, draw, mixture_of_experts
+from geomoe.models.moe import (
+    Draws,
+    MixtureOfExperts,
+    MixtureParams,
+    Routing,
+    balance_loss,
+    draw,
+    mixture_of_experts,
+    router_z_loss,
+)
 
 Array = jax.Array
 
@@ -35,6 +44,7 @@ class TokenOutput:
         balance_loss: scalar, sum of the blocks' balance losses.
         gates: a list with one (B, N, E) float32 array a block.
         layer_tokens: a list with one (B, N, D) array a block: its output.
+        router_z_loss: scalar, sum of the blocks' router z-losses.
     """
 
     tokens: Array
@@ -42,6 +52,7 @@ class TokenOutput:
     balance_loss: Array
     gates: list[Array]
     layer_tokens: list[Array]
+    router_z_loss: Array
 
 
 def patchify(images: Array, patch_size: int) -> Array:
@@ -78,15 +89,33 @@ class Block(nn.Module):
     num_experts: int
     hidden: int
     share_projections: bool
+    selection_bias: bool
 
     def setup(self):
         self.norm1 = LayerNormParams(self.width)
         self.attention = GroupedQueryAttention(self.width, self.num_heads, self.num_groups)
         self.norm2 = LayerNormParams(self.width)
-        self.moe = MixtureOfExperts(self.width, self.num_experts, self.hidden, self.share_projections)
+        self.moe = MixtureOfExperts(self.width, self.num_experts, self.hidden, self.share_projections, self.selection_bias)
 
     def __call__(self) -> BlockParams:
         return BlockParams(self.norm1(), self.attention(), self.norm2(), self.moe())
+
+
+class StackOutput(NamedTuple):
+    """What blocks one after the other give.
+
+    Attributes:
+        x: (B, N, D) the last output.
+        gates: (B, N, E) of each block.
+        layers: (B, N, D), the output of each block.
+        balance_loss, router_z_loss: scalars, sums over the blocks.
+    """
+
+    x: Array
+    gates: list[Array]
+    layers: list[Array]
+    balance_loss: Array
+    router_z_loss: Array
 
 
 class BlockOutput(NamedTuple):
@@ -129,7 +158,8 @@ def run_blocks(
     heads: tuple[int, int],
     x: Array,
     deterministic: bool,
-) -> tuple[Array, list[Array], list[Array], Array]:
+    router_noise: Array | float = 1.0,
+) -> StackOutput:
     """Blocks one after the other, their weights being submodules `block_00` ... of `module`.
 
     The experts of a stage are filled up to the width of its widest: blocks of one shape are traced once, in half the
@@ -141,19 +171,19 @@ def run_blocks(
         heads: attention heads and groups.
         x: (B, N, D).
         deterministic: without router noise and dropout; otherwise from the rng streams "router" and "dropout".
+        router_noise: multiplies the router's noise.
 
-    Returns:
-        The last output, the gates and the outputs of each block, and the sum of the balance losses. The inputs of the mixtures
-        are sown as "mixture_inputs".
+    The inputs of the mixtures are sown as "mixture_inputs".
     """
     b, n, width = x.shape
     draws: list[Draws | None] = [None] * len(layers)
     if not deterministic:
         keys = module.make_rng("router"), module.make_rng("dropout")
-        draws = draw(*keys, b * n, [experts for experts, _ in layers], width, config.dropout)
+        draws = draw(*keys, b * n, [experts for experts, _ in layers], width, config.dropout, router_noise)
     outputs: list[BlockOutput] = []
     for i, layer in enumerate(layers):
-        params = Block(width, *heads, *layer, config.share_projections, parent=module, name=f"block_{i:02d}")()
+        switches = config.share_projections, config.selection_bias
+        params = Block(width, *heads, *layer, *switches, parent=module, name=f"block_{i:02d}")()
         first = i // stage_depth * stage_depth
         widest = max(hidden for _, hidden in layers[first : first + stage_depth])
         params = params._replace(moe=params.moe._replace(experts=params.moe.experts.widened(widest)))
@@ -161,11 +191,14 @@ def run_blocks(
         x = outputs[-1].x
     module.sow("intermediates", "mixture_inputs", [out.mixture_input for out in outputs])
     loss = functools.partial(balance_loss, top_k=config.top_k, estimator=config.load_estimator)
-    balance = jnp.float32(0)
+    balance = z_loss = jnp.float32(0)
     for first in range(0, len(layers), stage_depth):  # a stage at once, which compiles to fewer operations
         routings = [out.routing for out in outputs[first : first + stage_depth]]
-        balance += jnp.sum(jax.vmap(loss)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *routings)))
-    return x, [out.routing.gates.reshape(b, n, -1) for out in outputs], [out.x for out in outputs], balance
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *routings)
+        balance += jnp.sum(jax.vmap(loss)(stacked))
+        z_loss += jnp.sum(jax.vmap(router_z_loss)(stacked))
+    gates = [out.routing.gates.reshape(b, n, -1) for out in outputs]
+    return StackOutput(x, gates, [out.x for out in outputs], balance, z_loss)
 
 
 class Encoder(nn.Module):
@@ -183,6 +216,7 @@ class Encoder(nn.Module):
         lon: Array,
         ids_keep: Array | None = None,
         deterministic: bool = True,
+        router_noise: Array | float = 1.0,
     ) -> TokenOutput:
         """Encodes images with their place and time.
 
@@ -191,6 +225,7 @@ class Encoder(nn.Module):
             week, hour, lat, lon: (B, 2) float, [sin, cos] pairs; a missing value is [0, 0] (see `geomoe.metadata`).
             ids_keep: (B, V) int, indices of the patches to encode; None encodes all P.
             deterministic: False in training: router noise and dropout, from the rng streams "router" and "dropout".
+            router_noise: multiplies the router's noise.
 
         Raises:
             ValueError: the images are not of the size that the model was built for.
@@ -207,8 +242,12 @@ class Encoder(nn.Module):
             patches = jnp.take_along_axis(patches, ids_keep[:, :, None], axis=1)
             patch_position = patch_position[0][ids_keep]
         tokens = []
+        learned = cfg.missing_metadata == "learned"
+        missing = param(self, "missing_metadata", TOKEN_INIT, (1, NUM_METADATA_TOKENS, cfg.width)) if learned else None
         for i, (name, pair) in enumerate((("week", week), ("hour", hour), ("lat", lat), ("lon", lon))):
             token = linear(pair, LinearParams(2, cfg.width, name=f"{name}_proj")(), dtype)
+            if missing is not None:
+                token = jnp.where(jnp.any(pair != 0, axis=-1, keepdims=True), token, missing[:, i].astype(dtype))
             tokens.append(token[:, None, :] + position[:, i : i + 1])
         cls = param(self, "cls_token", TOKEN_INIT, (1, 1, cfg.width))
         cls = cls + position[:, NUM_METADATA_TOKENS:NUM_PREFIX_TOKENS]
@@ -219,6 +258,7 @@ class Encoder(nn.Module):
         layers = [(cfg.num_experts(i), cfg.expert_width(i)) for i in range(cfg.depth)]
         heads = cfg.num_heads, cfg.num_groups
         stage_depth = cfg.depth // len(cfg.stage_experts)
-        x, gates, layer_tokens, balance = run_blocks(self, cfg, layers, stage_depth, heads, x, deterministic)
-        x = x.astype(jnp.float32)
-        return TokenOutput(x, layer_norm(x, *LayerNormParams(cfg.width, name="norm")()), balance, gates, layer_tokens)
+        out = run_blocks(self, cfg, layers, stage_depth, heads, x, deterministic, router_noise)
+        x = out.x.astype(jnp.float32)
+        normed = layer_norm(x, *LayerNormParams(cfg.width, name="norm")())
+        return TokenOutput(x, normed, out.balance_loss, out.gates, out.layers, out.router_z_loss)

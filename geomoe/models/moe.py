@@ -64,7 +64,9 @@ def _descending_ranks(logits: Array) -> Array:
     return jnp.argsort(order, axis=-1).astype(jnp.int32)
 
 
-def route(clean_logits: Array, noise_scale: Array, noise: Array | None, top_k: int) -> Routing:
+def route(
+    clean_logits: Array, noise_scale: Array, noise: Array | None, top_k: int, selection_bias: Array | None = None
+) -> Routing:
     """Noisy top-k gating (Shazeer et al. 2017, arXiv 1701.06538, eq. 3-5).
 
     Args:
@@ -72,9 +74,11 @@ def route(clean_logits: Array, noise_scale: Array, noise: Array | None, top_k: i
         noise_scale: (T, E) float32, softplus(W_n x).
         noise: (T, E) standard normal numbers, or None for none (outside training).
         top_k: K, from 1 to E.
+        selection_bias: (E,) added to the logits where experts are ranked and not where they are weighed, or None.
     """
     logits = clean_logits if noise is None else clean_logits + noise * noise_scale
-    ranks = jax.lax.stop_gradient(_descending_ranks(logits))
+    ranked = logits if selection_bias is None else logits + selection_bias
+    ranks = jax.lax.stop_gradient(_descending_ranks(ranked))
 
     def with_rank(rank: int) -> Array:
         return jnp.sum(jnp.where(ranks == rank, logits, 0.0), axis=-1, keepdims=True)
@@ -121,6 +125,24 @@ def balance_loss(routing: Routing, top_k: int, estimator: str) -> Array:
     importance = jnp.sum(routing.gates, axis=0)
     load = expected_load(routing, top_k, estimator)
     return BALANCE_WEIGHT * (coefficient_of_variation(importance) + coefficient_of_variation(load))
+
+
+def router_z_loss(routing: Routing) -> Array:
+    """Mean over the tokens of logsumexp(clean logits) squared: scalar; keeps logits small (Zoph et al. 2022, arXiv
+    2202.08906, eq. 5)."""
+    return jnp.mean(jnp.square(jax.nn.logsumexp(routing.clean_logits, axis=-1)))
+
+
+def balanced_bias(bias: Array, usage: Array, rate: float) -> Array:
+    """The selection bias after a step: up by `rate` for experts with less than an even share, down for the others.
+
+    Balance without a loss that pulls at the weights (Wang et al. 2024, arXiv 2408.15664, algorithm 1; DeepSeek-V3).
+
+    Args:
+        bias: (E,) the bias of this step.
+        usage: (E,) share of the token assignments that each expert got, summing to 1.
+    """
+    return bias + rate * jnp.sign(1 / usage.shape[0] - usage)
 
 
 class ExpertParams(NamedTuple):
@@ -326,7 +348,15 @@ class Draws(NamedTuple):
     keep: Array | None
 
 
-def draw(router_key: Array, dropout_key: Array, tokens: int, experts: Sequence[int], width: int, dropout: float) -> list[Draws]:
+def draw(
+    router_key: Array,
+    dropout_key: Array,
+    tokens: int,
+    experts: Sequence[int],
+    width: int,
+    dropout: float,
+    noise_factor: Array | float = 1.0,
+) -> list[Draws]:
     """The random numbers of several layers, from one draw of each kind.
 
     Every separate draw puts some hundred operations into the compiled step; drawing once for all layers halves the time that
@@ -335,8 +365,9 @@ def draw(router_key: Array, dropout_key: Array, tokens: int, experts: Sequence[i
     Args:
         tokens, experts, width: T, the number of experts E of each layer, and D.
         dropout: rate, in steps of 2**-16.
+        noise_factor: multiplies the router's noise.
     """
-    noise = jax.random.normal(router_key, (tokens * sum(experts),))
+    noise = noise_factor * jax.random.normal(router_key, (tokens * sum(experts),))
     keep = None
     if dropout:
         shape = (len(experts), tokens, width)
@@ -358,11 +389,13 @@ class MixtureParams(NamedTuple):
 
     Attributes:
         router, router_bias: (D, 2*E), (2*E,): clean logits and raw noise scale, joined so that they are one matmul.
+        selection_bias: (E,), which balances the experts' use and has no gradient; None without.
         experts: the experts'.
     """
 
     router: Array
     router_bias: Array
+    selection_bias: Array | None
     experts: ExpertParams
 
 
@@ -373,9 +406,10 @@ class MixtureOfExperts(nn.Module):
     num_experts: int
     hidden: int
     share_projections: bool = True
+    selection_bias: bool = False
 
     def setup(self):
-        self.router = Router(self.width, self.num_experts)
+        self.router = Router(self.width, self.num_experts, self.selection_bias)
         self.experts = Experts(self.width, self.num_experts, self.hidden, self.share_projections)
 
     def __call__(self) -> MixtureParams:
@@ -383,17 +417,19 @@ class MixtureOfExperts(nn.Module):
 
 
 class Router(nn.Module):
-    """Declares the weights of a router: (D, 2*E), (2*E,)."""
+    """Declares the weights of a router: (D, 2*E), (2*E,), and (E,) or None."""
 
     width: int
     num_experts: int
+    selection_bias: bool = False
 
     @nn.compact
-    def __call__(self) -> tuple[Array, Array]:
+    def __call__(self) -> tuple[Array, Array, Array | None]:
         clean = LinearParams(self.width, self.num_experts, name="clean")()
         noise = LinearParams(self.width, self.num_experts, name="noise")()
         kernel, bias = (jnp.concatenate(parts, axis=-1) for parts in zip(clean, noise))
-        return kernel, bias
+        selection = param(self, "selection_bias", nn.initializers.zeros, (self.num_experts,)) if self.selection_bias else None
+        return kernel, bias, selection
 
 
 class Experts(nn.Module):
@@ -438,7 +474,7 @@ def mixture_of_experts(
     rows = x.reshape(b * n, d)
     clean_logits, raw_scale = jnp.split(linear(rows, (params.router, params.router_bias), jnp.float32), 2, axis=-1)
     noise_scale = jax.nn.softplus(raw_scale)
-    routing = route(clean_logits, noise_scale, None if draws is None else draws.noise, top_k)
+    routing = route(clean_logits, noise_scale, None if draws is None else draws.noise, top_k, params.selection_bias)
     y = mix_experts(rows.astype(dtype), routing.gates, params.experts.astype(dtype), top_k, dispatch)
     if draws is not None and draws.keep is not None:
         y = jnp.where(draws.keep, y / (1 - dropout), 0)

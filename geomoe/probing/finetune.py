@@ -13,7 +13,8 @@ import optax
 
 from geomoe.metadata import PAIRS
 from geomoe.models import Encoder
-from geomoe.pretrained import PretrainedEncoder, pool_tokens
+from geomoe.pooling import pool_tokens, pool_width
+from geomoe.pretrained import PretrainedEncoder
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.metrics import bootstrap, classification_metrics, main_metric
 from geomoe.probing.protocols import ProbeResult, _check, _decide, _holdout
@@ -95,7 +96,7 @@ def finetune(
 
     @jax.jit
     def logits_of(params: Any, images: Array, pairs: tuple[Array, ...]) -> tuple[Array, Array]:
-        features = pool_tokens(Encoder(cfg).apply({"params": params["encoder"]}, images, *pairs).tokens, pool)
+        features = pool_tokens(Encoder(cfg).apply({"params": params["encoder"]}, images, *pairs), pairs, cfg, pool)
         return features @ params["head"]["coef"] + params["head"]["intercept"], features
 
     def batches(data: Images, order: np.ndarray):
@@ -116,7 +117,7 @@ def finetune(
         p = probabilities(run(params, "val"))
         return classification_metrics(labels["val"], _decide(p, task), p, task)[main_metric(task)]
 
-    width, classes = cfg.width, labels["train"].shape[1]
+    width, classes = pool_width(cfg, pool), labels["train"].shape[1]
     params = {
         "encoder": jax.tree.map(jnp.asarray, encoder.params["encoder"]),
         "head": {"coef": jnp.zeros((width, classes)), "intercept": jnp.zeros(classes)},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
 from geomoe.models.config import ModelConfig
+from geomoe.training.step import LossConfig
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -32,12 +34,15 @@ def default_config() -> ml_collections.ConfigDict:
     data.train_split = "train"  # TFDS notation
     data.val_split = "val"
     data.statistics = "published"  # "published", "published:NAME", or "computed" from the training split
-    data.fit = "centre_crop"  # centre_crop, random_crop or resize to model.img_size
+    data.fit = "centre_crop"  # centre_crop, random_crop, random_resized_crop or resize to model.img_size
+    data.crop_sides = ()  # smallest and largest side, in pixels, of random_resized_crop
     data.clip = ()  # (lowest, highest) digital number before the z-score; () clips nothing
     data.hour = "utc"  # or "published": the first digit of the hour, as the published preprocessing read it
     data.flips = False
     data.turns = False
-    data.metadata_dropout = 0.0
+    data.metadata_dropout = 0.0  # of each of week, hour, latitude and longitude, on its own
+    data.coastal_dropout = 0.0  # of the coastal band, which Landsat 4 to 7 lack
+    data.mix = ()  # "NAME=SHARE": other prepared datasets that give this share of each batch, each z-scored by its own
     data.cache = False  # keep the records in memory
 
     train = config.train = ml_collections.ConfigDict()
@@ -45,6 +50,8 @@ def default_config() -> ml_collections.ConfigDict:
     train.accumulate = 1  # parts into which a device's batch is cut, one after the other, gradients averaged
     train.num_epochs = 500.0  # used where num_steps is 0
     train.num_steps = 0
+    train.router_noise_end = 1.0  # factor of the routers' noise at the last step; it falls linearly from 1
+    train.selection_rate = 0.001  # by which a step moves the routers' selection biases (model.selection_bias)
 
     optimizer = config.optimizer = ml_collections.ConfigDict()
     optimizer.lr = 3e-4
@@ -54,13 +61,7 @@ def default_config() -> ml_collections.ConfigDict:
     optimizer.clip_norm = 1.0  # of the global gradient norm; 0 for none
     optimizer.warmup_fraction = 0.05  # of the steps; then cosine to 0
 
-    loss = config.loss = ml_collections.ConfigDict()
-    loss.unmasked_weight = 0.1
-    loss.balance_weight = 0.5
-    loss.normalise_targets = False  # each target patch by its own mean and deviation
-
-    loss.contrast_weight = 0.0  # of InfoNCE between two crops of a place, one of them without metadata; 0 for none
-    loss.contrast_temperature = 0.1
+    config.loss = ml_collections.ConfigDict(dataclasses.asdict(LossConfig()))  # what each weighs stands there
 
     log = config.log = ml_collections.ConfigDict()
     log.every_steps = 10
@@ -72,6 +73,34 @@ def default_config() -> ml_collections.ConfigDict:
     checkpoint.every_steps = 500
     checkpoint.keep_last = 2  # and the best by validation loss
     return config.lock()
+
+
+def recommended_config(size: str = "S") -> ml_collections.ConfigDict:
+    """geomoe's own recipe, for real patches: what users get by default for their own data (docs/recipes.md has its figures).
+
+    Painting of patches normalised each by itself, over pixels that hold data; a contrast between two masked crops of a place,
+    of 22 to 45 pixels brought to the model's size, neither of them told place and time; turns and flips; balance in encoder
+    and decoder; no dropout. Files in `configs/` set the data and the length.
+    """
+    config = default_config()
+    config.model.size = size
+    config.model.dropout = 0.0
+    config.model.decoder_balance = True
+    config.data.statistics = "computed"
+    config.data.fit = "random_resized_crop"
+    config.data.crop_sides = (22, 45)
+    config.data.flips = True
+    config.data.turns = True
+    config.data.metadata_dropout = 1.0
+    config.train.batch_size = 64
+    config.train.num_steps = 1000
+    config.optimizer.lr = 5e-4
+    config.loss.normalise_targets = True
+    config.loss.valid_pixels = True
+    config.loss.contrast_weight = 1.0
+    config.log.eval_every_steps = 250
+    config.checkpoint.every_steps = 250
+    return config
 
 
 # Keys that change what is shown or kept, not what is computed: a run may go on with other values of these.
@@ -113,6 +142,19 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
         raise ValueError(f"config.optimizer.warmup_fraction = {config.optimizer.warmup_fraction} must be in [0, 1]")
     if len(config.data.clip) not in (0, 2):
         raise ValueError(f"config.data.clip = {tuple(config.data.clip)} must be () or (lowest, highest)")
+    if not 0 <= config.train.router_noise_end <= 1:
+        raise ValueError(f"config.train.router_noise_end = {config.train.router_noise_end} must be in [0, 1]")
+    if config.data.crop_sides and config.data.fit != "random_resized_crop":
+        raise ValueError(
+            "config.data.crop_sides is for config.data.fit = 'random_resized_crop'; "
+            f"with {config.data.fit!r} it would be ignored"
+        )
+    loss = LossConfig(**config.loss.to_dict())
+    if loss.place_time_weight and loss.views == 1 and not config.data.metadata_dropout:
+        raise ValueError(
+            "config.loss.place_time_weight needs images whose encoder is not told place and time: set "
+            "config.data.metadata_dropout, or compare two crops"
+        )
     return ModelConfig.from_dict(config.model.to_dict())
 
 

@@ -20,11 +20,16 @@ COLUMNS = (
     "loss_masked",
     "loss_unmasked",
     "loss_balance",
+    "loss_router_z",
     "loss_contrast",
+    "loss_variance",
+    "loss_indices",
+    "loss_place_time",
     "grad_norm",
     "val_loss_masked",
     "val_loss_unmasked",
     "val_loss_balance",
+    "val_least_used_expert",  # share of the held-out tokens of the least used expert of any block, over an even share
     "images_per_second",
     "input_wait_share",
 )

@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,103 +15,19 @@ import numpy as np
 
 import geomoe
 from geomoe.metadata import PAIRS
-from geomoe.models import MAE, ModelConfig, count_params
+from geomoe.models import MAE, count_params
 from geomoe.training import parallel
 from geomoe.training.checkpoints import Checkpoints, known_statistics, open_run
 from geomoe.training.config import check_batch, validate
+from geomoe.training.input import RunData, open_data
 from geomoe.training.logging import RunLog
-from geomoe.training.schedule import build_optimizer
+from geomoe.training.schedule import build_optimizer, noise_factor
 from geomoe.training.state import create_state
-from geomoe.training.step import make_eval_step, make_train_step
-
-_BATCH_KEYS = ("image", *PAIRS)
+from geomoe.training.step import LossConfig, make_eval_step, make_train_step
 
 
 class TrainingDiverged(FloatingPointError):
     """The loss or a gradient became NaN or infinite."""
-
-
-@dataclasses.dataclass
-class _Data:
-    """The input of a run: facts, and functions that start its two streams of numpy batches."""
-
-    statistics: dict[str, Any]
-    dataset: str
-    examples: int
-    train: Any  # start_batch -> iterator
-    val: Any  # () -> iterator
-
-
-def _open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict[str, Any] | None) -> _Data:
-    """Opens the datasets; `known` are the statistics of the run if it is there already."""
-    if config.data.name == "fake":
-        return _fake_data(config, model)
-    from geomoe import data  # imports TensorFlow
-
-    d = config.data
-    source = data.builder(d.name, d.data_dir)
-    kind, _, name = d.statistics.partition(":")
-    if known is not None:
-        statistics = data.Statistics(**known)
-    elif kind == "computed":
-        statistics = data.compute_statistics(source, d.train_split)
-    elif kind == "published":
-        statistics = data.published_statistics(name or source.name)
-    else:
-        raise ValueError(f"config.data.statistics = {d.statistics!r} is not 'published', 'published:NAME' or 'computed'")
-    common = dict(
-        img_size=model.img_size,
-        batch_size=config.train.batch_size,
-        statistics=statistics,
-        clip=tuple(d.clip) or None,
-        hour=d.hour,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        cache=d.cache,
-        train=True,
-    )
-    augment = data.Augment(d.flips, d.turns, d.metadata_dropout)
-
-    def batches(dataset: Any, keys: tuple[str, ...] = _BATCH_KEYS) -> Iterator[dict[str, np.ndarray]]:
-        return dataset.map(lambda batch: {key: batch[key] for key in keys}).as_numpy_iterator()
-
-    def train(start_batch: int) -> Iterator[dict[str, np.ndarray]]:
-        views = 2 if config.loss.contrast_weight else 1
-        keys = _BATCH_KEYS if views == 1 else (*_BATCH_KEYS, "second_view")
-        dataset = data.load(source, d.train_split, fit=d.fit, augment=augment, start_batch=start_batch, views=views, **common)
-        return batches(dataset, keys)
-
-    def val() -> Iterator[dict[str, np.ndarray]]:
-        fit = "centre_crop" if d.fit == "random_crop" else d.fit
-        return batches(data.load(source, d.val_split, fit=fit, **common))
-
-    count = data.num_examples(source, d.val_split)
-    if count < config.train.batch_size:
-        raise ValueError(
-            f"config.data.val_split = {d.val_split!r} of {d.name} has {count} examples, fewer than "
-            f"config.train.batch_size = {config.train.batch_size}; hold out more or lower the batch"
-        )
-    return _Data(statistics.to_dict(), source.info.full_name, data.num_examples(source, d.train_split), train, val)
-
-
-def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig) -> _Data:
-    """One batch of random numbers, again and again: the cost of a step without that of its input."""
-    rng = np.random.default_rng([config.seed, jax.process_index()])
-    local = config.train.batch_size // jax.process_count()
-    batch = {"image": rng.standard_normal((local, model.img_size, model.img_size, model.in_channels), np.float32)}
-    batch |= {name: rng.standard_normal((local, 2), np.float32) for name in PAIRS}
-
-    if config.loss.contrast_weight:
-        batch["second_view"] = rng.standard_normal(batch["image"].shape, np.float32)
-
-    def stream(start_batch: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        del start_batch
-        while True:
-            yield batch
-
-    zeros, ones = [0.0] * model.in_channels, [1.0] * model.in_channels
-    return _Data({"mean": zeros, "std": ones, "source": "fake"}, "fake", config.train.batch_size, stream, stream)
 
 
 class _StopRequest:
@@ -164,8 +79,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
     model_config = validate(config)
     check_batch(config, jax.device_count(), jax.process_count())
     workdir = os.path.abspath(workdir)
-    data = _open_data(config, model_config, known_statistics(workdir))
-    steps_per_epoch = max(data.examples // config.train.batch_size, 1)
+    data = open_data(config, model_config, known_statistics(workdir))
+    steps_per_epoch = max(data.examples // (config.train.batch_size - sum(d["rows"] for d in data.mix.values())), 1)
     total_steps = config.train.num_steps or int(round(config.train.num_epochs * steps_per_epoch))
     facts = {
         "geomoe_version": geomoe.__version__,
@@ -173,28 +88,28 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
         "model": model_config.to_dict(),
         "statistics": data.statistics,
         "dataset": data.dataset,
+        "mix": data.mix,
         "total_steps": total_steps,
     }
     open_run(workdir, facts)
 
     model = MAE(model_config)
     optimizer, schedule = build_optimizer(config.optimizer, total_steps)
-    loss = config.loss
+    loss = config.loss.to_dict()
     train_step = parallel.map_train_step(
         make_train_step(
             model,
             optimizer,
-            unmasked_weight=loss.unmasked_weight,
-            balance_weight=loss.balance_weight,
-            normalise_targets=loss.normalise_targets,
-            contrast_weight=loss.contrast_weight,
-            contrast_temperature=loss.contrast_temperature,
             accumulate=config.train.accumulate,
+            router_noise=noise_factor(config.train.router_noise_end, total_steps),
+            selection_rate=config.train.selection_rate,
+            statistics=data.statistics,
+            **loss,
         )
     )
-    eval_step = parallel.map_eval_step(make_eval_step(model, normalise_targets=loss.normalise_targets))
+    eval_step = parallel.map_eval_step(make_eval_step(model, **loss))
     checkpoints = Checkpoints(workdir, config.checkpoint.keep_last)
-    state = parallel.replicate(create_state(model, optimizer, config.seed))
+    state = parallel.replicate(create_state(model, optimizer, config.seed, LossConfig(**loss).heads))
     state = checkpoints.restore_latest(state) or state
     step = int(parallel.fetch(state.step))
     keys = jax.random.split(jax.random.key(config.seed + 1), 2)
@@ -232,6 +147,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
             count += 1
         means = jax.tree.map(lambda x: x / count, sums)
         usage = means.pop("usage")
+        means["val_least_used_expert"] = min(float(shares.min() * shares.size) for shares in usage.values())
         log.steps({"step": step, "epoch": step / steps_per_epoch, **{k: float(v) for k, v in means.items()}})
         log.usage(step, usage)
         return float(means["val_loss_masked"])
@@ -284,14 +200,14 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
     return RunResult(step, step >= total_steps, val_loss)
 
 
-def _log_images(log: RunLog, step: int, model: MAE, state: Any, data: _Data, config: ml_collections.ConfigDict) -> None:
+def _log_images(log: RunLog, step: int, model: MAE, state: Any, data: RunData, config: ml_collections.ConfigDict) -> None:
     """Original, masked and reconstructed held-out images, side by side."""
     if jax.process_count() > 1 or data.dataset == "fake":
         return
     from geomoe.analysis.reconstructions import reconstruct, side_by_side
 
     batch = next(iter(data.val()))
-    part = {name: batch[name][: config.log.images] for name in _BATCH_KEYS}
+    part = {name: batch[name][: config.log.images] for name in ("image", *PAIRS)}
     result = reconstruct(
         model, parallel.fetch(state.params), part, seed=config.seed, normalised_targets=config.loss.normalise_targets
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -22,6 +24,11 @@ def warmup_cosine(base_lr: float, total_steps: int, warmup_steps: int) -> optax.
         return base_lr * jnp.where(step < warmup_steps, warm, 0.5 * (1 + jnp.cos(jnp.pi * progress)))
 
     return schedule
+
+
+def noise_factor(end: float, total_steps: int) -> Callable[[jax.Array], jax.Array] | None:
+    """Step -> factor of the routers' noise, falling linearly from 1 to `end`; None where it stays 1."""
+    return None if end == 1 else lambda step: 1 - (1 - end) * step.astype(jnp.float32) / max(total_steps - 1, 1)
 
 
 def build_optimizer(config: ml_collections.ConfigDict, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from geomoe.models import MAE
+from geomoe.training.objectives.heads import init_heads
 
 
 @flax.struct.dataclass
@@ -20,7 +21,7 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, number of updates done.
-        params: float32 tree {"encoder", "decoder"}.
+        params: float32 tree {"encoder", "decoder"}, and "heads" where objectives have some.
         opt_state: the optimizer's.
     """
 
@@ -48,11 +49,11 @@ def init_params(model: MAE, seed: int) -> Any:
     params = {}
     for path, leaf in sorted(flat.items()):
         *parent, name = path
-        if name in ("pos_embed", "cls_token", "mask_token"):
+        if name in ("pos_embed", "cls_token", "mask_token", "missing_metadata"):
             value = 0.02 * rng.standard_normal(leaf.shape)
         elif name == "scale":
             value = np.ones(leaf.shape)
-        elif (*parent, "scale") in flat:  # the bias of a norm
+        elif name == "selection_bias" or (*parent, "scale") in flat:  # or the bias of a norm
             value = np.zeros(leaf.shape)
         else:
             weight = "kernel" if name == "bias" else name.removesuffix("_bias")
@@ -62,7 +63,11 @@ def init_params(model: MAE, seed: int) -> Any:
     return flax.traverse_util.unflatten_dict(params)
 
 
-def create_state(model: MAE, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """A fresh state."""
+def create_state(
+    model: MAE, optimizer: optax.GradientTransformation, seed: int, heads: dict[str, int] | None = None
+) -> TrainState:
+    """A fresh state; `heads` are the linear heads of the objectives and how many numbers each gives."""
     params = init_params(model, seed)
+    if heads:
+        params["heads"] = init_heads(heads, model.config.width, seed)
     return TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params))

@@ -1,28 +1,95 @@
 """One training step and one evaluation step, as pure functions of what one device holds.
 
-A batch is a dict of image (B, S, S, C) and week, hour, lat, lon (B, 2); with contrast also of second_view (B, S, S, C), another
-crop of the same place. Metrics are dicts of float32 scalars and of (E,)
-vectors under "usage": the share of tokens that each expert of a block gets.
+A batch is a dict of image (B, S, S, C), valid (B, S, S) bool and week, hour, lat, lon (B, 2); where two crops of a place are
+compared, also of second_view and second_valid; where place and time are predicted, also of place_time (B, 4, 2), the pairs
+before any was dropped. Metrics are dicts of float32 scalars and of (E,) vectors under "usage": the share of tokens that each
+expert of a block gets.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from geomoe.metadata import PAIRS
 from geomoe.models import MAE, MAEOutput, normalise_patches, patchify, reconstruction_losses
-from geomoe.training.objectives import info_nce
+from geomoe.models.moe import balanced_bias
+from geomoe.training.objectives import INDICES, index_statistics, info_nce, place_time_loss, variance_covariance
+from geomoe.training.objectives.heads import apply_head
 from geomoe.training.state import TrainState
 
 Array = jax.Array
 Batch = Mapping[str, Array]
 AXIS = "devices"
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """What a step minimises: the `loss` section of a config. The defaults are the published recipe.
+
+    Attributes:
+        unmasked_weight, balance_weight: the loss is masked + `unmasked_weight` * unmasked + `balance_weight` * balance + what
+            follows.
+        router_z_weight: of the routers' z-losses, summed over the blocks.
+        normalise_targets: each target patch by its own mean and deviation.
+        valid_pixels: whether pixels without data count neither as targets nor in their normalisation.
+        painted_views: of two crops of a place, how many the decoder paints.
+        contrast_weight, contrast_temperature: InfoNCE between the mean tokens of two masked crops of a place.
+        variance_weight: VICReg between them.
+        indices_weight: squared error of spectral indices' means and deviations, told from the mean token.
+        place_time_weight: of place and time, told from the mean token of images whose encoder was not told them.
+    """
+
+    unmasked_weight: float = 0.1
+    balance_weight: float = 0.5
+    router_z_weight: float = 0.0
+    normalise_targets: bool = False
+    valid_pixels: bool = False
+    painted_views: int = 2
+    contrast_weight: float = 0.0
+    contrast_temperature: float = 0.1
+    variance_weight: float = 0.0
+    indices_weight: float = 0.0
+    place_time_weight: float = 0.0
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_weight") and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"config.loss.{field.name} = {value} must be 0 or more")
+        if self.contrast_temperature <= 0:
+            raise ValueError(f"config.loss.contrast_temperature = {self.contrast_temperature} must be above 0")
+        if self.painted_views not in (1, 2):
+            raise ValueError(f"config.loss.painted_views = {self.painted_views} must be 1 or 2")
+
+    @property
+    def views(self) -> int:
+        """Crops of each place that a step needs."""
+        return 2 if self.contrast_weight or self.variance_weight else 1
+
+    @property
+    def heads(self) -> dict[str, int]:
+        """Linear heads on the mean token, and how many numbers each gives."""
+        heads = {"indices": 2 * len(INDICES)} if self.indices_weight else {}
+        return heads | ({"place_time": 2 * len(PAIRS)} if self.place_time_weight else {})
+
+    @property
+    def batch_keys(self) -> tuple[str, ...]:
+        """The parts of a batch that a step reads."""
+        keys = ("image", *PAIRS)
+        if self.valid_pixels or self.indices_weight:
+            keys += ("valid",)
+        if self.views == 2:
+            keys += ("second_view",) + (("second_valid",) if "valid" in keys else ())
+        return keys + (("place_time",) if self.place_time_weight else ())
 
 
 def expert_usage(out: MAEOutput, top_k: int) -> dict[str, Array]:
@@ -32,12 +99,17 @@ def expert_usage(out: MAEOutput, top_k: int) -> dict[str, Array]:
     return {name: jnp.mean(gates > 0, axis=(0, 1)) / top_k for name, gates in blocks.items()}
 
 
-def mae_losses(model: MAE, out: MAEOutput, images: Array, normalise_targets: bool) -> tuple[Array, Array]:
-    """Reconstruction loss over hidden and over visible patches."""
-    target = patchify(images, model.config.patch_size)
-    if normalise_targets:
-        target = normalise_patches(target)
-    return reconstruction_losses(out.pred, target, out.mask)
+def mae_losses(model: MAE, out: MAEOutput, images: Array, valid: Array | None, config: LossConfig) -> tuple[Array, Array]:
+    """Reconstruction loss over hidden and over visible patches of the images that were painted."""
+    count = len(out.pred)
+    target = patchify(images[:count], model.config.patch_size)
+    counted = None
+    if config.valid_pixels:
+        bands = jnp.broadcast_to(valid[:count, :, :, None], images[:count].shape).astype(target.dtype)
+        counted = patchify(bands, model.config.patch_size)
+    if config.normalise_targets:
+        target = normalise_patches(target, counted)
+    return reconstruction_losses(out.pred, target, out.mask[:count], counted)
 
 
 def written_out(vector: Array) -> Array:
@@ -51,55 +123,100 @@ def written_out(vector: Array) -> Array:
     return jax.lax.scan(lambda one, half: (one, one * half), jnp.ones(()), halves)[1].reshape(-1)[: vector.size]
 
 
+def balance_selection(params: Any, old: Any, usage: Mapping[str, Array], rate: float) -> Any:
+    """Parameters whose routers' selection biases follow from the last ones and the experts' use, not from the optimizer."""
+    params = {part: dict(blocks) for part, blocks in params.items()}
+    for name, shares in usage.items():
+        part, block = name.split("/")
+        moe, before = params[part][block]["moe"], old[part][block]["moe"]["router"]["selection_bias"]
+        router = {**moe["router"], "selection_bias": balanced_bias(before, shares, rate)}
+        params[part][block] = {**params[part][block], "moe": {**moe, "router": router}}
+    return params
+
+
 def make_train_step(
     model: MAE,
     optimizer: optax.GradientTransformation,
     *,
-    unmasked_weight: float = 0.1,
-    balance_weight: float = 0.5,
-    normalise_targets: bool = False,
-    contrast_weight: float = 0.0,
-    contrast_temperature: float = 0.1,
     accumulate: int = 1,
+    router_noise: Callable[[Array], Array] | None = None,
+    selection_rate: float = 0.001,
+    statistics: Mapping[str, Any] | None = None,
     axis_name: str | None = AXIS,
+    **loss: Any,
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Any]]]:
     """Builds `step(state, batch, key) -> (state, metrics)`.
 
-    The loss is masked + `unmasked_weight` * unmasked + `balance_weight` * balance, and, where `contrast_weight` is not 0,
-    `contrast_weight` * InfoNCE between the mean tokens of two masked crops of a place. The second crop goes without metadata,
-    so that the two cannot be matched by reading it; both are reconstructed. The key is the run's; the step and, under
-    `axis_name`, the device are folded in. With `accumulate` = A the batch is cut into A parts whose gradients are averaged.
-    Under `axis_name` gradients and metrics are averaged over the devices.
-    """
-    top_k = model.config.top_k
+    With two crops of a place, the second goes without metadata, so that the two cannot be matched by reading it. The key is the
+    run's; the step and, under `axis_name`, the device are folded in. With `accumulate` = A the batch is cut into A parts whose
+    gradients are averaged. Under `axis_name` gradients and metrics are averaged over the devices.
 
-    def loss_fn(params: Any, batch: Batch, key: Array) -> tuple[Array, dict[str, Any]]:
+    Args:
+        router_noise: step -> factor of the routers' noise; None for 1.
+        selection_rate: by how much a step moves the selection biases, in a model that has them.
+        statistics: {"mean", "std"} of the z-score in Collection 2 digital numbers; needed for spectral indices.
+        **loss: fields of `LossConfig`.
+    """
+    config = LossConfig(**loss)
+    top_k = model.config.top_k
+    if config.indices_weight and statistics is None:
+        raise ValueError("spectral indices need the statistics of the z-score")
+
+    def loss_fn(params: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[Array, dict[str, Any]]:
         rngs = dict(zip(("mask", "router", "dropout"), jax.random.split(key, 3)))
-        images, pairs = batch["image"], [batch[name] for name in PAIRS]
-        if contrast_weight:
+        images, valid, pairs = batch["image"], batch.get("valid"), [batch[name] for name in PAIRS]
+        places = len(images)
+        if config.views == 2:
             images = jnp.concatenate([images, batch["second_view"]])
+            valid = None if valid is None else jnp.concatenate([valid, batch["second_valid"]])
             pairs = [jnp.concatenate([pair, jnp.zeros_like(pair)]) for pair in pairs]
-        out = model.apply({"params": params}, images, *pairs, deterministic=False, rngs=rngs)
-        masked, unmasked = mae_losses(model, out, images, normalise_targets)
-        total = masked + unmasked_weight * unmasked + balance_weight * out.balance_loss
-        metrics = {"loss": total, "loss_masked": masked, "loss_unmasked": unmasked, "loss_balance": out.balance_loss}
-        if contrast_weight:
-            views = jnp.split(jnp.mean(out.encoded.tokens, axis=1), 2)
-            metrics["loss_contrast"] = info_nce(*views, contrast_temperature, axis_name)
-            total += contrast_weight * metrics["loss_contrast"]
-            metrics["loss"] = total
-        return total, {**metrics, "usage": expert_usage(out, top_k)}
+        model_params = {part: params[part] for part in ("encoder", "decoder")}
+        out = model.apply(
+            {"params": model_params},
+            images,
+            *pairs,
+            deterministic=False,
+            rngs=rngs,
+            router_noise=noise,
+            num_decoded=places * min(config.painted_views, config.views),
+        )
+        masked, unmasked = mae_losses(model, out, images, valid, config)
+        metrics = {"loss_masked": masked, "loss_unmasked": unmasked, "loss_balance": out.balance_loss}
+        total = masked + config.unmasked_weight * unmasked + config.balance_weight * out.balance_loss
+        z = jnp.mean(out.encoded.tokens, axis=1)
+        others: dict[str, tuple[float, Array]] = {}
+        if config.router_z_weight:
+            others["router_z"] = config.router_z_weight, out.router_z_loss
+        if config.contrast_weight:
+            views = jnp.split(z, 2)
+            others["contrast"] = config.contrast_weight, info_nce(*views, config.contrast_temperature, axis_name)
+        if config.variance_weight:
+            others["variance"] = config.variance_weight, variance_covariance(*jnp.split(z, 2), axis_name)
+        if config.indices_weight:
+            mean, std = (jnp.asarray(np.asarray(statistics[key]), jnp.float32) for key in ("mean", "std"))
+            target = index_statistics(images, valid, mean, std)
+            error = jnp.mean(jnp.sum(jnp.square(apply_head(params["heads"]["indices"], z) - target), axis=-1))
+            others["indices"] = config.indices_weight, error
+        if config.place_time_weight:
+            predicted = apply_head(params["heads"]["place_time"], z).reshape(len(z), len(PAIRS), 2)
+            true = jnp.concatenate([batch["place_time"]] * config.views)
+            hidden = ~jnp.any(jnp.stack(pairs, axis=1) != 0, axis=-1)
+            others["place_time"] = config.place_time_weight, place_time_loss(predicted, true, hidden)
+        for name, (weight, value) in others.items():
+            metrics[f"loss_{name}"] = value
+            total += weight * value
+        return total, {"loss": total, **metrics, "usage": expert_usage(out, top_k)}
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def accumulated(params: Any, batch: Batch, key: Array) -> tuple[dict[str, Any], Any]:
+    def accumulated(params: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[dict[str, Any], Any]:
         if accumulate == 1:
-            (_, metrics), grads = gradient(params, batch, key)
+            (_, metrics), grads = gradient(params, batch, key, noise)
             return metrics, grads
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), dict(batch))
 
         def body(_: None, part: tuple[Batch, Array]) -> tuple[None, Any]:
-            (_, metrics), grads = gradient(params, *part)
+            (_, metrics), grads = gradient(params, *part, noise)
             return None, (metrics, grads)
 
         first = jax.tree.map(lambda x: x[0], parts)
@@ -117,7 +234,8 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        metrics, grads = accumulated(state.params, batch, key)
+        noise = 1.0 if router_noise is None else router_noise(state.step)
+        metrics, grads = accumulated(state.params, batch, key, noise)
         grads = written_out(jax.flatten_util.ravel_pytree(grads)[0])
         if axis_name is not None:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
@@ -125,26 +243,28 @@ def make_train_step(
         params, unravel = jax.flatten_util.ravel_pytree(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, params)
         params = unravel(written_out(optax.apply_updates(params, updates)))
+        if model.config.selection_bias:
+            params = balance_selection(params, state.params, metrics["usage"], selection_rate)
         return TrainState(state.step + 1, params, opt_state), metrics
 
     return step
 
 
-def make_eval_step(
-    model: MAE, *, normalise_targets: bool = False, axis_name: str | None = AXIS
-) -> Callable[[Any, Batch, Array], dict[str, Any]]:
+def make_eval_step(model: MAE, *, axis_name: str | None = AXIS, **loss: Any) -> Callable[[Any, Batch, Array], dict[str, Any]]:
     """Builds `step(params, batch, key) -> metrics`: reconstruction of held-out images, no router noise, no dropout.
 
-    The key fixes the masks, so that evaluations of one run compare.
+    The key fixes the masks, so that evaluations of one run compare. `loss` are fields of `LossConfig`.
     """
+    config = LossConfig(**loss)
     top_k = model.config.top_k
 
     def step(params: Any, batch: Batch, key: Array) -> dict[str, Any]:
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         pairs = [batch[name] for name in PAIRS]
-        out = model.apply({"params": params}, batch["image"], *pairs, rngs={"mask": key})
-        masked, unmasked = mae_losses(model, out, batch["image"], normalise_targets)
+        model_params = {part: params[part] for part in ("encoder", "decoder")}
+        out = model.apply({"params": model_params}, batch["image"], *pairs, rngs={"mask": key})
+        masked, unmasked = mae_losses(model, out, batch["image"], batch.get("valid"), config)
         metrics = {"val_loss_masked": masked, "val_loss_unmasked": unmasked, "val_loss_balance": out.balance_loss}
         metrics["usage"] = expert_usage(out, top_k)
         return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from geomoe import metadata
+from geomoe import landsat, metadata
 from geomoe.data import geotiff
 from geomoe.data.builders.base import Entry, LandsatBuilder, Listing, Skipped, time_text
 
@@ -24,8 +24,8 @@ def _number(row: dict[str, str], column: str) -> float:
 
 
 def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
-    """One patch; `entry.details` is its row of the labels table (or an empty dict) and whether its place is given there."""
-    row, table = entry.details["row"], entry.details["table"]
+    """One patch; `entry.details` is its row of the labels table (or an empty dict), the table's path and the sensor."""
+    row, table, sensor = (entry.details[key] for key in ("row", "table", "sensor"))
     try:
         latitude, longitude = _number(row, "latitude"), _number(row, "longitude")
     except ValueError as error:
@@ -33,7 +33,8 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
     placed = np.isfinite(latitude) and np.isfinite(longitude)
     if placed and not (abs(latitude) <= 90 and abs(longitude) <= 360):
         raise geotiff.PatchError("bad place", table, f"row of {entry.id}: {latitude}, {longitude} are not degrees")
-    patch = geotiff.read_patch(entry.path, need_crs=not placed, keep_nodata=keep_nodata)
+    names = landsat.sensor_bands(sensor)
+    patch = geotiff.read_patch(entry.path, num_bands=len(names), need_crs=not placed, keep_nodata=keep_nodata)
     text = (row.get("time") or "").strip()
     try:
         if text:
@@ -47,7 +48,7 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
         raise geotiff.PatchError("bad time stamp", table if text else entry.path, f"{found!r} of {entry.id}") from None
     return {
         "id": entry.id,
-        "image": patch.image,
+        "image": landsat.with_coastal(patch.image) if landsat.lacks_coastal(sensor) else patch.image,
         "latitude": latitude if placed else patch.latitude,
         "longitude": longitude if placed else patch.longitude,
         "time": time_text(time),
@@ -63,6 +64,9 @@ def _labels(row: dict[str, str]) -> list[str]:
 class LandsatFolder(LandsatBuilder):
     """A folder of GeoTIFFs (searched with its subfolders), each a patch of the 7 bands SR_B1 to SR_B7 in uint16.
 
+    With `sensor` "landsat4", "landsat5" or "landsat7" of their 6 bands SR_B1 to SR_B5 and SR_B7, which become the model's seven
+    (`geomoe.landsat.with_coastal`).
+
     `labels` is an optional CSV with a header: `id` (file name, with or without ending, or path below the folder), and any of
     `label` (one class) or `labels` (several, joined by ";"), `latitude` and `longitude` (degrees; they stand in for a CRS),
     `time` (ISO 8601, UTC) and `split`. Without it, every patch is in "train", its time is that of TIFFTAG_DATETIME or of a date
@@ -71,7 +75,16 @@ class LandsatFolder(LandsatBuilder):
 
     name = "landsat_folder"
 
-    def __init__(self, *, labels: str | os.PathLike | None = None, config: str | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *,
+        labels: str | os.PathLike | None = None,
+        sensor: str = "landsat8",
+        config: str | None = None,
+        **kwargs: Any,
+    ):
+        landsat.check_sensor(sensor)
+        self.sensor = sensor
         self.labels = None if labels is None else os.fspath(labels)
         self._rows: dict[str, dict[str, str]] | None = None
         if config is not None:
@@ -112,7 +125,7 @@ class LandsatFolder(LandsatBuilder):
                 listing.skipped.append(Skipped("missing label", stem, path, f"no row in {self.labels}"))
                 continue
             split = (row.get("split") or "train").strip()
-            details = {"row": row, "table": self.labels or ""}
+            details = {"row": row, "table": self.labels or "", "sensor": self.sensor}
             listing.splits.setdefault(split, []).append(Entry(stem, path, details))
         for key in table.keys() - used:
             message = f"{self.labels} has a row for it, but there is no such GeoTIFF"

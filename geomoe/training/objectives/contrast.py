@@ -1,4 +1,4 @@
-"""What pretraining asks of the model, beside painting hidden patches. Pure functions."""
+"""Contrast: the embeddings of two crops of a place are told apart from those of other places."""
 
 from __future__ import annotations
 

@@ -1,0 +1,18 @@
+"""Painting alone: the recommended recipe without the contrast.
+
+    python -m geomoe.cli.recipes configs/recipes/no_contrast.py --minutes 10
+
+What the contrast is worth.
+"""
+
+from geomoe.training import recommended_config
+
+
+def get_config():
+    config = recommended_config()
+    config.data.name = "bigearthnet_landsat/19"
+    config.data.train_split = "train[:90%]"
+    config.data.val_split = "train[90%:]"
+    config.data.statistics = "published"
+    config.loss.contrast_weight = 0.0
+    return config

@@ -1,0 +1,17 @@
+"""geomoe's own recipe: painting and a contrast without metadata.
+
+    python -m geomoe.cli.recipes configs/recipes/recommended.py --minutes 10
+
+See `geomoe.training.recommended_config`. Every recipe beside this one and `published` changes one thing in it.
+"""
+
+from geomoe.training import recommended_config
+
+
+def get_config():
+    config = recommended_config()
+    config.data.name = "bigearthnet_landsat/19"
+    config.data.train_split = "train[:90%]"
+    config.data.val_split = "train[90%:]"
+    config.data.statistics = "published"
+    return config

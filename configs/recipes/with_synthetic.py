@@ -1,0 +1,18 @@
+"""A fifth of each batch from the embedded synthetic patches.
+
+    python -m geomoe.cli.recipes configs/recipes/with_synthetic.py --minutes 10
+
+Whether made patches, z-scored by their own statistics, add to few real ones.
+"""
+
+from geomoe.training import recommended_config
+
+
+def get_config():
+    config = recommended_config()
+    config.data.name = "bigearthnet_landsat/19"
+    config.data.train_split = "train[:90%]"
+    config.data.val_split = "train[90%:]"
+    config.data.statistics = "published"
+    config.data.mix = ("synthetic_landsat=0.2",)
+    return config

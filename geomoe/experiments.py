@@ -1,0 +1,380 @@
+"""Recipes compared at equal wall time: each pretrained for the same minutes and probed in the same way, in one table.
+
+The protocol for a small set of labelled patches: logistic regression on standardised features, 5 folds drawn by 3 seeds, the
+folds of a seed scored together, the best of C = 0.01, 0.1, 1. Micro mAP is over all classes, macro mAP over those with at least
+8 positives. Labels are used by the probe alone; on data that pretraining has not seen, `choice` scores the same embeddings, so
+that a recipe or a readout can be chosen without looking at the patches that it is then reported on.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import importlib.util
+import os
+import statistics
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+import geomoe
+from geomoe import imagery, metadata
+from geomoe.pooling import check_pool, pool_width
+from geomoe.pretrained import PretrainedEncoder
+from geomoe.probing.baselines import RandomConvFeatures, band_statistics
+from geomoe.probing.linear import fit_logistic
+from geomoe.probing.protocols import folds
+
+STRENGTHS = (0.01, 0.1, 1.0)  # C
+FOLDS, FOLD_SEEDS = 5, (0, 1, 2)
+MIN_POSITIVES = 8
+SMALL = 22  # side of the crops that are brought back to the model's size, in pixels
+POOLS = ("mean", "stages", "mean+place_time", "stages+place_time")
+VIEWS = ("as they are", "no place and time", f"{SMALL} x {SMALL}")
+_TIMING_STEPS = 12
+_CHOICE_SPLITS = ("train[:768]", "test[:384]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One row of the CSV: a readout of one pretrained encoder (or baseline) on one view of the patches.
+
+    Attributes:
+        recipe, seed: what was pretrained, and from which seed.
+        minutes: asked for; `seconds` is what the steps took, without compiling.
+        steps, images_per_second, least_used_expert: of the run; the last is a share of held-out tokens over an even share.
+        pool, view: the readout ("tokens" is none), and one of `VIEWS`.
+        micro, macro: mAP.
+        choice: micro mAP on the other dataset; NaN where there is none.
+    """
+
+    recipe: str
+    seed: int
+    minutes: float
+    seconds: float
+    steps: int
+    images_per_second: float
+    least_used_expert: float
+    pool: str
+    view: str
+    micro: float
+    macro: float
+    choice: float
+
+
+def load_recipe(path: str | os.PathLike) -> ml_collections.ConfigDict:
+    """The configuration of a recipe file: what its `get_config` gives.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such file, or it has no `get_config`.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"there is no recipe {path}")
+    spec = importlib.util.spec_from_file_location("recipe", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise ValueError(f"{path} has no get_config()")
+    return module.get_config()
+
+
+def _last_rows(workdir: str) -> dict[str, float]:
+    """The last value of each column of a run's metrics."""
+    found: dict[str, float] = {}
+    with open(os.path.join(workdir, "metrics.csv"), newline="") as file:
+        for row in csv.DictReader(file):
+            found |= {key: float(value) for key, value in row.items() if value}
+    return found
+
+
+def steps_in(config: ml_collections.ConfigDict, minutes: float) -> int:
+    """How many steps a run takes in so many minutes on this machine, compiling aside; measured on a few."""
+    from geomoe.training import loop
+
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.train.num_steps = _TIMING_STEPS
+        config.log.every_steps = _TIMING_STEPS // 2
+        config.log.eval_batches = 1
+        config.log.images = 0
+    with tempfile.TemporaryDirectory() as folder:
+        loop.train(config, folder)
+        rate = _last_rows(folder)["images_per_second"]
+    return max(int(minutes * 60 * rate / config.train.batch_size), 1)
+
+
+def pretrain(config: ml_collections.ConfigDict, minutes: float, seed: int, workdir: str) -> dict[str, float]:
+    """A run of a recipe that takes about so many minutes: its facts. A finished run in the folder is taken as it is."""
+    from geomoe.training import loop, read_run
+
+    config = config.copy_and_resolve_references()
+    there = os.path.exists(os.path.join(workdir, "run.json"))
+    with config.unlocked():
+        config.seed = seed
+        config.train.num_steps = read_run(workdir)["total_steps"] if there else steps_in(config, minutes)
+        config.log.eval_every_steps = config.checkpoint.every_steps = max(config.train.num_steps // 4, 1)
+        config.log.images = 0
+    loop.train(config, workdir)
+    with open(os.path.join(workdir, "metrics.csv"), newline="") as file:
+        rows = [(int(r["step"]), float(r["images_per_second"])) for r in csv.DictReader(file) if r["images_per_second"]]
+    rows = rows[1:] or rows  # the first one is compiling
+    rate = statistics.median(speed for _, speed in rows)
+    facts = {"steps": config.train.num_steps, "images_per_second": rate}
+    facts["seconds"] = config.train.num_steps * config.train.batch_size / rate
+    return facts | {"least_used_expert": _last_rows(workdir)["val_least_used_expert"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches:
+    """Labelled patches in memory, as a model takes them.
+
+    Attributes:
+        views: one of `VIEWS` but the metadata's -> (N, S, S, C) z-scored.
+        valid: (N, S, S) of the first view.
+        pairs: week, hour, lat, lon (N, 2).
+        labels: (N, K) 0/1.
+    """
+
+    views: dict[str, np.ndarray]
+    valid: np.ndarray
+    pairs: list[np.ndarray]
+    labels: np.ndarray
+
+
+def load_patches(name: str, split: str, data_dir: str, size: int, stats: Mapping[str, Any] | None) -> Patches:
+    """The patches of a split that have a label, cropped in the middle to `size` and, for the small view, to 22 x 22 first."""
+    from geomoe import data  # imports TensorFlow
+
+    def read(side: int) -> dict[str, np.ndarray]:
+        batches = list(data.load(name, split, data_dir=data_dir, img_size=side, statistics=stats).as_numpy_iterator())
+        return {key: np.concatenate([b[key] for b in batches]) for key in ("image", "valid", *metadata.PAIRS, "labels")}
+
+    whole, small = read(size), read(SMALL)
+    rows = whole["labels"].any(axis=1)
+    if not rows.any():
+        raise ValueError(f"{name} split {split} has no labelled patch to probe on")
+    views = {VIEWS[0]: whole["image"][rows], VIEWS[2]: imagery.resized(small["image"][rows], size, size)}
+    pairs = [whole[key][rows] for key in metadata.PAIRS]
+    return Patches(views, whole["valid"][rows], pairs, whole["labels"][rows])
+
+
+def _embed(
+    encoder: PretrainedEncoder, images: np.ndarray, pairs: Sequence[np.ndarray], pools: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Embeddings of several pools, in one pass through the encoder: pool -> (N, width)."""
+    size = 32
+    parts = list(dict.fromkeys(part for pool in pools for part in check_pool(pool)))
+    rows = [slice(start, start + size) for start in range(0, len(images), size)]
+    joined = np.concatenate([encoder.embed_batch(images[r], [v[r] for v in pairs], "+".join(parts), size) for r in rows])
+    ends = np.cumsum([pool_width(encoder.config, part) for part in parts])
+    of_part = dict(zip(parts, np.split(joined, ends[:-1], axis=1)))
+    return {pool: np.concatenate([of_part[part] for part in check_pool(pool)], axis=1) for pool in pools}
+
+
+def cross_validated(features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Micro and macro mAP by the protocol above: (N, D), (N, K) 0/1."""
+    frequent = labels.sum(axis=0) >= MIN_POSITIVES
+    sums = np.zeros((len(STRENGTHS), 2))
+    for seed in FOLD_SEEDS:
+        scores = np.zeros((len(STRENGTHS), *labels.shape))
+        for part in folds(labels, FOLDS, seed):
+            rest = np.setdiff1d(np.arange(len(labels)), part)
+            models = fit_logistic(features[rest], labels[rest], task="multilabel", C=STRENGTHS, standardise=True)
+            scores[:, part] = [model.probabilities(features[part]) for model in models]
+        for i, of_strength in enumerate(scores):
+            sums[i, 0] += average_precision_score(labels, of_strength, average="micro")
+            if frequent.any():
+                sums[i, 1] += average_precision_score(labels[:, frequent], of_strength[:, frequent], average="macro")
+    micro, macro = sums[np.argmax(sums[:, 0])] / len(FOLD_SEEDS)
+    return float(micro), float(macro)
+
+
+class Bench:
+    """The patches that recipes are scored on, and those that they are chosen by.
+
+    Args:
+        name, split, data_dir: a prepared dataset with labels.
+        choice: another prepared dataset with labels and splits "train" and "test", z-scored by its own statistics; "" for none.
+        size, stats: of the models: image side, statistics of the z-score.
+    """
+
+    def __init__(self, name: str, split: str, data_dir: str, choice: str, size: int, stats: Mapping[str, Any]):
+        self.patches = load_patches(name, split, data_dir, size, stats)
+        self.choice = None
+        if choice:
+            from geomoe import data
+
+            own = data.compute_statistics(choice, "train", data_dir).to_dict()
+            self.choice = [load_patches(choice, part, data_dir, size, own) for part in _CHOICE_SPLITS]
+
+    def scores(self, encoder: PretrainedEncoder, pools: Iterable[str] = POOLS) -> list[dict[str, Any]]:
+        """Pool, view, micro, macro and choice of each readout of an encoder."""
+        known, pools = self.patches.pairs, tuple(pools)
+        unknown = [np.zeros_like(pair) for pair in known]
+        chosen_by = [_embed(encoder, p.views[VIEWS[0]], p.pairs, pools) for p in self.choice or ()]
+        rows = []
+        for view in VIEWS:
+            images = self.patches.views.get(view, self.patches.views[VIEWS[0]])
+            embedded = _embed(encoder, images, unknown if view == VIEWS[1] else known, pools)
+            for pool, z in embedded.items():
+                if view == VIEWS[1] and "place_time" in pool:
+                    continue
+                micro, macro = cross_validated(z, self.patches.labels)
+                choice = self._choice([sets[pool] for sets in chosen_by]) if view == VIEWS[0] else np.nan
+                rows.append(dict(pool=pool, view=view, micro=micro, macro=macro, choice=choice))
+        return rows
+
+    def baselines(self, seed: int) -> list[dict[str, Any]]:
+        """The same for features without training: band statistics, random convolutional features, place and time."""
+        filters = RandomConvFeatures(self.patches.views[VIEWS[0]], seed=seed)
+        sets = {
+            "place and time alone": lambda p: np.concatenate(p.pairs, axis=1),
+            "band statistics": lambda p: band_statistics(p.views[VIEWS[0]], p.valid),
+            "random convolutional features": lambda p: filters(p.views[VIEWS[0]]),
+        }
+        rows = []
+        for name, make in sets.items():
+            for told in (False, True):
+                if told and name == "place and time alone":
+                    continue
+
+                def features(p: Patches, make: Any = make, told: bool = told) -> np.ndarray:
+                    return np.concatenate([make(p), *(p.pairs if told else ())], axis=1)
+
+                micro, macro = cross_validated(features(self.patches), self.patches.labels)
+                pool = "+place_time" if told else ("place_time" if name == "place and time alone" else "")
+                view = VIEWS[0] if told or pool else VIEWS[1]
+                choice = self._choice([features(p) for p in self.choice or ()])
+                rows.append(dict(recipe=name, pool=pool, view=view, micro=micro, macro=macro, choice=choice))
+        return rows
+
+    def _choice(self, features: Sequence[np.ndarray]) -> float:
+        """Micro mAP of a probe on the other dataset, of its training and its test features."""
+        if self.choice is None:
+            return float("nan")
+        train, test = self.choice
+        model = fit_logistic(features[0], train.labels, task="multilabel", C=0.1, standardise=True)[0]
+        return float(average_precision_score(test.labels, model.probabilities(features[1]), average="micro"))
+
+
+def read_scores(path: str) -> list[Score]:
+    """The rows of a CSV of scores; none where there is no file."""
+    if not os.path.exists(path):
+        return []
+    kinds = {field.name: {"str": str, "int": int, "float": float}[field.type] for field in dataclasses.fields(Score)}
+    with open(path, newline="") as file:
+        return [Score(**{key: kinds[key](value) for key, value in row.items()}) for row in csv.DictReader(file)]
+
+
+def add_scores(path: str, scores: Sequence[Score]) -> None:
+    """Adds rows to a CSV of scores, whole or not at all."""
+    rows = read_scores(path) + list(scores)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    with open(f"{path}.partial", "w", newline="") as file:
+        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(Score)])
+        writer.writeheader()
+        for row in rows:
+            values = dataclasses.asdict(row)
+            writer.writerow({k: f"{v:.4f}" if isinstance(v, float) and k != "minutes" else v for k, v in values.items()})
+    os.replace(f"{path}.partial", path)
+
+
+def compare(
+    recipes: Mapping[str, ml_collections.ConfigDict],
+    *,
+    minutes: float,
+    seeds: Sequence[int],
+    output: str,
+    name: str,
+    split: str,
+    data_dir: str,
+    choice: str = "",
+    pools: Sequence[str] = POOLS,
+) -> list[Score]:
+    """Pretrains and scores each recipe with each seed, and the baselines; what `output`/scores.csv has is taken from there.
+
+    Args:
+        recipes: name -> configuration; data.data_dir is set to `data_dir`.
+        minutes: of pretraining, compiling aside.
+        output: folder of the runs and of scores.csv.
+        name, split, choice: as for `Bench`.
+
+    Returns:
+        All rows of the file.
+    """
+    path = os.path.join(output, "scores.csv")
+    bench: Bench | None = None
+    for seed in seeds:
+        for recipe, config in recipes.items():
+            done = {(s.recipe, s.seed, s.minutes) for s in read_scores(path)}
+            if (recipe, seed, minutes) in done:
+                continue
+            with config.unlocked():
+                config.data.data_dir = data_dir
+            workdir = os.path.join(output, f"{recipe}-{minutes:g}min-{seed}")
+            facts = pretrain(config, minutes, seed, workdir)
+            encoder = geomoe.load(workdir)
+            bench = bench or Bench(name, split, data_dir, choice, encoder.config.img_size, encoder.statistics)
+            rows = [Score(recipe, seed, minutes, **facts, **row) for row in bench.scores(encoder, pools)]
+            nothing = dict(seconds=0.0, steps=0, images_per_second=float("nan"), least_used_expert=float("nan"))
+            if ("random weights", seed, 0.0) not in done:
+                random = bench.scores(encoder.random_weights(seed), pools)
+                rows += [Score("random weights", seed, 0.0, **nothing, **row) for row in random]
+                rows += [Score(seed=seed, minutes=0.0, **nothing, **row) for row in bench.baselines(seed)]
+            add_scores(path, rows)
+    return read_scores(path)
+
+
+def _spread(values: Sequence[float]) -> str:
+    values = [value for value in values if not np.isnan(value)]
+    if not values:
+        return ""
+    text = f"{statistics.mean(values):.3f}"
+    return text if len(values) == 1 else f"{text} ± {statistics.stdev(values):.3f}"
+
+
+def markdown(scores: Sequence[Score]) -> str:
+    """A table of all recipes, longest runs first: mean and deviation over the seeds."""
+    groups: dict[tuple[float, str, str], list[Score]] = {}
+    for score in scores:
+        groups.setdefault((score.minutes, score.recipe, score.pool), []).append(score)
+    head = ("recipe", "minutes", "seeds", "readout", "micro mAP", "macro mAP", "no place and time", "22 x 22", "choice")
+    head += ("images/s", "least used expert")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+
+    def column(rows: Sequence[Score], view: str, key: str) -> str:
+        return _spread([getattr(row, key) for row in rows if row.view == view])
+
+    for minutes, recipe, pool in sorted(groups, key=lambda k: (-k[0], k[1], k[2])):
+        rows = groups[minutes, recipe, pool]
+        whole, bare, small = VIEWS
+        first = [row for row in rows if row.view == whole] or rows
+        cells = [recipe, f"{minutes:g}", str(len({row.seed for row in rows})), pool]
+        cells += [column(rows, whole, "micro"), column(rows, whole, "macro"), column(rows, bare, "micro")]
+        cells += [column(rows, small, "micro"), _spread([row.choice for row in first])]
+        cells += [_spread([row.images_per_second for row in first]).split(" ")[0].split(".")[0]]
+        cells += [_spread([min(row.least_used_expert for row in first)]) if minutes else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
+
+
+def write_markdown(path: str, scores: Sequence[Score]) -> None:
+    """Puts the table between its two marks in a Markdown file, or in a new file."""
+    table = f"{BEGIN}\n{markdown(scores)}{END}"
+    text = f"# Recipes\n\n{table}\n"
+    if os.path.exists(path):
+        with open(path) as file:
+            old = file.read()
+        if BEGIN not in old or END not in old:
+            raise ValueError(f"{path} has no line {BEGIN!r} and {END!r} to put the table between")
+        text = old[: old.index(BEGIN)] + table + old[old.index(END) + len(END) :]
+    with open(f"{path}.partial", "w") as file:
+        file.write(text)
+    os.replace(f"{path}.partial", path)
