@@ -2,12 +2,13 @@
 
 The protocol for a small set of labelled patches: logistic regression on standardised features, 5 folds drawn by 3 seeds, the
 folds of a seed scored together, the best of C = 0.01, 0.1, 1. Micro mAP is over all classes, macro mAP over those with at least
-8 positives. Labels are used by the probe alone; on data that pretraining has not seen, `choice` scores the same embeddings, so
-that a recipe or a readout can be chosen without looking at the patches that it is then reported on.
+8 positives. Labels are used by the probe alone. Which recipe and which readout to take is decided by nested folds
+(`nested_choice`): the rows that a choice is scored on had no part in it.
 """
 
 from __future__ import annotations
 
+import collections
 import csv
 import dataclasses
 import importlib.util
@@ -15,7 +16,7 @@ import os
 import statistics
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
 import numpy as np
@@ -29,14 +30,17 @@ from geomoe.probing.baselines import RandomConvFeatures, band_statistics
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.protocols import folds
 
+if TYPE_CHECKING:
+    from geomoe.training.loop import RunResult
+
 STRENGTHS = (0.01, 0.1, 1.0)  # C
 FOLDS, FOLD_SEEDS = 5, (0, 1, 2)
 MIN_POSITIVES = 8
 SMALL = 22  # side of the crops that are brought back to the model's size, in pixels
-POOLS = ("mean", "stages", "mean+place_time", "stages+place_time")
+POOLS = ("mean", "unit_mean", "stages", "mean+place_time", "unit_mean+place_time", "stages+place_time")
 VIEWS = ("as they are", "no place and time", f"{SMALL} x {SMALL}")
 _TIMING_STEPS = 12
-_CHOICE_SPLITS = ("train[:768]", "test[:384]")
+_TRANSFER_SPLITS = ("train[:768]", "test[:384]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Score:
         steps, images_per_second, least_used_expert: of the run; the last is a share of held-out tokens over an even share.
         pool, view: the readout ("tokens" is none), and one of `VIEWS`.
         micro, macro: mAP.
-        choice: micro mAP on the other dataset; NaN where there is none.
+        transfer: micro mAP on another dataset, by a probe fitted there; NaN where there is none.
     """
 
     recipe: str
@@ -63,7 +67,7 @@ class Score:
     view: str
     micro: float
     macro: float
-    choice: float
+    transfer: float
 
 
 def load_recipe(path: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -102,9 +106,15 @@ def steps_in(config: ml_collections.ConfigDict, minutes: float) -> int:
         config.log.eval_batches = 1
         config.log.images = 0
     with tempfile.TemporaryDirectory() as folder:
-        loop.train(config, folder)
+        _stop_unless_finished(loop.train(config, folder))
         rate = _last_rows(folder)["images_per_second"]
     return max(int(minutes * 60 * rate / config.train.batch_size), 1)
+
+
+def _stop_unless_finished(result: RunResult) -> None:
+    """A run that was told to stop ends the comparison as well; its checkpoint is there."""
+    if not result.finished:
+        raise SystemExit(f"stopped at step {result.step}; the same command goes on from there")
 
 
 def pretrain(config: ml_collections.ConfigDict, minutes: float, seed: int, workdir: str) -> dict[str, float]:
@@ -118,7 +128,7 @@ def pretrain(config: ml_collections.ConfigDict, minutes: float, seed: int, workd
         config.train.num_steps = read_run(workdir)["total_steps"] if there else steps_in(config, minutes)
         config.log.eval_every_steps = config.checkpoint.every_steps = max(config.train.num_steps // 4, 1)
         config.log.images = 0
-    loop.train(config, workdir)
+    _stop_unless_finished(loop.train(config, workdir))
     with open(os.path.join(workdir, "metrics.csv"), newline="") as file:
         rows = [(int(r["step"]), float(r["images_per_second"])) for r in csv.DictReader(file) if r["images_per_second"]]
     rows = rows[1:] or rows  # the first one is compiling
@@ -175,47 +185,93 @@ def _embed(
     return {pool: np.concatenate([of_part[part] for part in check_pool(pool)], axis=1) for pool in pools}
 
 
+def _held_out(features: np.ndarray, labels: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Probabilities of each row by probes fitted without its part: (strengths, N, K)."""
+    scores = np.zeros((len(STRENGTHS), *labels.shape))
+    for part in parts:
+        rest = np.setdiff1d(np.arange(len(labels)), part)
+        models = fit_logistic(features[rest], labels[rest], task="multilabel", C=STRENGTHS, standardise=True)
+        scores[:, part] = [model.probabilities(features[part]) for model in models]
+    return scores
+
+
+def _macro(labels: np.ndarray, scores: np.ndarray, frequent: np.ndarray) -> float:
+    return average_precision_score(labels[:, frequent], scores[:, frequent], average="macro") if frequent.any() else 0.0
+
+
 def cross_validated(features: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """Micro and macro mAP by the protocol above: (N, D), (N, K) 0/1."""
     frequent = labels.sum(axis=0) >= MIN_POSITIVES
     sums = np.zeros((len(STRENGTHS), 2))
     for seed in FOLD_SEEDS:
-        scores = np.zeros((len(STRENGTHS), *labels.shape))
-        for part in folds(labels, FOLDS, seed):
-            rest = np.setdiff1d(np.arange(len(labels)), part)
-            models = fit_logistic(features[rest], labels[rest], task="multilabel", C=STRENGTHS, standardise=True)
-            scores[:, part] = [model.probabilities(features[part]) for model in models]
-        for i, of_strength in enumerate(scores):
-            sums[i, 0] += average_precision_score(labels, of_strength, average="micro")
-            if frequent.any():
-                sums[i, 1] += average_precision_score(labels[:, frequent], of_strength[:, frequent], average="macro")
+        for i, scores in enumerate(_held_out(features, labels, folds(labels, FOLDS, seed))):
+            sums[i] += average_precision_score(labels, scores, average="micro"), _macro(labels, scores, frequent)
     micro, macro = sums[np.argmax(sums[:, 0])] / len(FOLD_SEEDS)
     return float(micro), float(macro)
 
 
+def nested_choice(candidates: Mapping[str, np.ndarray], labels: np.ndarray) -> tuple[float, float, dict[str, int]]:
+    """The score of choosing among features, not of the best of them.
+
+    In each fold the candidate and its C are those with the highest micro mAP in cross-validation within the other folds; the
+    fold is then scored by them.
+
+    Args:
+        candidates: name -> (N, D).
+        labels: (N, K) 0/1.
+
+    Returns:
+        micro and macro mAP, and how often each candidate was chosen, the most frequent first.
+    """
+    frequent = labels.sum(axis=0) >= MIN_POSITIVES
+    sums, chosen = np.zeros(2), collections.Counter()
+    for seed in FOLD_SEEDS:
+        scores = np.zeros(labels.shape)
+        for part in folds(labels, FOLDS, seed):
+            rest = np.setdiff1d(np.arange(len(labels)), part)
+            inner = folds(labels[rest], FOLDS - 1, seed)
+            best = None
+            for name, features in candidates.items():
+                values = _held_out(features[rest], labels[rest], inner)
+                for strength, value in zip(STRENGTHS, values):
+                    score = average_precision_score(labels[rest], value, average="micro")
+                    if best is None or score > best[0]:
+                        best = score, name, strength
+            _, name, strength = best
+            chosen[name] += 1
+            options = dict(task="multilabel", C=strength, standardise=True)
+            scores[part] = fit_logistic(candidates[name][rest], labels[rest], **options)[0].probabilities(
+                candidates[name][part]
+            )
+        sums += average_precision_score(labels, scores, average="micro"), _macro(labels, scores, frequent)
+    micro, macro = sums / len(FOLD_SEEDS)
+    return float(micro), float(macro), dict(chosen.most_common())
+
+
 class Bench:
-    """The patches that recipes are scored on, and those that they are chosen by.
+    """The patches that recipes are scored on, and those of another dataset that the embeddings are tried on as well.
 
     Args:
         name, split, data_dir: a prepared dataset with labels.
-        choice: another prepared dataset with labels and splits "train" and "test", z-scored by its own statistics; "" for none.
+        transfer: another prepared dataset with labels and splits "train" and "test", z-scored by its own statistics; "" for
+            none.
         size, stats: of the models: image side, statistics of the z-score.
     """
 
-    def __init__(self, name: str, split: str, data_dir: str, choice: str, size: int, stats: Mapping[str, Any]):
+    def __init__(self, name: str, split: str, data_dir: str, transfer: str, size: int, stats: Mapping[str, Any]):
         self.patches = load_patches(name, split, data_dir, size, stats)
-        self.choice = None
-        if choice:
+        self.transfer = None
+        if transfer:
             from geomoe import data
 
-            own = data.compute_statistics(choice, "train", data_dir).to_dict()
-            self.choice = [load_patches(choice, part, data_dir, size, own) for part in _CHOICE_SPLITS]
+            own = data.compute_statistics(transfer, "train", data_dir).to_dict()
+            self.transfer = [load_patches(transfer, part, data_dir, size, own) for part in _TRANSFER_SPLITS]
 
     def scores(self, encoder: PretrainedEncoder, pools: Iterable[str] = POOLS) -> list[dict[str, Any]]:
-        """Pool, view, micro, macro and choice of each readout of an encoder."""
+        """Pool, view, micro, macro and transfer of each readout of an encoder."""
         known, pools = self.patches.pairs, tuple(pools)
         unknown = [np.zeros_like(pair) for pair in known]
-        chosen_by = [_embed(encoder, p.views[VIEWS[0]], p.pairs, pools) for p in self.choice or ()]
+        others = [_embed(encoder, p.views[VIEWS[0]], p.pairs, pools) for p in self.transfer or ()]
         rows = []
         for view in VIEWS:
             images = self.patches.views.get(view, self.patches.views[VIEWS[0]])
@@ -224,8 +280,8 @@ class Bench:
                 if view == VIEWS[1] and "place_time" in pool:
                     continue
                 micro, macro = cross_validated(z, self.patches.labels)
-                choice = self._choice([sets[pool] for sets in chosen_by]) if view == VIEWS[0] else np.nan
-                rows.append(dict(pool=pool, view=view, micro=micro, macro=macro, choice=choice))
+                transfer = self._transferred([sets[pool] for sets in others]) if view == VIEWS[0] else np.nan
+                rows.append(dict(pool=pool, view=view, micro=micro, macro=macro, transfer=transfer))
         return rows
 
     def baselines(self, seed: int) -> list[dict[str, Any]]:
@@ -248,15 +304,15 @@ class Bench:
                 micro, macro = cross_validated(features(self.patches), self.patches.labels)
                 pool = "+place_time" if told else ("place_time" if name == "place and time alone" else "")
                 view = VIEWS[0] if told or pool else VIEWS[1]
-                choice = self._choice([features(p) for p in self.choice or ()])
-                rows.append(dict(recipe=name, pool=pool, view=view, micro=micro, macro=macro, choice=choice))
+                transfer = self._transferred([features(p) for p in self.transfer or ()])
+                rows.append(dict(recipe=name, pool=pool, view=view, micro=micro, macro=macro, transfer=transfer))
         return rows
 
-    def _choice(self, features: Sequence[np.ndarray]) -> float:
+    def _transferred(self, features: Sequence[np.ndarray]) -> float:
         """Micro mAP of a probe on the other dataset, of its training and its test features."""
-        if self.choice is None:
+        if self.transfer is None:
             return float("nan")
-        train, test = self.choice
+        train, test = self.transfer
         model = fit_logistic(features[0], train.labels, task="multilabel", C=0.1, standardise=True)[0]
         return float(average_precision_score(test.labels, model.probabilities(features[1]), average="micro"))
 
@@ -292,7 +348,7 @@ def compare(
     name: str,
     split: str,
     data_dir: str,
-    choice: str = "",
+    transfer: str = "",
     pools: Sequence[str] = POOLS,
 ) -> list[Score]:
     """Pretrains and scores each recipe with each seed, and the baselines; what `output`/scores.csv has is taken from there.
@@ -301,7 +357,7 @@ def compare(
         recipes: name -> configuration; data.data_dir is set to `data_dir`.
         minutes: of pretraining, compiling aside.
         output: folder of the runs and of scores.csv.
-        name, split, choice: as for `Bench`.
+        name, split, transfer: as for `Bench`.
 
     Returns:
         All rows of the file.
@@ -315,10 +371,10 @@ def compare(
                 continue
             with config.unlocked():
                 config.data.data_dir = data_dir
-            workdir = os.path.join(output, f"{recipe}-{minutes:g}min-{seed}")
+            workdir = _run_folder(output, recipe, minutes, seed)
             facts = pretrain(config, minutes, seed, workdir)
             encoder = geomoe.load(workdir)
-            bench = bench or Bench(name, split, data_dir, choice, encoder.config.img_size, encoder.statistics)
+            bench = bench or Bench(name, split, data_dir, transfer, encoder.config.img_size, encoder.statistics)
             rows = [Score(recipe, seed, minutes, **facts, **row) for row in bench.scores(encoder, pools)]
             nothing = dict(seconds=0.0, steps=0, images_per_second=float("nan"), least_used_expert=float("nan"))
             if ("random weights", seed, 0.0) not in done:
@@ -327,6 +383,32 @@ def compare(
                 rows += [Score(seed=seed, minutes=0.0, **nothing, **row) for row in bench.baselines(seed)]
             add_scores(path, rows)
     return read_scores(path)
+
+
+def choose(
+    recipes: Iterable[str],
+    *,
+    minutes: float,
+    seed: int,
+    output: str,
+    name: str,
+    split: str,
+    data_dir: str,
+    pools: Sequence[str] = POOLS,
+) -> tuple[float, float, dict[str, int]]:
+    """`nested_choice` among the recipes' runs of one length and seed in `output`, each with every readout ("recipe, pool")."""
+    candidates: dict[str, np.ndarray] = {}
+    patches: Patches | None = None
+    for recipe in recipes:
+        encoder = geomoe.load(_run_folder(output, recipe, minutes, seed))
+        patches = patches or load_patches(name, split, data_dir, encoder.config.img_size, encoder.statistics)
+        for pool, z in _embed(encoder, patches.views[VIEWS[0]], patches.pairs, pools).items():
+            candidates[f"{recipe}, {pool}"] = z
+    return nested_choice(candidates, patches.labels)
+
+
+def _run_folder(output: str, recipe: str, minutes: float, seed: int) -> str:
+    return os.path.join(output, f"{recipe}-{minutes:g}min-{seed}")
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -342,7 +424,7 @@ def markdown(scores: Sequence[Score]) -> str:
     groups: dict[tuple[float, str, str], list[Score]] = {}
     for score in scores:
         groups.setdefault((score.minutes, score.recipe, score.pool), []).append(score)
-    head = ("recipe", "minutes", "seeds", "readout", "micro mAP", "macro mAP", "no place and time", "22 x 22", "choice")
+    head = ("recipe", "minutes", "seeds", "readout", "micro mAP", "macro mAP", "no place and time", "22 x 22", "transfer")
     head += ("images/s", "least used expert")
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
 
@@ -355,19 +437,29 @@ def markdown(scores: Sequence[Score]) -> str:
         first = [row for row in rows if row.view == whole] or rows
         cells = [recipe, f"{minutes:g}", str(len({row.seed for row in rows})), pool]
         cells += [column(rows, whole, "micro"), column(rows, whole, "macro"), column(rows, bare, "micro")]
-        cells += [column(rows, small, "micro"), _spread([row.choice for row in first])]
+        cells += [column(rows, small, "micro"), _spread([row.transfer for row in first])]
         cells += [_spread([row.images_per_second for row in first]).split(" ")[0].split(".")[0]]
         cells += [_spread([min(row.least_used_expert for row in first)]) if minutes else ""]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
+def told_choice(found: tuple[float, float, Mapping[str, int]], minutes: float, seed: int) -> str:
+    """What `choose` found, in words."""
+    micro, macro, chosen = found
+    often = "; ".join(f"{name}: {count}" for name, count in chosen.items())
+    return (
+        f"Chosen by nested folds among the runs of {minutes:g} minutes with seed {seed}: micro mAP {micro:.3f}, macro mAP "
+        f"{macro:.3f}. How often each was chosen in {FOLDS * len(FOLD_SEEDS)} folds: {often}.\n"
+    )
+
+
 BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
 
 
-def write_markdown(path: str, scores: Sequence[Score]) -> None:
-    """Puts the table between its two marks in a Markdown file, or in a new file."""
-    table = f"{BEGIN}\n{markdown(scores)}{END}"
+def write_markdown(path: str, text: str) -> None:
+    """Puts a text between the two marks of a Markdown file, or in a new file."""
+    table = f"{BEGIN}\n{text}{END}"
     text = f"# Recipes\n\n{table}\n"
     if os.path.exists(path):
         with open(path) as file:

@@ -31,9 +31,15 @@ def _layer_mean(out: TokenOutput, pairs: Sequence[Array], config: ModelConfig) -
     return sum(jnp.mean(tokens.astype(jnp.float32), axis=1) for tokens in out.layer_tokens) / config.depth
 
 
+def _unit_mean(out: TokenOutput, pairs: Sequence[Array], config: ModelConfig) -> Array:
+    mean = jnp.mean(out.tokens, axis=1)
+    return mean * (config.width**0.5 / (jnp.linalg.norm(mean, axis=-1, keepdims=True) + 1e-8))
+
+
 # name -> (function of the encoder's output, the [sin, cos] pairs and the model; width of an embedding)
 _PARTS: dict[str, tuple[Callable[..., Array], Callable[[ModelConfig], int]]] = {
     "mean": (lambda out, pairs, config: jnp.mean(out.tokens, axis=1), lambda config: config.width),
+    "unit_mean": (_unit_mean, lambda config: config.width),
     "patch_mean": (lambda out, pairs, config: jnp.mean(_patches(out), axis=1), lambda config: config.width),
     "patch_std": (lambda out, pairs, config: jnp.std(_patches(out), axis=1), lambda config: config.width),
     "cls": (lambda out, pairs, config: out.tokens[:, NUM_METADATA_TOKENS], lambda config: config.width),
@@ -74,6 +80,7 @@ def pool_tokens(out: TokenOutput, pairs: Sequence[Array], config: ModelConfig, p
     """The encoder's output to embeddings.
 
     - "mean" over all tokens, the published embedding; "patch_mean" over the patches' tokens; "cls": D numbers each.
+    - "unit_mean": "mean" brought to one length, the root of D, as the contrast of pretraining compares it; D.
     - "patch_std": deviation over the patches' tokens, D.
     - "stages": the mean over all tokens at the end of each stage, one after the other, 3 D for the published sizes.
     - "layer_mean": the mean over all tokens and blocks, D.

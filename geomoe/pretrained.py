@@ -162,8 +162,8 @@ class PretrainedEncoder:
                 numbers, unless `unit` says otherwise; with `normalized=True` z-scored images of the model's size and bands.
             lat, lon: (N,) degrees, WGS 84; None, or None or NaN for a single image, where unknown.
             time: (N,) datetime64 in UTC; None, or None or NaT for a single image, where unknown.
-            pool: "mean" over all tokens (the published embedding), "patch_mean", "patch_std", "cls", "stages", "layer_mean",
-                "place_time", several of them joined by "+", or "tokens"; see `geomoe.pooling.pool_tokens`.
+            pool: "mean" over all tokens (the published embedding), "unit_mean", "patch_mean", "patch_std", "cls", "stages",
+                "layer_mean", "place_time", several of them joined by "+", or "tokens"; see `geomoe.pooling.pool_tokens`.
             normalized: whether the images are z-scored already, so that nothing is done to them.
             batch_size: images at once, over all devices.
             **given: what the images are, as for `geomoe.imagery.Input`: unit, sensor, bands, fill_missing, fit,

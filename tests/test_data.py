@@ -440,6 +440,23 @@ def test_place_and_time_before_the_dropout_and_the_coastal_band(synthetic_dir, s
     assert 0.3 < same.mean() < 0.7
 
 
+def test_band_jitter_moves_whole_bands_by_the_deviation_asked_for(synthetic_dir, statistics):
+    options = dict(data_dir=synthetic_dir, statistics=statistics, batch_size=96, train=True, seed=1)
+    name = "synthetic_landsat/small"
+    plain = take(data.load(name, "train", **options), 1)[0]["image"]
+    moved = take(data.load(name, "train", augment=data.Augment(band_jitter=0.1), **options), 1)[0]["image"]
+    gains, offsets = [], []
+    for before, after in zip(plain, moved):
+        for band in range(7):
+            gain, offset = np.polyfit(before[..., band].ravel(), after[..., band].ravel(), 1)
+            np.testing.assert_allclose(gain * before[..., band] + offset, after[..., band], atol=1e-3)
+            gains.append(gain)
+            offsets.append(offset)
+    np.testing.assert_allclose([np.mean(gains), np.std(gains)], [1, 0.1], atol=0.01)
+    np.testing.assert_allclose([np.mean(offsets), np.std(offsets)], [0, 0.1 * 2**0.5], atol=0.02)
+    assert np.corrcoef(np.reshape(offsets, (-1, 7)).T)[0, 1] > 0.2  # an offset is common to all bands
+
+
 def test_augmentation_only_moves_pixels(synthetic_dir, statistics):
     """A flipped and turned centre crop is one of the eight symmetries of the plain one."""
     options = dict(data_dir=synthetic_dir, statistics=statistics, batch_size=96)

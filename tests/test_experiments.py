@@ -50,15 +50,28 @@ def test_the_protocol_is_that_of_scikit_learn():
     np.testing.assert_allclose(experiments.cross_validated(x, labels), best, atol=2e-3)
 
 
+def test_a_nested_choice_is_scored_on_rows_without_part_in_it():
+    """Among useless features chance finds none that scores; a telling one is taken every time."""
+    rng = np.random.default_rng(1)
+    labels = (rng.random((60, 3)) < 0.4).astype(int)
+    noise = {f"noise {i}": rng.standard_normal((60, 4)) for i in range(6)}
+    micro, _, chosen = experiments.nested_choice(noise, labels)
+    best = max(experiments.cross_validated(z, labels)[0] for z in noise.values())
+    assert micro < best and sum(chosen.values()) == 15
+    telling = {**noise, "telling": labels + 0.3 * rng.standard_normal((60, 3))}
+    micro, macro, chosen = experiments.nested_choice(telling, labels)
+    assert chosen == {"telling": 15} and micro > 0.95 and macro > 0.95
+
+
 def test_recipes_become_a_table_and_go_on(synthetic_dir, tmp_path, capsys, monkeypatch):
     files = []
     for name, contrast in (("with", 1.0), ("without", 0.0)):
         files.append(tmp_path / f"{name}.py")
         files[-1].write_text(RECIPE.format(contrast=contrast))
     table = tmp_path / "table.md"
-    data = ["--dataset", "synthetic_landsat/small", "--data_dir", str(synthetic_dir), "--choice", "synthetic_landsat/small"]
+    data = ["--dataset", "synthetic_landsat/small", "--data_dir", str(synthetic_dir), "--transfer", "synthetic_landsat/small"]
     command = [*map(str, files), "--minutes", "0.005", "--seeds", "0", "--output", str(tmp_path / "out"), "--pools", "mean"]
-    command += ["stages+place_time", "--markdown", str(table), *data]
+    command += ["stages+place_time", "--nested", "--markdown", str(table), *data]
     recipes.main(command)
     scores = experiments.read_scores(tmp_path / "out" / "scores.csv")
     made = {(s.recipe, s.pool, s.view) for s in scores if s.minutes}
@@ -70,7 +83,7 @@ def test_recipes_become_a_table_and_go_on(synthetic_dir, tmp_path, capsys, monke
     assert all(0 < s.micro <= 1 and 0 < s.macro <= 1 for s in scores)
     trained = [s for s in scores if s.minutes]
     assert all(s.steps >= 1 and s.images_per_second > 0 and 0 <= s.least_used_expert <= 1 for s in trained)
-    assert "| with | 0.005 | 1 | mean | " in table.read_text()
+    assert "| with | 0.005 | 1 | mean | " in table.read_text() and "Chosen by nested folds" in table.read_text()
     table.write_text(f"# Ours\n\nbefore\n{experiments.BEGIN}\nold\n{experiments.END}\nafter\n")
     monkeypatch.setattr(experiments, "pretrain", lambda *args: pytest.fail("trained again what the file has"))
     recipes.main(command)

@@ -243,7 +243,9 @@ def test_pools_are_made_of_named_parts(encoder, scenes):
     out = encoder.apply_tokens(z, *pairs)
     tokens, layers = np.asarray(out.tokens), [np.asarray(layer) for layer in out.layer_tokens]
     ends = [layers[i].mean(axis=1) for i in range(len(layers))]  # one block a stage in this model
+    mean = tokens.mean(axis=1)
     expected = {
+        "unit_mean": 4 * mean / np.linalg.norm(mean, axis=1, keepdims=True),  # D is 16
         "patch_mean": tokens[:, 5:].mean(axis=1),
         "patch_std": tokens[:, 5:].std(axis=1),
         "cls": tokens[:, 4],

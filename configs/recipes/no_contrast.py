@@ -1,8 +1,8 @@
-"""Painting alone: the recommended recipe without the contrast.
+"""Without the contrast.
 
     python -m geomoe.cli.recipes configs/recipes/no_contrast.py --minutes 10
 
-What the contrast is worth.
+What the contrast is worth; place and time are still told.
 """
 
 from geomoe.training import recommended_config

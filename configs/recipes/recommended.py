@@ -1,4 +1,4 @@
-"""geomoe's own recipe: painting and a contrast without metadata.
+"""geomoe's own recipe: painting, a light contrast, place and time told from the pixels.
 
     python -m geomoe.cli.recipes configs/recipes/recommended.py --minutes 10
 

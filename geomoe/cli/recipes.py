@@ -1,7 +1,7 @@
 """Pretrains recipes for the same time each, probes them, and writes a table.
 
     python -m geomoe.cli.recipes configs/recipes/*.py --minutes 10 --seeds 0 1 2 --output runs/recipes \
-        --dataset bigearthnet_landsat --choice synthetic_landsat --markdown docs/recipes.md
+        --dataset bigearthnet_landsat --transfer synthetic_landsat --markdown docs/recipes.md
 
 Rows that OUTPUT/scores.csv has are taken from there, so that an interrupted command goes on.
 """
@@ -23,9 +23,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", default="runs/recipes", help="folder of the runs and scores.csv (default: runs/recipes)")
     parser.add_argument("--dataset", default="bigearthnet_landsat", help="prepared dataset with labels that is scored on")
     parser.add_argument("--split", default="train", help="of --dataset, cross-validated (default: train)")
-    parser.add_argument("--choice", default="", help="prepared dataset with labels to choose recipes and readouts by")
-    parser.add_argument("--pools", nargs="+", help="readouts to score (default: mean and stages, without and with place_time)")
+    parser.add_argument("--transfer", default="", help="another prepared dataset with labels, to try the embeddings on as well")
+    parser.add_argument("--pools", nargs="+", help="readouts to score (default: six of them)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
+    parser.add_argument("--nested", action="store_true", help="choose recipe and readout by nested folds, with the first seed")
     parser.add_argument("--markdown", help="file that the table is written to, between its two marks")
     args = parser.parse_args(argv)
     if args.minutes <= 0:
@@ -39,20 +40,16 @@ def main(argv: list[str] | None = None) -> None:
     for pool in pools:
         check_pool(pool)
     names = [os.path.splitext(os.path.basename(path))[0] for path in args.recipes]
-    scores = experiments.compare(
-        {name: experiments.load_recipe(path) for name, path in zip(names, args.recipes)},
-        minutes=args.minutes,
-        seeds=args.seeds,
-        output=args.output,
-        name=args.dataset,
-        split=args.split,
-        data_dir=args.data_dir,
-        choice=args.choice,
-        pools=pools,
-    )
-    print(experiments.markdown(scores), end="")
+    common = dict(minutes=args.minutes, output=args.output, pools=pools)
+    common |= dict(name=args.dataset, split=args.split, data_dir=args.data_dir)
+    recipes = {name: experiments.load_recipe(path) for name, path in zip(names, args.recipes)}
+    text = experiments.markdown(experiments.compare(recipes, seeds=args.seeds, transfer=args.transfer, **common))
+    if args.nested:
+        found = experiments.choose(names, seed=args.seeds[0], **common)
+        text += "\n" + experiments.told_choice(found, args.minutes, args.seeds[0])
+    print(text, end="")
     if args.markdown:
-        experiments.write_markdown(args.markdown, scores)
+        experiments.write_markdown(args.markdown, text)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ import numpy as np
 from geomoe import imagery, landsat
 
 FITS = ("centre_crop", "random_crop", "random_resized_crop", "resize")
-# Uniform numbers that a view of an image takes: row and column of the crop, two flips, the turn, the crop's side, the bands.
-DRAWS = 7
+# Uniform numbers that a view of an image takes: row and column of the crop, two flips, the turn, the crop's side, the coastal
+# band, and for the jitter a gain and an offset a band and an offset of all.
+DRAWS = 7 + 2 * len(landsat.BANDS) + 1
 _COASTAL, _BLUE = landsat.BANDS.index("SR_B1"), landsat.BANDS.index("SR_B2")
 
 
@@ -28,6 +29,8 @@ class Augment:
         metadata_dropout: probability with which each of week, hour, latitude and longitude goes missing, on its own.
         coastal_dropout: probability with which an image is given as by a sensor without the coastal band (Landsat 4 to 7): the
             z-scored blue band stands in its place, as where such images are embedded.
+        band_jitter: deviation of a random gain around 1 and a random offset around 0 of each band, and of an offset common to
+            all, drawn for each view and applied to z-scores: another haze, light, sensor or season.
         crop_sides: smallest and largest side, in pixels, of the squares that "random_resized_crop" cuts; no larger than the
             image. Each side is as likely as any other. () cuts squares of the model's size.
     """
@@ -36,12 +39,15 @@ class Augment:
     turns: bool = False
     metadata_dropout: float = 0.0
     coastal_dropout: float = 0.0
+    band_jitter: float = 0.0
     crop_sides: tuple[int, int] | tuple[()] = ()
 
     def __post_init__(self):
         for name in ("metadata_dropout", "coastal_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1]")
+        if not 0 <= self.band_jitter < 1:
+            raise ValueError(f"band_jitter = {self.band_jitter} must be in [0, 1)")
         object.__setattr__(self, "crop_sides", tuple(self.crop_sides))
         if self.crop_sides and not (len(self.crop_sides) == 2 and 1 <= self.crop_sides[0] <= self.crop_sides[1]):
             raise ValueError(f"crop_sides = {self.crop_sides} must be (smallest, largest) in pixels, or ()")
@@ -98,7 +104,7 @@ class Preparation:
         Args:
             values: (B,) bytes, the uint16 digital numbers of each image.
             shapes: (B, 3) height, width and bands of each.
-            draws: (B, 7) uniform numbers.
+            draws: (B, DRAWS) uniform numbers.
 
         Returns:
             (B, S, S, C) float32, and (B, S, S) bool: False where a band holds no data, or a pixel without any was mixed in.
@@ -118,6 +124,12 @@ class Preparation:
         rows = out.reshape(len(values), self.size, -1)  # long rows: numpy is slow on a last axis of seven
         np.subtract(rows, np.tile(self.mean, self.size), out=rows)
         np.divide(rows, np.tile(self.std, self.size), out=rows)
+        if self.augment.band_jitter:
+            bands = len(self.mean)
+            jitter = np.float32(self.augment.band_jitter * 12**0.5) * (draws[:, 7:].astype(np.float32) - np.float32(0.5))
+            gain, offset = jitter[:, None, :bands], jitter[:, None, bands : 2 * bands] + jitter[:, None, -1:]
+            rows *= np.tile(1 + gain, self.size)
+            rows += np.tile(offset, self.size)
         if self.augment.coastal_dropout:
             chosen = draws[:, 6] < self.augment.coastal_dropout
             out[chosen, ..., _COASTAL] = out[chosen, ..., _BLUE]

@@ -138,7 +138,8 @@ def load(
         statistics: for the z-score of each band; None takes those published for the dataset. Pixels without data (0) are
             treated as any other number, as published.
         clip: (lowest, highest) digital number, applied before the z-score; None clips nothing.
-        augment: random flips, turns, dropout of metadata and of the coastal band, sides of crops; training alone.
+        augment: random flips, turns, dropout of metadata and of the coastal band, jitter, sides of crops; training
+            alone.
         hour: "utc", the true hour, or "published", the first digit of the time in a BigEarthNet patch's name.
         train: endless epochs, each in another seeded order, whole batches only; otherwise one pass in the order of the
             records, the last batch possibly smaller.

@@ -42,6 +42,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.turns = False
     data.metadata_dropout = 0.0  # of each of week, hour, latitude and longitude, on its own
     data.coastal_dropout = 0.0  # of the coastal band, which Landsat 4 to 7 lack
+    data.band_jitter = 0.0  # deviation of a random gain and offset of each band, of each view, in z-scores
     data.mix = ()  # "NAME=SHARE": other prepared datasets that give this share of each batch, each z-scored by its own
     data.cache = False  # keep the records in memory
 
@@ -78,9 +79,10 @@ def default_config() -> ml_collections.ConfigDict:
 def recommended_config(size: str = "S") -> ml_collections.ConfigDict:
     """geomoe's own recipe, for real patches: what users get by default for their own data (docs/recipes.md has its figures).
 
-    Painting of patches normalised each by itself, over pixels that hold data; a contrast between two masked crops of a place,
-    of 22 to 45 pixels brought to the model's size, neither of them told place and time; turns and flips; balance in encoder
-    and decoder; no dropout. Files in `configs/` set the data and the length.
+    Two masked crops of a place, of 22 to 45 pixels brought to the model's size, flipped and turned, neither of them told place
+    and time. The first is painted, each patch normalised by itself, over the pixels that hold data; a light contrast tells the
+    place from others, and a linear head on the mean token tells where and when it is. Balance in encoder and decoder; no
+    dropout. Files in `configs/` set the data and the length.
     """
     config = default_config()
     config.model.size = size
@@ -97,7 +99,9 @@ def recommended_config(size: str = "S") -> ml_collections.ConfigDict:
     config.optimizer.lr = 5e-4
     config.loss.normalise_targets = True
     config.loss.valid_pixels = True
+    config.loss.painted_views = 1
     config.loss.contrast_weight = 1.0
+    config.loss.place_time_weight = 10.0
     config.log.eval_every_steps = 250
     config.checkpoint.every_steps = 250
     return config

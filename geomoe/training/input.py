@@ -63,7 +63,7 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
         cache=d.cache,
         train=True,
     )
-    augment = data.Augment(d.flips, d.turns, d.metadata_dropout, d.coastal_dropout, d.crop_sides)
+    augment = data.Augment(d.flips, d.turns, d.metadata_dropout, d.coastal_dropout, d.band_jitter, d.crop_sides)
     loss = LossConfig(**config.loss.to_dict())
 
     def batches(dataset: Any, keys: tuple[str, ...]) -> Iterator[dict[str, np.ndarray]]:

@@ -1,8 +1,8 @@
-"""Place and time told from the pixels.
+"""Both crops painted.
 
-    python -m geomoe.cli.recipes configs/recipes/place_time.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/both_painted.py --minutes 10
 
-The mean token tells week, hour, latitude and longitude, which the encoder is not told.
+Whether painting the second crop is worth its time.
 """
 
 from geomoe.training import recommended_config
@@ -14,5 +14,5 @@ def get_config():
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
     config.data.statistics = "published"
-    config.loss.place_time_weight = 1.0
+    config.loss.painted_views = 2
     return config

@@ -1,0 +1,18 @@
+"""Without telling place and time from the pixels.
+
+    python -m geomoe.cli.recipes configs/recipes/no_place_time.py --minutes 10
+
+What that head is worth.
+"""
+
+from geomoe.training import recommended_config
+
+
+def get_config():
+    config = recommended_config()
+    config.data.name = "bigearthnet_landsat/19"
+    config.data.train_split = "train[:90%]"
+    config.data.val_split = "train[90%:]"
+    config.data.statistics = "published"
+    config.loss.place_time_weight = 0.0
+    return config
