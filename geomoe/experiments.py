@@ -259,6 +259,7 @@ class Bench:
     """
 
     def __init__(self, name: str, split: str, data_dir: str, transfer: str, size: int, stats: Mapping[str, Any]):
+        self.stats = dict(stats)
         self.patches = load_patches(name, split, data_dir, size, stats)
         self.transfer = None
         if transfer:
@@ -374,7 +375,8 @@ def compare(
             workdir = _run_folder(output, recipe, minutes, seed)
             facts = pretrain(config, minutes, seed, workdir)
             encoder = geomoe.load(workdir)
-            bench = bench or Bench(name, split, data_dir, transfer, encoder.config.img_size, encoder.statistics)
+            if bench is None or bench.stats != encoder.statistics:
+                bench = Bench(name, split, data_dir, transfer, encoder.config.img_size, encoder.statistics)
             rows = [Score(recipe, seed, minutes, **facts, **row) for row in bench.scores(encoder, pools)]
             nothing = dict(seconds=0.0, steps=0, images_per_second=float("nan"), least_used_expert=float("nan"))
             if ("random weights", seed, 0.0) not in done:
@@ -398,10 +400,9 @@ def choose(
 ) -> tuple[float, float, dict[str, int]]:
     """`nested_choice` among the recipes' runs of one length and seed in `output`, each with every readout ("recipe, pool")."""
     candidates: dict[str, np.ndarray] = {}
-    patches: Patches | None = None
     for recipe in recipes:
         encoder = geomoe.load(_run_folder(output, recipe, minutes, seed))
-        patches = patches or load_patches(name, split, data_dir, encoder.config.img_size, encoder.statistics)
+        patches = load_patches(name, split, data_dir, encoder.config.img_size, encoder.statistics)
         for pool, z in _embed(encoder, patches.views[VIEWS[0]], patches.pairs, pools).items():
             candidates[f"{recipe}, {pool}"] = z
     return nested_choice(candidates, patches.labels)
@@ -436,7 +437,8 @@ def markdown(scores: Sequence[Score]) -> str:
         whole, bare, small = VIEWS
         first = [row for row in rows if row.view == whole] or rows
         cells = [recipe, f"{minutes:g}", str(len({row.seed for row in rows})), pool]
-        cells += [column(rows, whole, "micro"), column(rows, whole, "macro"), column(rows, bare, "micro")]
+        cells += [_spread([row.micro for row in first]), _spread([row.macro for row in first])]
+        cells += [column(rows, bare, "micro")]
         cells += [column(rows, small, "micro"), _spread([row.transfer for row in first])]
         cells += [_spread([row.images_per_second for row in first]).split(" ")[0].split(".")[0]]
         cells += [_spread([min(row.least_used_expert for row in first)]) if minutes else ""]

@@ -198,7 +198,7 @@ def sensor_of(product: str) -> str | None:
     >>> sensor_of("LC08_L1TP_224078_20200518_20200518_01_RT")
     'landsat8'
     """
-    match = re.match(r"L[COTEM]0?([45789])", product)
+    match = re.match(r"L[COTE]0?([45789])", product)
     return f"landsat{match[1]}" if match else None
 
 

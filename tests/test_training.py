@@ -221,6 +221,12 @@ def test_a_workdir_with_another_config_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"another config.*optimizer.lr: 0.0003 -> 0.01"):
         loop.train(tiny_config(**{"train.num_steps": 3, "optimizer.lr": 0.01}), tmp_path)
     assert loop.train(tiny_config(**{"train.num_steps": 3, "log.every_steps": 2}), tmp_path).finished
+    run = read_run(tmp_path)
+    del run["config"]["data"]["band_jitter"]  # as an older version wrote it
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert loop.train(tiny_config(**{"train.num_steps": 3}), tmp_path).finished
+    with pytest.raises(ValueError, match=r"data.band_jitter: 0.0 -> 0.1"):
+        loop.train(tiny_config(**{"train.num_steps": 3, "data.band_jitter": 0.1}), tmp_path)
 
 
 def test_datasets_are_mixed_row_by_row(synthetic_dir):

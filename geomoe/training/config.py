@@ -62,7 +62,7 @@ def default_config() -> ml_collections.ConfigDict:
     optimizer.clip_norm = 1.0  # of the global gradient norm; 0 for none
     optimizer.warmup_fraction = 0.05  # of the steps; then cosine to 0
 
-    config.loss = ml_collections.ConfigDict(dataclasses.asdict(LossConfig()))  # what each weighs stands there
+    config.loss = ml_collections.ConfigDict(dataclasses.asdict(LossConfig()))  # its docstring says what each is
 
     log = config.log = ml_collections.ConfigDict()
     log.every_steps = 10
@@ -175,8 +175,11 @@ def check_batch(config: ml_collections.ConfigDict, devices: int, processes: int)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """The keys whose values would change what a run computes, as "key: old -> new"."""
-    a, b = flatten(old), flatten(new)
+    """The keys whose values would change what a run computes, as "key: old -> new".
+
+    A key that an older version did not know had what is now its default.
+    """
+    a, b = flatten(default_config().to_dict()) | flatten(old), flatten(new)
     return [
         f"{key}: {a.get(key, 'absent')} -> {b.get(key, 'absent')}"
         for key in sorted(a.keys() | b.keys())
