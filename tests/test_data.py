@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 from conftest import ROOT
@@ -234,6 +235,44 @@ def test_a_folder_with_a_table(tmp_path):
     bad.write_text("id,klass\none,field\n")
     with pytest.raises(ValueError, match="bad.csv.*klass"):
         LandsatFolder(source=source, labels=bad, data_dir=tmp_path / "other", config="x")
+
+
+def test_scenes_are_cut_into_patches(tmp_path):
+    """Side by side, in their places, brought to Collection 2's numbers; windows under clouds or without data are skipped."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "scenes" / "one"
+    folder.mkdir(parents=True)
+    stem = "LC08_L1TP_190025_20200518_20200820_01_T1"
+    ground = rng.integers(6000, 20000, (100, 130, 7)).astype(np.uint16)
+    ground[:40, :40] = 0
+    for band in range(7):
+        write_tif(folder / f"{stem}_B{band + 1}.TIF", ground[..., band : band + 1])
+    cloudy = np.zeros((100, 130, 1), np.uint16)
+    cloudy[40:80, 40:80] = 1 << 3
+    write_tif(folder / f"{stem}_QA_PIXEL.TIF", cloudy)
+    (folder / f"{stem}_MTL.txt").write_text(
+        'PROCESSING_LEVEL = "L1TP"\nDATE_ACQUIRED = 2020-05-18\nSCENE_CENTER_TIME = "09:41:02Z"\nSUN_ELEVATION = 50.0\n'
+    )
+    made = data.BUILDERS["landsat_scene"]
+    with pytest.raises(ValueError, match="level-1 product.*unit='level1_dn'"):
+        made(source=folder, data_dir=tmp_path / "no").download_and_prepare()
+    for source in (folder, tmp_path / "scenes"):
+        builder = made(source=source, data_dir=tmp_path / source.name, unit="level1_dn", side=40)
+        builder.download_and_prepare()
+        skipped = read_skipped(builder.data_dir)
+        assert sorted(row.kind for row in skipped) == ["all nodata", "clouds"]
+        options = dict(statistics=data.Statistics((0,) * 7, (1,) * 7, "none"))
+        batch = next(data.load(builder, "train", **options).as_numpy_iterator())
+        assert len(batch["id"]) == 2 * 3 - 2
+        at = batch["id"].tolist().index(f"{stem}_40_80".encode())
+        reflectance = (ground[40:80, 80:120] * 2.0e-5 - 0.1) / np.sin(np.radians(50.0))
+        np.testing.assert_allclose(batch["image"][at], (reflectance + 0.2) / 0.0000275, atol=0.6)
+        east, north = 500000 + 30 * 100, 5300000 - 30 * 60
+        longitude, latitude = pyproj.Transformer.from_crs(32633, 4326, always_xy=True).transform(east, north)
+        np.testing.assert_allclose([batch["latitude"][at], batch["longitude"][at]], [latitude, longitude], atol=1e-5)
+        assert batch["time"][at] == b"2020-05-18T09:41:02"
+    with pytest.raises(FileNotFoundError, match="there is no scene"):
+        made(source=tmp_path / "nowhere", data_dir=tmp_path / "no").download_and_prepare()
 
 
 def test_conversion_resumes_and_a_changed_source_starts_anew(tmp_path, monkeypatch):

@@ -21,12 +21,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--dataset",
         required=True,
-        help="bigearthnet_landsat[/19|/43], eurosat_landsat, landsat_folder[/NAME], synthetic_landsat[/covers|/dominant]",
+        help="bigearthnet_landsat[/19|/43], eurosat_landsat, landsat_folder[/NAME], landsat_scene[/NAME], "
+        "synthetic_landsat[/covers|/dominant]",
     )
     parser.add_argument("--source", help="folder to convert (not for synthetic_landsat)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--labels", help="landsat_folder: CSV of labels, places and times")
     parser.add_argument("--sensor", help="landsat_folder: landsat4, 5 or 7, for patches without the coastal band")
+    parser.add_argument("--unit", help="landsat_scene: of the numbers: collection2_dn, level1_dn, reflectance, uint8")
+    parser.add_argument("--side", type=int, help="landsat_scene: side of the patches, in pixels (default: 48)")
+    parser.add_argument("--max_cloud", type=float, help="landsat_scene: largest share of clouds in a patch (default: 0.5)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="stop at the first flawed patch")
     parser.add_argument("--keep_nodata", action="store_true", help="keep patches in which every pixel is 0")
@@ -46,6 +50,9 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"unknown dataset {base!r}; there are {', '.join(data.BUILDERS)}")
     if args.sensor and base != "landsat_folder":
         raise ValueError("--sensor is for landsat_folder; the other datasets are Landsat 8's")
+    scene_only = {key: value for key in ("unit", "side", "max_cloud") if (value := getattr(args, key)) is not None}
+    if scene_only and base != "landsat_scene":
+        raise ValueError(f"--{next(iter(scene_only))} is for landsat_scene")
     if args.labels and base != "landsat_folder":
         raise ValueError("--labels is for landsat_folder; the other datasets bring their labels")
     console = rich.console.Console(stderr=True)
@@ -57,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         if base == "landsat_folder":
             options["labels"] = args.labels
             options["sensor"] = args.sensor or "landsat8"
+        options |= scene_only
         if config:
             options["config"] = config
         _prepare(data.BUILDERS[base], options, args, console, read_skipped)

@@ -65,6 +65,11 @@ def read_mtl(path: str | os.PathLike) -> dict[str, str]:
         return {key.strip(): value.strip().strip('"') for key, value in pairs}
 
 
+def holds_band_files(folder: str | os.PathLike) -> bool:
+    """Whether a folder has files of single bands, and so is a scene."""
+    return any(_BAND_FILE.search(name) for name in os.listdir(folder))
+
+
 def open_scene(
     path: str | os.PathLike | Sequence[str], bands: Sequence[str] | None = None, sensor: str | None = None
 ) -> SceneInfo:

@@ -4,9 +4,10 @@ from geomoe.data.builders.base import SKIPPED_FILE, LandsatBuilder, Skipped, rea
 from geomoe.data.builders.bigearthnet_landsat import BigearthnetLandsat
 from geomoe.data.builders.eurosat_landsat import EurosatLandsat
 from geomoe.data.builders.landsat_folder import LandsatFolder
+from geomoe.data.builders.landsat_scene import LandsatScene
 from geomoe.data.builders.synthetic_landsat import SyntheticConfig, SyntheticLandsat
 
-BUILDERS = {cls.name: cls for cls in (BigearthnetLandsat, EurosatLandsat, LandsatFolder, SyntheticLandsat)}
+BUILDERS = {cls.name: cls for cls in (BigearthnetLandsat, EurosatLandsat, LandsatFolder, LandsatScene, SyntheticLandsat)}
 
 __all__ = [
     "BUILDERS",
@@ -15,6 +16,7 @@ __all__ = [
     "EurosatLandsat",
     "LandsatBuilder",
     "LandsatFolder",
+    "LandsatScene",
     "Skipped",
     "SyntheticConfig",
     "SyntheticLandsat",

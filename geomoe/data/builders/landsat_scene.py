@@ -1,0 +1,118 @@
+"""Whole scenes, cut into patches: unlabelled data for pretraining."""
+
+from __future__ import annotations
+
+import functools
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from geomoe import imagery, landsat
+from geomoe.data.builders.base import Entry, LandsatBuilder, Listing, time_text
+from geomoe.data.geotiff import PatchError
+from geomoe.data.scene import SceneError, SceneInfo, SceneReader, holds_band_files, open_scene
+
+
+@functools.lru_cache(maxsize=4)
+def _open(path: str) -> tuple[SceneInfo, SceneReader]:
+    info = open_scene(path)
+    bands = [band for band in landsat.BANDS if band in info.files]
+    wanted = list(landsat.sensor_bands(info.sensor))
+    if bands != wanted:
+        missing = ", ".join(band for band in wanted if band not in bands)
+        raise SceneError(f"{path}: the scene lacks {missing}, which a patch needs")
+    return info, SceneReader(info, bands)
+
+
+def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
+    """One window of a scene; `entry.details` is (row, column, side in pixels, unit, largest share of clouds)."""
+    row, column, side, unit, max_cloud = entry.details
+    try:
+        info, reader = _open(entry.path)
+        values = reader.read(row, column, side, side)
+        clouds = reader.clouds(row, column, side, side)
+    except SceneError as error:
+        raise PatchError("unreadable image", entry.path, str(error)) from None
+    if clouds is not None and clouds.mean() > max_cloud:
+        raise PatchError("clouds", entry.path, f"{clouds.mean():.0%} of the window at row {row}, column {column} is cloud")
+    elevation = info.sun_elevation if unit == "level1_dn" else None
+    image = np.rint(imagery.to_collection2(values, imagery.Input(unit=unit, sun_elevation=elevation))).astype(np.uint16)
+    if not keep_nodata and not image.any():
+        raise PatchError("all nodata", entry.path, f"every pixel of the window at row {row}, column {column} is without data")
+    latitude, longitude = reader.places(np.array([row + side / 2]), np.array([column + side / 2]))
+    return {
+        "id": entry.id,
+        "image": landsat.with_coastal(image) if landsat.lacks_coastal(info.sensor) else image,
+        "latitude": float(latitude[0]),
+        "longitude": float(longitude[0]),
+        "time": time_text(info.time),
+        "labels": [],
+    }
+
+
+class LandsatScene(LandsatBuilder):
+    """The patches of one scene, or of every scene in a folder, side by side.
+
+    A scene is what `geomoe.data.scene.open_scene` takes: a GeoTIFF with several bands, or a folder with one file a band; its
+    sensor goes by its name. What is not Collection 2 level 2 is brought to its digital numbers (`geomoe.imagery`).
+
+    Args:
+        unit: of the scenes' numbers, as for `geomoe.imagery.Input`.
+        side: of a patch, in pixels; more than the model's image side leaves room for random crops.
+        max_cloud: largest share of clouds by the quality band, where there is one.
+        config: names the dataset, so that several can live in one data_dir.
+    """
+
+    name = "landsat_scene"
+
+    def __init__(
+        self,
+        *,
+        unit: str = "collection2_dn",
+        side: int = 48,
+        max_cloud: float = 0.5,
+        config: str | None = None,
+        **kwargs: Any,
+    ):
+        imagery.Input(unit=unit)
+        if side < 1:
+            raise ValueError(f"side = {side} must be at least 1")
+        if not 0 <= max_cloud <= 1:
+            raise ValueError(f"max_cloud = {max_cloud} must be in [0, 1]")
+        self.unit, self.side, self.max_cloud = unit, side, max_cloud
+        if config is not None:
+            config = tfds.core.BuilderConfig(name=config, description="patches of scenes")
+        super().__init__(config=config, **kwargs)
+
+    def facts(self) -> dict[str, Any]:
+        return dict(class_names=[], task="none", description=f"Patches of the scenes in {self.source}, given as {self.unit}.")
+
+    def reader(self):
+        return functools.partial(read_entry, keep_nodata=self.keep_nodata)
+
+    def _require_source(self) -> None:
+        if self.source is None or not os.path.exists(self.source):
+            raise FileNotFoundError(f"landsat_scene is not prepared in {self.data_dir}, and there is no scene {self.source}")
+
+    def list_source(self) -> Listing:
+        entries = []
+        for path in self._scenes():
+            info, _ = _open(path)
+            if info.level == 1 and self.unit == "collection2_dn":
+                raise SceneError(f"{path} is a level-1 product, its numbers are no surface reflectance: pass unit='level1_dn'")
+            if info.level == 2 and self.unit == "level1_dn":
+                raise SceneError(f"{path} is a level-2 product: pass unit='collection2_dn'")
+            imagery.Input(unit=self.unit, sensor=info.sensor)  # says where the two do not fit together
+            for row in range(0, info.height - self.side + 1, self.side):
+                for column in range(0, info.width - self.side + 1, self.side):
+                    details = (row, column, self.side, self.unit, self.max_cloud)
+                    entries.append(Entry(f"{info.name}_{row}_{column}", path, details))
+        return Listing({"train": entries})
+
+    def _scenes(self) -> list[str]:
+        if os.path.isfile(self.source) or holds_band_files(self.source):
+            return [self.source]
+        below = sorted(os.path.join(self.source, name) for name in os.listdir(self.source))
+        return [p for p in below if p.lower().endswith((".tif", ".tiff")) or os.path.isdir(p) and holds_band_files(p)]
