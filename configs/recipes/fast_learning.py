@@ -14,5 +14,6 @@ def get_config():
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
     config.data.statistics = "published"
+    config.data.mix = ("synthetic_landsat=0.5",)
     config.optimizer.lr = 1.5e-3
     return config

@@ -1,8 +1,9 @@
-"""geomoe's own recipe: painting, a light contrast, place and time told from the pixels.
+"""geomoe's own recipe: painting, a light contrast, indices, place and time told from the pixels.
 
     python -m geomoe.cli.recipes configs/recipes/recommended.py --minutes 10
 
-See `geomoe.training.recommended_config`. Every recipe beside this one and `published` changes one thing in it.
+See `geomoe.training.recommended_config`. There are few real patches here, so half of each batch is synthetic. Every recipe
+beside this one and `published` changes one thing in it.
 """
 
 from geomoe.training import recommended_config
@@ -14,4 +15,5 @@ def get_config():
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
     config.data.statistics = "published"
+    config.data.mix = ("synthetic_landsat=0.5",)
     return config

@@ -15,6 +15,7 @@ def get_config():
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
     config.data.statistics = "published"
+    config.data.mix = ("synthetic_landsat=0.5",)
     config.data.metadata_dropout = 0.5
     config.model.missing_metadata = "learned"
     return config

@@ -14,6 +14,7 @@ def get_config():
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
     config.data.statistics = "published"
+    config.data.mix = ("synthetic_landsat=0.5",)
     config.loss.contrast_weight = 0.0
     config.loss.variance_weight = 0.2
     return config

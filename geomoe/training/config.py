@@ -81,8 +81,8 @@ def recommended_config(size: str = "S") -> ml_collections.ConfigDict:
 
     Two masked crops of a place, of 22 to 45 pixels brought to the model's size, flipped and turned, neither of them told place
     and time. The first is painted, each patch normalised by itself, over the pixels that hold data; a light contrast tells the
-    place from others, and a linear head on the mean token tells where and when it is. Balance in encoder and decoder; no
-    dropout. Files in `configs/` set the data and the length.
+    place from others, and linear heads on the mean token tell its spectral indices and where and when it is. Balance in encoder
+    and decoder; no dropout. Files in `configs/` set the data and the length.
     """
     config = default_config()
     config.model.size = size
@@ -96,11 +96,13 @@ def recommended_config(size: str = "S") -> ml_collections.ConfigDict:
     config.data.metadata_dropout = 1.0
     config.train.batch_size = 64
     config.train.num_steps = 1000
-    config.optimizer.lr = 5e-4
+    config.optimizer.lr = 3e-4
+    config.loss.balance_weight = 20.0  # against gradients of a painting error that is summed over the values of a patch
     config.loss.normalise_targets = True
     config.loss.valid_pixels = True
     config.loss.painted_views = 1
     config.loss.contrast_weight = 1.0
+    config.loss.indices_weight = 50.0
     config.loss.place_time_weight = 10.0
     config.log.eval_every_steps = 250
     config.checkpoint.every_steps = 250

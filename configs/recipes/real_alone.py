@@ -1,6 +1,6 @@
-"""A fifth of each batch from the embedded synthetic patches.
+"""Real patches alone.
 
-    python -m geomoe.cli.recipes configs/recipes/with_synthetic.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/real_alone.py --minutes 10
 
 Whether made patches, z-scored by their own statistics, add to few real ones.
 """
@@ -14,5 +14,4 @@ def get_config():
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
     config.data.statistics = "published"
-    config.data.mix = ("synthetic_landsat=0.2",)
     return config
