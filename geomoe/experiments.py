@@ -40,7 +40,7 @@ SMALL = 22  # side of the crops that are brought back to the model's size, in pi
 POOLS = ("mean", "unit_mean", "stages", "mean+place_time", "unit_mean+place_time", "stages+place_time")
 VIEWS = ("as they are", "no place and time", f"{SMALL} x {SMALL}")
 _TIMING_STEPS = 12
-_TRANSFER_SPLITS = ("train[:768]", "test[:384]")
+_TRANSFER = {"train": 768, "test": 384}  # patches of each split of the other dataset, at most
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,8 +265,10 @@ class Bench:
         if transfer:
             from geomoe import data
 
-            own = data.compute_statistics(transfer, "train", data_dir).to_dict()
-            self.transfer = [load_patches(transfer, part, data_dir, size, own) for part in _TRANSFER_SPLITS]
+            other = data.builder(transfer, data_dir)
+            own = data.compute_statistics(other, "train").to_dict()
+            parts = [f"{part}[:{min(most, data.num_examples(other, part))}]" for part, most in _TRANSFER.items()]
+            self.transfer = [load_patches(transfer, part, data_dir, size, own) for part in parts]
 
     def scores(self, encoder: PretrainedEncoder, pools: Iterable[str] = POOLS) -> list[dict[str, Any]]:
         """Pool, view, micro, macro and transfer of each readout of an encoder."""

@@ -31,7 +31,8 @@ def get_config():
 def test_the_protocol_is_that_of_scikit_learn():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((60, 5))
-    labels = (x @ rng.standard_normal((5, 4)) + rng.standard_normal((60, 4)) > [0, 0.5, 1, 3.5]).astype(int)
+    labels = (x @ rng.standard_normal((5, 4)) + rng.standard_normal((60, 4)) > [0, 0.2, 0.5, 0]).astype(int)
+    labels[np.flatnonzero(labels[:, 3])[5:], 3] = 0  # too few to count in the macro average
     assert labels.sum(axis=0)[3] < experiments.MIN_POSITIVES <= labels.sum(axis=0)[2]
     best = None
     for strength in (0.01, 0.1, 1.0):
@@ -64,6 +65,7 @@ def test_a_nested_choice_is_scored_on_rows_without_part_in_it():
 
 
 def test_recipes_become_a_table_and_go_on(synthetic_dir, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(experiments, "FOLD_SEEDS", (0,))
     files = []
     for name, contrast in (("with", 1.0), ("without", 0.0)):
         files.append(tmp_path / f"{name}.py")
@@ -84,12 +86,12 @@ def test_recipes_become_a_table_and_go_on(synthetic_dir, tmp_path, capsys, monke
     trained = [s for s in scores if s.minutes]
     assert all(s.steps >= 1 and s.images_per_second > 0 and 0 <= s.least_used_expert <= 1 for s in trained)
     assert "| with | 0.005 | 1 | mean | " in table.read_text() and "Chosen by nested folds" in table.read_text()
-    table.write_text(f"# Ours\n\nbefore\n{experiments.BEGIN}\nold\n{experiments.END}\nafter\n")
+    table.write_text(f"# Ours\n\nbefore\n{experiments.BEGIN}\nstale\n{experiments.END}\nafter\n")
     monkeypatch.setattr(experiments, "pretrain", lambda *args: pytest.fail("trained again what the file has"))
-    recipes.main(command)
+    recipes.main([argument for argument in command if argument != "--nested"])
     written = table.read_text()
     assert written.startswith("# Ours\n\nbefore\n") and written.endswith("\nafter\n")
-    assert "old" not in written and "| with |" in written
+    assert "stale" not in written and "| with |" in written
     table.write_text("nothing to put it between")
     with pytest.raises(ValueError, match="has no line"):
         recipes.main(command)
