@@ -2,8 +2,8 @@
 
 The protocol for a small set of labelled patches: logistic regression on standardised features, 5 folds drawn by 3 seeds, the
 folds of a seed scored together, the best of C = 0.01, 0.1, 1. Micro mAP is over all classes, macro mAP over those with at least
-8 positives. Labels are used by the probe alone. Which recipe and which readout to take is decided by nested folds
-(`nested_choice`): the rows that a choice is scored on had no part in it.
+8 positives. Labels are used by the probe alone. `nested_choice` decides by nested folds which recipe and which readout to
+take: the rows that a choice is scored on had no part in it.
 """
 
 from __future__ import annotations
