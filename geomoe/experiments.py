@@ -25,10 +25,12 @@ from sklearn.metrics import average_precision_score
 import geomoe
 from geomoe import imagery, metadata
 from geomoe.pooling import check_pool, pool_width
-from geomoe.pretrained import PretrainedEncoder
+from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.baselines import RandomConvFeatures, band_statistics
+from geomoe.probing.embed import load_images
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.protocols import folds
+from geomoe.training.config import recommended_config
 
 if TYPE_CHECKING:
     from geomoe.training.loop import RunResult
@@ -70,6 +72,23 @@ class Score:
     transfer: float
 
 
+def few_patches(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Sets a recipe on what the files in `configs/recipes` are compared on: nine tenths of a small prepared BigEarthNet-L."""
+    config.data.name = "bigearthnet_landsat/19"
+    config.data.train_split = "train[:90%]"
+    config.data.val_split = "train[90%:]"
+    config.data.statistics = "published"
+    config.train.batch_size = 64
+    return config
+
+
+def recommended_on_few_patches() -> ml_collections.ConfigDict:
+    """geomoe's own recipe there, half of each batch synthetic since there are few real patches: where the others start from."""
+    config = few_patches(recommended_config())
+    config.data.mix = ("synthetic_landsat=0.5",)
+    return config
+
+
 def load_recipe(path: str | os.PathLike) -> ml_collections.ConfigDict:
     """The configuration of a recipe file: what its `get_config` gives.
 
@@ -86,13 +105,10 @@ def load_recipe(path: str | os.PathLike) -> ml_collections.ConfigDict:
     return module.get_config()
 
 
-def _last_rows(workdir: str) -> dict[str, float]:
-    """The last value of each column of a run's metrics."""
-    found: dict[str, float] = {}
+def _metrics(workdir: str, column: str) -> list[float]:
+    """A column of a run's metrics.csv, the rows that have it."""
     with open(os.path.join(workdir, "metrics.csv"), newline="") as file:
-        for row in csv.DictReader(file):
-            found |= {key: float(value) for key, value in row.items() if value}
-    return found
+        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
 
 
 def steps_in(config: ml_collections.ConfigDict, minutes: float) -> int:
@@ -107,7 +123,7 @@ def steps_in(config: ml_collections.ConfigDict, minutes: float) -> int:
         config.log.images = 0
     with tempfile.TemporaryDirectory() as folder:
         _stop_unless_finished(loop.train(config, folder))
-        rate = _last_rows(folder)["images_per_second"]
+        rate = _metrics(folder, "images_per_second")[-1]
     return max(int(minutes * 60 * rate / config.train.batch_size), 1)
 
 
@@ -129,13 +145,11 @@ def pretrain(config: ml_collections.ConfigDict, minutes: float, seed: int, workd
         config.log.eval_every_steps = config.checkpoint.every_steps = max(config.train.num_steps // 4, 1)
         config.log.images = 0
     _stop_unless_finished(loop.train(config, workdir))
-    with open(os.path.join(workdir, "metrics.csv"), newline="") as file:
-        rows = [(int(r["step"]), float(r["images_per_second"])) for r in csv.DictReader(file) if r["images_per_second"]]
-    rows = rows[1:] or rows  # the first one is compiling
-    rate = statistics.median(speed for _, speed in rows)
+    rates = _metrics(workdir, "images_per_second")
+    rate = statistics.median(rates[1:] or rates)  # the first one is compiling
     facts = {"steps": config.train.num_steps, "images_per_second": rate}
     facts["seconds"] = config.train.num_steps * config.train.batch_size / rate
-    return facts | {"least_used_expert": _last_rows(workdir)["val_least_used_expert"]}
+    return facts | {"least_used_expert": _metrics(workdir, "val_least_used_expert")[-1]}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,18 +169,15 @@ class Patches:
     labels: np.ndarray
 
 
-def load_patches(name: str, split: str, data_dir: str, size: int, stats: Mapping[str, Any] | None) -> Patches:
-    """The patches of a split that have a label, cropped in the middle to `size` and, for the small view, to 22 x 22 first."""
-    from geomoe import data  # imports TensorFlow
-
-    def read(side: int) -> dict[str, np.ndarray]:
-        batches = list(data.load(name, split, data_dir=data_dir, img_size=side, statistics=stats).as_numpy_iterator())
-        return {key: np.concatenate([b[key] for b in batches]) for key in ("image", "valid", *metadata.PAIRS, "labels")}
-
-    whole, small = read(size), read(SMALL)
+def load_patches(encoder: PretrainedEncoder, name: str, split: str, data_dir: str, **options: Any) -> Patches:
+    """The patches of a split that have a label, cropped in the middle to the model's size and, for the small view, to 22 x 22
+    first; `options` as for `geomoe.probing.load_images`."""
+    whole = load_images(encoder, name, split, data_dir=data_dir, **options)
+    small = load_images(encoder, name, split, data_dir=data_dir, img_size=SMALL, **options)
     rows = whole["labels"].any(axis=1)
     if not rows.any():
         raise ValueError(f"{name} split {split} has no labelled patch to probe on")
+    size = encoder.config.img_size
     views = {VIEWS[0]: whole["image"][rows], VIEWS[2]: imagery.resized(small["image"][rows], size, size)}
     pairs = [whole[key][rows] for key in metadata.PAIRS]
     return Patches(views, whole["valid"][rows], pairs, whole["labels"][rows])
@@ -176,10 +187,8 @@ def _embed(
     encoder: PretrainedEncoder, images: np.ndarray, pairs: Sequence[np.ndarray], pools: Sequence[str]
 ) -> dict[str, np.ndarray]:
     """Embeddings of several pools, in one pass through the encoder: pool -> (N, width)."""
-    size = 32
     parts = list(dict.fromkeys(part for pool in pools for part in check_pool(pool)))
-    rows = [slice(start, start + size) for start in range(0, len(images), size)]
-    joined = np.concatenate([encoder.embed_batch(images[r], [v[r] for v in pairs], "+".join(parts), size) for r in rows])
+    joined = embed_in_batches(encoder, images, pairs, "+".join(parts), batch_size=32)
     ends = np.cumsum([pool_width(encoder.config, part) for part in parts])
     of_part = dict(zip(parts, np.split(joined, ends[:-1], axis=1)))
     return {pool: np.concatenate([of_part[part] for part in check_pool(pool)], axis=1) for pool in pools}
@@ -255,12 +264,12 @@ class Bench:
         name, split, data_dir: a prepared dataset with labels.
         transfer: another prepared dataset with labels and splits "train" and "test", z-scored by its own statistics; "" for
             none.
-        size, stats: of the models: image side, statistics of the z-score.
+        encoder: whose image side and statistics the patches are brought to.
     """
 
-    def __init__(self, name: str, split: str, data_dir: str, transfer: str, size: int, stats: Mapping[str, Any]):
-        self.stats = dict(stats)
-        self.patches = load_patches(name, split, data_dir, size, stats)
+    def __init__(self, encoder: PretrainedEncoder, name: str, split: str, data_dir: str, transfer: str):
+        self.statistics = encoder.statistics
+        self.patches = load_patches(encoder, name, split, data_dir)
         self.transfer = None
         if transfer:
             from geomoe import data
@@ -268,7 +277,7 @@ class Bench:
             other = data.builder(transfer, data_dir)
             own = data.compute_statistics(other, "train").to_dict()
             parts = [f"{part}[:{min(most, data.num_examples(other, part))}]" for part, most in _TRANSFER.items()]
-            self.transfer = [load_patches(transfer, part, data_dir, size, own) for part in parts]
+            self.transfer = [load_patches(encoder, transfer, part, data_dir, statistics=own) for part in parts]
 
     def scores(self, encoder: PretrainedEncoder, pools: Iterable[str] = POOLS) -> list[dict[str, Any]]:
         """Pool, view, micro, macro and transfer of each readout of an encoder."""
@@ -377,8 +386,8 @@ def compare(
             workdir = _run_folder(output, recipe, minutes, seed)
             facts = pretrain(config, minutes, seed, workdir)
             encoder = geomoe.load(workdir)
-            if bench is None or bench.stats != encoder.statistics:
-                bench = Bench(name, split, data_dir, transfer, encoder.config.img_size, encoder.statistics)
+            if bench is None or bench.statistics != encoder.statistics:
+                bench = Bench(encoder, name, split, data_dir, transfer)
             rows = [Score(recipe, seed, minutes, **facts, **row) for row in bench.scores(encoder, pools)]
             nothing = dict(seconds=0.0, steps=0, images_per_second=float("nan"), least_used_expert=float("nan"))
             if ("random weights", seed, 0.0) not in done:
@@ -404,7 +413,7 @@ def choose(
     candidates: dict[str, np.ndarray] = {}
     for recipe in recipes:
         encoder = geomoe.load(_run_folder(output, recipe, minutes, seed))
-        patches = load_patches(name, split, data_dir, encoder.config.img_size, encoder.statistics)
+        patches = load_patches(encoder, name, split, data_dir)
         for pool, z in _embed(encoder, patches.views[VIEWS[0]], patches.pairs, pools).items():
             candidates[f"{recipe}, {pool}"] = z
     return nested_choice(candidates, patches.labels)

@@ -339,6 +339,14 @@ class PretrainedEncoder:
         return PretrainedEncoder(self.config, params, self.statistics, f"random weights, seed {seed}", self.normalised_targets)
 
 
+def embed_in_batches(
+    encoder: PretrainedEncoder, images: np.ndarray, pairs: Sequence[np.ndarray], pool: str = "mean", batch_size: int = 256
+) -> np.ndarray:
+    """Any number of images as a model takes them: (N, S, S, C) z-scored, and week, hour, lat, lon (N, 2) each."""
+    parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
+    return np.concatenate([encoder.embed_batch(images[p], [pair[p] for pair in pairs], pool, batch_size) for p in parts])
+
+
 def _pad(arrays: Sequence[np.ndarray], size: int) -> list[np.ndarray]:
     return [np.pad(np.asarray(x, np.float32), [(0, size - len(x))] + [(0, 0)] * (np.ndim(x) - 1)) for x in arrays]
 

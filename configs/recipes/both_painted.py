@@ -5,15 +5,10 @@
 Whether painting the second crop is worth its time.
 """
 
-from geomoe.training import recommended_config
+from geomoe.experiments import recommended_on_few_patches
 
 
 def get_config():
-    config = recommended_config()
-    config.data.name = "bigearthnet_landsat/19"
-    config.data.train_split = "train[:90%]"
-    config.data.val_split = "train[90%:]"
-    config.data.statistics = "published"
-    config.data.mix = ("synthetic_landsat=0.5",)
+    config = recommended_on_few_patches()
     config.loss.painted_views = 2
     return config

@@ -5,13 +5,9 @@
 The other recipes are measured against it. The batch is theirs, 64 places.
 """
 
+from geomoe.experiments import few_patches
 from geomoe.training import default_config
 
 
 def get_config():
-    config = default_config()
-    config.data.name = "bigearthnet_landsat/19"
-    config.data.train_split = "train[:90%]"
-    config.data.val_split = "train[90%:]"
-    config.train.batch_size = 64
-    return config
+    return few_patches(default_config())

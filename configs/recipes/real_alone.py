@@ -5,13 +5,9 @@
 Whether made patches, z-scored by their own statistics, add to few real ones.
 """
 
+from geomoe.experiments import few_patches
 from geomoe.training import recommended_config
 
 
 def get_config():
-    config = recommended_config()
-    config.data.name = "bigearthnet_landsat/19"
-    config.data.train_split = "train[:90%]"
-    config.data.val_split = "train[90%:]"
-    config.data.statistics = "published"
-    return config
+    return few_patches(recommended_config())

@@ -6,14 +6,8 @@ See `geomoe.training.recommended_config`. There are few real patches here, so ha
 beside this one and `published` changes one thing in it.
 """
 
-from geomoe.training import recommended_config
+from geomoe.experiments import recommended_on_few_patches
 
 
 def get_config():
-    config = recommended_config()
-    config.data.name = "bigearthnet_landsat/19"
-    config.data.train_split = "train[:90%]"
-    config.data.val_split = "train[90%:]"
-    config.data.statistics = "published"
-    config.data.mix = ("synthetic_landsat=0.5",)
-    return config
+    return recommended_on_few_patches()

@@ -5,16 +5,11 @@
 Routers as of DeepSeek-V3, with a z-loss, in place of the balance losses.
 """
 
-from geomoe.training import recommended_config
+from geomoe.experiments import recommended_on_few_patches
 
 
 def get_config():
-    config = recommended_config()
-    config.data.name = "bigearthnet_landsat/19"
-    config.data.train_split = "train[:90%]"
-    config.data.val_split = "train[90%:]"
-    config.data.statistics = "published"
-    config.data.mix = ("synthetic_landsat=0.5",)
+    config = recommended_on_few_patches()
     config.model.selection_bias = True
     config.loss.balance_weight = 0.0
     config.loss.router_z_weight = 0.001

@@ -6,16 +6,11 @@ Whether an encoder that is told place and time makes more of them than a probe t
 missing is a learned token.
 """
 
-from geomoe.training import recommended_config
+from geomoe.experiments import recommended_on_few_patches
 
 
 def get_config():
-    config = recommended_config()
-    config.data.name = "bigearthnet_landsat/19"
-    config.data.train_split = "train[:90%]"
-    config.data.val_split = "train[90%:]"
-    config.data.statistics = "published"
-    config.data.mix = ("synthetic_landsat=0.5",)
+    config = recommended_on_few_patches()
     config.data.metadata_dropout = 0.5
     config.model.missing_metadata = "learned"
     return config

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from geomoe import metadata
-from geomoe.pretrained import PretrainedEncoder
+from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.metrics import main_metric
 from geomoe.probing.protocols import linear_probe
 
@@ -94,9 +94,7 @@ def metadata_reliance(
     out: list[Reliance] = []
     true = None
     for change, told in _changes(pairs, seed):
-        parts = [slice(start, start + batch_size) for start in range(0, count, batch_size)]
-        args = ([told[name][part] for name in metadata.PAIRS] for part in parts)
-        z = np.concatenate([encoder.embed_batch(images[p], a, pool, batch_size) for p, a in zip(parts, args)])
+        z = embed_in_batches(encoder, images, [told[name] for name in metadata.PAIRS], pool, batch_size)
         true = z if true is None else true
         middle = true.mean(axis=0)
         a, b = true - middle, z - middle

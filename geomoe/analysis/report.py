@@ -25,7 +25,7 @@ from geomoe.analysis.reconstructions import FALSE_COLOUR, TRUE_COLOUR, composite
 from geomoe.analysis.reliance import metadata_reliance
 from geomoe.analysis.routing import Routing, ablation_effects, contribution_norms
 from geomoe.metadata import PAIRS
-from geomoe.pretrained import PretrainedEncoder
+from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.embed import load_images
 from geomoe.probing.metrics import main_metric
 from geomoe.probing.tables import COLUMNS
@@ -307,12 +307,7 @@ def _probes_section(run_dir: str) -> str:
 
 
 def _projection_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], classes: Sequence[str], task: str) -> str:
-    z = np.concatenate(
-        [
-            encoder.embed_batch(batch["image"][p], [batch[n][p] for n in PAIRS], "mean", 128)
-            for p in _parts(len(batch["image"]), 128)
-        ]
-    )
+    z = embed_in_batches(encoder, batch["image"], [batch[name] for name in PAIRS], batch_size=128)
     flat = {"PCA": project(z, "pca"), "t-SNE": project(z, "tsne")}
     labels = batch["labels"]
     single = labels.sum(axis=1) == 1 if task == "multilabel" else np.ones(len(labels), bool)
@@ -334,10 +329,6 @@ def _projection_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarr
         f"<p>Embeddings of {len(z)} held-out images in two dimensions.{grey}</p>"
         f'<div class="grid">{"".join(out)}</div><p class="key">{key}</p>'
     )
-
-
-def _parts(count: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def write_report(

@@ -37,7 +37,7 @@ def _batches(
 
     if unknown := set(drop) - set(PAIRS):
         raise ValueError(f"drop has {sorted(unknown)[0]!r}, which is not one of {', '.join(PAIRS)}")
-    batches = data.load(name, split, img_size=encoder.config.img_size, statistics=encoder.statistics, **options)
+    batches = data.load(name, split, **{"img_size": encoder.config.img_size, "statistics": encoder.statistics, **options})
     seen = 0
     for batch in batches.as_numpy_iterator():
         for pair in drop:
@@ -109,7 +109,8 @@ def load_images(
 
     Args:
         limit: stop after about so many images (whole batches).
-        **options: data_dir, fit, clip, hour, batch_size, as for `geomoe.data.load`.
+        **options: data_dir, fit, clip, hour, batch_size, as for `geomoe.data.load`; img_size and statistics where they are not
+            to be the encoder's.
     """
     parts = list(_batches(encoder, name, split, drop, limit, **options))
     return {key: np.concatenate([part[key] for part in parts])[:limit] for key in ("image", "valid", *PAIRS, "labels")}

@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 import geomoe
+from geomoe.pretrained import embed_in_batches
 from geomoe.probing.baselines import RandomConvFeatures, band_statistics
 from geomoe.probing.change import METHODS, change_probe
 from geomoe.probing.embed import TARGETS, Features, embed_split, load_images
@@ -256,9 +257,7 @@ def _change(config: ml_collections.ConfigDict, encoder: geomoe.PretrainedEncoder
         for (z, _), time in zip(views(seed), ("time_before", "time_after")):
             pairs_of = metadata.encode(known["lat"], known["lon"], known[time])
             told = [np.zeros_like(v) if k in config.data.drop else v for k, v in pairs_of._asdict().items()]
-            size = config.data.batch_size
-            parts = [slice(start, start + size) for start in range(0, len(z), size)]
-            made.append(np.concatenate([model.embed_batch(z[p], [v[p] for v in told], config.pool, size) for p in parts]))
+            made.append(embed_in_batches(model, z, told, config.pool, config.data.batch_size))
         return made
 
     cached = functools.cache(features_of)

@@ -170,9 +170,8 @@ def make_train_step(
             images = jnp.concatenate([images, batch["second_view"]])
             valid = None if valid is None else jnp.concatenate([valid, batch["second_valid"]])
             pairs = [jnp.concatenate([pair, jnp.zeros_like(pair)]) for pair in pairs]
-        model_params = {part: params[part] for part in ("encoder", "decoder")}
         out = model.apply(
-            {"params": model_params},
+            {"params": params},
             images,
             *pairs,
             deterministic=False,
@@ -262,8 +261,7 @@ def make_eval_step(model: MAE, *, axis_name: str | None = AXIS, **loss: Any) -> 
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         pairs = [batch[name] for name in PAIRS]
-        model_params = {part: params[part] for part in ("encoder", "decoder")}
-        out = model.apply({"params": model_params}, batch["image"], *pairs, rngs={"mask": key})
+        out = model.apply({"params": params}, batch["image"], *pairs, rngs={"mask": key})
         masked, unmasked = mae_losses(model, out, batch["image"], batch.get("valid"), config)
         metrics = {"val_loss_masked": masked, "val_loss_unmasked": unmasked, "val_loss_balance": out.balance_loss}
         metrics["usage"] = expert_usage(out, top_k)
