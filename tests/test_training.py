@@ -17,6 +17,7 @@ import pytest
 from conftest import ROOT
 
 import geomoe
+from geomoe.cli.setup import clear_errors
 from geomoe.metadata import PAIRS
 from geomoe.models import build_mae, patchify, reconstruction_losses
 from geomoe.training import default_config, init_params, load_params, loop, make_train_step, read_run
@@ -349,3 +350,15 @@ def test_sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     assert f"resumed at step {stopped}" in line
     process.kill()
     process.communicate()
+
+
+def test_a_misspelt_key_is_named_in_plain_words(capsys):
+    config = default_config()
+
+    def misspell():
+        config.loss.contrast_wieght = 2.0
+
+    assert clear_errors(misspell) == 1
+    told = capsys.readouterr().err
+    assert "contrast_wieght" in told and "contrast_weight" in told
+    assert "\\n" not in told and "Traceback" not in told  # no text within the quotes of a text

@@ -71,6 +71,8 @@ def clear_errors(run: Callable[..., Any], *args: Any) -> int:
     try:
         run(*args)
     except _USER_ERRORS as error:
+        while error.args and isinstance(error.args[0], Exception):  # ml_collections puts a KeyError into an AttributeError
+            error = error.args[0]
         text = error.args[0] if isinstance(error, KeyError) and error.args else error
         print(f"error: {text}\n(GEOMOE_TRACEBACK=1 shows where)", file=sys.stderr)
         return 1

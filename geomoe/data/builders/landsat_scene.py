@@ -94,7 +94,7 @@ class LandsatScene(LandsatBuilder):
 
     def _require_source(self) -> None:
         if self.source is None or not os.path.exists(self.source):
-            raise FileNotFoundError(f"landsat_scene is not prepared in {self.data_dir}, and there is no scene {self.source}")
+            raise FileNotFoundError(f"there is no scene {self.source}; pass a GeoTIFF, a scene's folder or a folder of scenes")
 
     def list_source(self) -> Listing:
         entries = []
