@@ -9,12 +9,21 @@ from test_training import MICRO, batch_of
 
 from geomoe import interop
 from geomoe.metadata import PAIRS
-from geomoe.models import Encoder, build_mae, count_params, normalise_patches, patchify, reconstruction_losses
+from geomoe.models import Encoder, build_mae, count_params, normalise_patches, reconstruction_losses
 from geomoe.models.moe import balanced_bias, route, router_z_loss
 from geomoe.training import default_config, init_params, make_train_step, recommended_config, validate
-from geomoe.training.objectives import index_statistics, info_nce, place_time_loss, spectral_indices, variance_covariance
+from geomoe.training.objectives import (
+    index_statistics,
+    info_nce,
+    latent_loss,
+    latent_targets,
+    place_time_loss,
+    spectral_indices,
+    variance_covariance,
+)
 from geomoe.training.schedule import noise_factor
 from geomoe.training.state import create_state
+from geomoe.training.step import LossConfig
 
 
 def test_pixels_without_data_count_neither_as_targets_nor_in_the_normalisation():
@@ -90,6 +99,20 @@ def test_place_and_time_count_where_they_are_known_and_hidden():
     assert place_time_loss(predicted, pairs, np.zeros((2, 4), bool)) == 0
 
 
+def test_latent_targets_are_the_later_layers_without_scale():
+    rng = np.random.default_rng(6)
+    layers = [rng.standard_normal((2, 9, 5)) * scale + scale for scale in (100, 1, 10)]
+    own = lambda x: (x - x.mean(axis=-1, keepdims=True)) / x.std(axis=-1, keepdims=True)
+    expected = own(own(layers[1][:, 5:]) + own(layers[2][:, 5:]))
+    target = latent_targets([jnp.asarray(x) for x in layers], prefix=5)
+    np.testing.assert_allclose(target, expected, atol=1e-4)
+    mask = np.array([[1, 0, 0, 1], [0, 1, 0, 0]], np.float32)
+    predicted = rng.standard_normal(expected.shape)
+    error = np.mean(np.square(predicted - expected)[mask == 1])
+    np.testing.assert_allclose(latent_loss(predicted, expected, mask), error, rtol=1e-5)
+    assert not np.any(jax.grad(lambda x: jnp.sum(latent_targets([x], 5)[..., 0]))(jnp.asarray(layers[0])))
+
+
 def full_batch(model, size):
     rng = np.random.default_rng(5)
     batch = batch_of(model, size)
@@ -102,11 +125,11 @@ def full_batch(model, size):
 
 def test_every_objective_weighs_in_one_step_and_its_heads_learn():
     model = build_mae(**MICRO, dropout=0.0)
-    weights = dict(router_z=0.01, contrast=1.0, variance=0.1, indices=2.0, place_time=3.0)
+    weights = dict(router_z=0.01, contrast=1.0, variance=0.1, latent=4.0, indices=2.0, place_time=3.0)
     loss = {f"{name}_weight": weight for name, weight in weights.items()}
-    loss |= dict(normalise_targets=True, valid_pixels=True, painted_views=1)
+    loss |= dict(normalise_targets=True, valid_pixels=True, painted_views=1, teacher_momentum=0.9)
     optimizer = optax.sgd(0.1)
-    state = create_state(model, optimizer, 0, {"indices": 6, "place_time": 8})
+    state = create_state(model, optimizer, 0, LossConfig(**loss))
     flat = jax.flatten_util.ravel_pytree(state.params)[0]
     state = state.replace(opt_state=optimizer.init(flat))
     statistics = {"mean": [9000.0] * 7, "std": [3000.0] * 7}
@@ -116,8 +139,11 @@ def test_every_objective_weighs_in_one_step_and_its_heads_learn():
     total += sum(weight * metrics[f"loss_{name}"] for name, weight in weights.items())
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
     assert all(float(metrics[f"loss_{name}"]) > 0 for name in weights)
-    for name in ("indices", "place_time"):
+    for name in ("indices", "latent", "place_time"):
         assert not np.array_equal(after.params["heads"][name]["kernel"], state.params["heads"][name]["kernel"])
+    old, new = (state.params["encoder"]["patch_proj"]["kernel"] for state in (state, after))
+    assert not np.array_equal(old, new)
+    np.testing.assert_allclose(after.teacher["patch_proj"]["kernel"], 0.9 * old + 0.1 * new, atol=1e-7)
     with pytest.raises(ValueError, match="need the statistics"):
         make_train_step(model, optimizer, indices_weight=1.0)
 
@@ -207,6 +233,7 @@ def test_missing_metadata_can_be_a_learned_token(tmp_path):
     [
         ({"loss.contrast_weight": -1.0}, "config.loss.contrast_weight = -1.0"),
         ({"loss.painted_views": 3}, "config.loss.painted_views = 3"),
+        ({"loss.teacher_momentum": 1.0}, "teacher_momentum = 1.0"),
         ({"loss.contrast_temperature": 0.0}, "contrast_temperature = 0.0"),
         ({"loss.place_time_weight": 1.0}, "needs images whose encoder is not told"),
         ({"data.crop_sides": (22, 45)}, "crop_sides is for config.data.fit"),
@@ -228,4 +255,3 @@ def test_the_published_recipe_has_none_of_this():
     assert on == {"unmasked_weight", "balance_weight"} and not (loss["normalise_targets"] or loss["valid_pixels"])
     ours = recommended_config()
     assert ours.loss.contrast_weight and ours.data.fit == "random_resized_crop"
-    assert patchify(jnp.zeros((1, 8, 8, 7)), 4).shape == (1, 4, 112)

@@ -160,7 +160,7 @@ def real_data_config(synthetic_dir, **changes):
 
 
 def test_resume_gives_the_curve_of_an_uninterrupted_run_bit_for_bit(tmp_path, synthetic_dir, monkeypatch):
-    config = real_data_config(synthetic_dir)
+    config = real_data_config(synthetic_dir, **{"loss.latent_weight": 1.0})  # whose teacher is a part of the state
     loop.train(config, tmp_path / "whole")
     from geomoe.training import parallel
 
@@ -250,7 +250,10 @@ def test_datasets_are_mixed_row_by_row(synthetic_dir):
     plain.train.batch_size = size - size // 4
     alone = next(open_data(plain, geomoe.training.validate(plain), None).train(0))
     np.testing.assert_array_equal(whole[0]["image"][: size - size // 4], alone["image"])
-    assert len(next(opened.val())["image"]) == 10  # fewer than a batch
+    held_out = next(opened.val())
+    assert len(held_out["image"]) == 10 and held_out["lat"].all()  # fewer than a batch
+    plain.data.metadata_dropout = 1.0
+    assert not any(next(open_data(plain, geomoe.training.validate(plain), None).val())[name].any() for name in PAIRS)
     for mix, message in (("synthetic_landsat", "not 'NAME=SHARE'"), ("a=0.01", "gives no row"), ("a=1.0", "leaves no")):
         with pytest.raises(ValueError, match=message):
             rows_of_mix((mix,), 16, 1)

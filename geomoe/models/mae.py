@@ -30,6 +30,7 @@ class MAEOutput:
         encoded: the encoder's output on the visible patches.
         decoder_gates: a list with one (B', 5 + P, E) array a decoder block.
         router_z_loss: scalar, sum of the router z-losses of encoder and decoder.
+        decoder_tokens: (B', P, M) float32, what `pred` is a linear function of.
     """
 
     pred: Array
@@ -39,6 +40,7 @@ class MAEOutput:
     encoded: TokenOutput
     decoder_gates: list[Array]
     router_z_loss: Array
+    decoder_tokens: Array
 
 
 def random_masking(noise: Array, num_visible: int) -> tuple[Array, Array, Array]:
@@ -97,14 +99,15 @@ def normalise_patches(patches: Array, valid: Array | None = None, epsilon: float
 
 
 class Decoder(nn.Module):
-    """Fills in the hidden patches from the visible tokens: (B, 5 + V, D) -> (B, P, L), and what the blocks gave."""
+    """Fills in the hidden patches from the visible tokens: (B, 5 + V, D) -> (B, P, L), its last tokens (B, P, M), and what the
+    blocks gave."""
 
     config: ModelConfig
 
     @nn.compact
     def __call__(
         self, tokens: Array, ids_restore: Array, deterministic: bool = True, router_noise: Array | float = 1.0
-    ) -> tuple[Array, StackOutput]:
+    ) -> tuple[Array, Array, StackOutput]:
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
         x = linear(tokens, LinearParams(cfg.width, cfg.decoder_width, name="embed")(), dtype)
@@ -122,7 +125,7 @@ class Decoder(nn.Module):
         x = layer_norm(out.x[:, NUM_PREFIX_TOKENS:], *LayerNormParams(cfg.decoder_width, name="norm")())
         values = cfg.in_channels * cfg.patch_size**2
         pred = linear(x, LinearParams(cfg.decoder_width, values, name="pred")(), dtype)
-        return pred.astype(jnp.float32), out
+        return pred.astype(jnp.float32), x.astype(jnp.float32), out
 
 
 class MAE(nn.Module):
@@ -160,7 +163,7 @@ class MAE(nn.Module):
         ids_keep, mask, ids_restore = random_masking(mask_noise, cfg.num_visible)
         encoded = self.encoder(images, week, hour, lat, lon, ids_keep, deterministic, router_noise)
         painted = slice(num_decoded)
-        pred, decoded = self.decoder(encoded.normed[painted], ids_restore[painted], deterministic, router_noise)
+        pred, tokens, decoded = self.decoder(encoded.normed[painted], ids_restore[painted], deterministic, router_noise)
         balance = encoded.balance_loss + (decoded.balance_loss if cfg.decoder_balance else 0.0)
         z_loss = encoded.router_z_loss + decoded.router_z_loss
-        return MAEOutput(pred, mask, ids_restore, balance, encoded, decoded.gates, z_loss)
+        return MAEOutput(pred, mask, ids_restore, balance, encoded, decoded.gates, z_loss, tokens)

@@ -94,6 +94,12 @@ def write_run(workdir: str | os.PathLike, encoder: PretrainedEncoder) -> None:
     manager.close()
 
 
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds, by the names of its folders."""
+    parts = {"params": state.params, "optimizer": state.opt_state}
+    return parts if state.teacher is None else parts | {"teacher": state.teacher}
+
+
 class Checkpoints:
     """Asynchronous saving of states; keeps the last `keep_last` and the best by validation loss."""
 
@@ -114,8 +120,8 @@ class Checkpoints:
 
     def save(self, state: TrainState, step: int, val_loss: float) -> None:
         """Starts saving; returns when the state may be changed again."""
-        args = ocp.args.Composite(params=ocp.args.StandardSave(state.params), optimizer=ocp.args.StandardSave(state.opt_state))
-        self._manager.save(step, args=args, metrics={"val_loss": val_loss}, force=True)
+        args = {name: ocp.args.StandardSave(tree) for name, tree in _parts(state).items()}
+        self._manager.save(step, args=ocp.args.Composite(**args), metrics={"val_loss": val_loss}, force=True)
 
     def restore_latest(self, like: TrainState) -> TrainState | None:
         """The newest state, placed as `like` is, or None if there is none."""
@@ -123,14 +129,10 @@ class Checkpoints:
         if step is None:
             return None
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                params=ocp.args.StandardRestore(abstract.params), optimizer=ocp.args.StandardRestore(abstract.opt_state)
-            ),
-        )
+        args = {name: ocp.args.StandardRestore(tree) for name, tree in _parts(abstract).items()}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
         new_step = jax.device_put(jax.numpy.int32(step), like.step.sharding)
-        return TrainState(new_step, restored["params"], restored["optimizer"])
+        return TrainState(new_step, restored["params"], restored["optimizer"], restored.get("teacher"))
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()

@@ -83,13 +83,16 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
     def val() -> Iterator[dict[str, np.ndarray]]:
         fit = "centre_crop" if d.fit in ("random_crop", "random_resized_crop") else d.fit
         loaded = data.load(source, d.val_split, fit=fit, batch_size=val_batch, statistics=statistics, **common)
-        return batches(loaded, ("image", "valid", *PAIRS))
+        held_out = batches(loaded, ("image", "valid", *PAIRS))
+        if d.metadata_dropout < 1:
+            return held_out
+        return (batch | {name: np.zeros_like(batch[name]) for name in PAIRS} for batch in held_out)  # as it is trained
 
-    held_out, devices = data.num_examples(source, d.val_split), jax.device_count()
-    val_batch = min(batch_size, held_out) // devices * devices
+    count, devices = data.num_examples(source, d.val_split), jax.device_count()
+    val_batch = min(batch_size, count) // devices * devices
     if not val_batch:
         raise ValueError(
-            f"config.data.val_split = {d.val_split!r} of {d.name} has {held_out} examples, fewer than the {devices} devices; "
+            f"config.data.val_split = {d.val_split!r} of {d.name} has {count} examples, fewer than the {devices} devices; "
             "hold out more"
         )
     mix = {other: {"rows": count, "statistics": own.to_dict()} for other, (_, count, own) in mixed.items()}

@@ -23,6 +23,7 @@ COLUMNS = (
     "loss_router_z",
     "loss_contrast",
     "loss_variance",
+    "loss_latent",
     "loss_indices",
     "loss_place_time",
     "grad_norm",

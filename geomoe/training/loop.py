@@ -109,7 +109,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
     )
     eval_step = parallel.map_eval_step(make_eval_step(model, **loss))
     checkpoints = Checkpoints(workdir, config.checkpoint.keep_last)
-    state = parallel.replicate(create_state(model, optimizer, config.seed, LossConfig(**loss).heads))
+    state = parallel.replicate(create_state(model, optimizer, config.seed, LossConfig(**loss)))
     state = checkpoints.restore_latest(state) or state
     step = int(parallel.fetch(state.step))
     keys = jax.random.split(jax.random.key(config.seed + 1), 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import flax.struct
 import flax.traverse_util
@@ -14,6 +14,9 @@ import optax
 from geomoe.models import MAE
 from geomoe.training.objectives.heads import init_heads
 
+if TYPE_CHECKING:
+    from geomoe.training.step import LossConfig
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -23,11 +26,13 @@ class TrainState:
         step: int32 scalar, number of updates done.
         params: float32 tree {"encoder", "decoder"}, and "heads" where objectives have some.
         opt_state: the optimizer's.
+        teacher: the encoder's parameters averaged over the steps, where an objective asks for them; else None.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    teacher: Any = None
 
 
 def init_params(model: MAE, seed: int) -> Any:
@@ -63,11 +68,13 @@ def init_params(model: MAE, seed: int) -> Any:
     return flax.traverse_util.unflatten_dict(params)
 
 
-def create_state(
-    model: MAE, optimizer: optax.GradientTransformation, seed: int, heads: dict[str, int] | None = None
-) -> TrainState:
-    """A fresh state; `heads` are the linear heads of the objectives and how many numbers each gives."""
+def create_state(model: MAE, optimizer: optax.GradientTransformation, seed: int, loss: LossConfig | None = None) -> TrainState:
+    """A fresh state, with the heads and the teacher that a loss needs."""
     params = init_params(model, seed)
-    if heads:
-        params["heads"] = init_heads(heads, model.config.width, seed)
-    return TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params))
+    teacher = None
+    if loss is not None:
+        if heads := loss.heads(model.config):
+            params["heads"] = init_heads(heads, seed)
+        if loss.latent_weight:
+            teacher = jax.tree.map(np.copy, params["encoder"])
+    return TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params), teacher)

@@ -9,6 +9,7 @@ expert of a block gets.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,9 +21,27 @@ import numpy as np
 import optax
 
 from geomoe.metadata import PAIRS
-from geomoe.models import MAE, MAEOutput, normalise_patches, patchify, reconstruction_losses
+from geomoe.models import (
+    MAE,
+    NUM_PREFIX_TOKENS,
+    Encoder,
+    MAEOutput,
+    ModelConfig,
+    normalise_patches,
+    patchify,
+    reconstruction_losses,
+)
 from geomoe.models.moe import balanced_bias
-from geomoe.training.objectives import INDICES, index_statistics, info_nce, place_time_loss, variance_covariance
+from geomoe.training.objectives import (
+    INDICES,
+    index_statistics,
+    info_nce,
+    latent_loss,
+    latent_targets,
+    moving_average,
+    place_time_loss,
+    variance_covariance,
+)
 from geomoe.training.objectives.heads import apply_head
 from geomoe.training.state import TrainState
 
@@ -44,6 +63,9 @@ class LossConfig:
         painted_views: of two crops of a place, how many the decoder paints.
         contrast_weight, contrast_temperature: InfoNCE between the mean tokens of two masked crops of a place.
         variance_weight: VICReg between them.
+        latent_weight: of the hidden patches' tokens in a teacher that sees the whole image, told by a linear head on the
+            decoder's tokens; the teacher is the encoder of the past, averaged.
+        teacher_momentum: how much of the teacher a step keeps.
         indices_weight: squared error of spectral indices' means and deviations, told from the mean token.
         place_time_weight: of place and time, told from the mean token of images whose encoder was not told them.
     """
@@ -57,6 +79,8 @@ class LossConfig:
     contrast_weight: float = 0.0
     contrast_temperature: float = 0.1
     variance_weight: float = 0.0
+    latent_weight: float = 0.0
+    teacher_momentum: float = 0.996
     indices_weight: float = 0.0
     place_time_weight: float = 0.0
 
@@ -67,6 +91,8 @@ class LossConfig:
                 raise ValueError(f"config.loss.{field.name} = {value} must be 0 or more")
         if self.contrast_temperature <= 0:
             raise ValueError(f"config.loss.contrast_temperature = {self.contrast_temperature} must be above 0")
+        if not 0 <= self.teacher_momentum < 1:
+            raise ValueError(f"config.loss.teacher_momentum = {self.teacher_momentum} must be in [0, 1)")
         if self.painted_views not in (1, 2):
             raise ValueError(f"config.loss.painted_views = {self.painted_views} must be 1 or 2")
 
@@ -75,11 +101,14 @@ class LossConfig:
         """Crops of each place that a step needs."""
         return 2 if self.contrast_weight or self.variance_weight else 1
 
-    @property
-    def heads(self) -> dict[str, int]:
-        """Linear heads on the mean token, and how many numbers each gives."""
-        heads = {"indices": 2 * len(INDICES)} if self.indices_weight else {}
-        return heads | ({"place_time": 2 * len(PAIRS)} if self.place_time_weight else {})
+    def heads(self, model: ModelConfig) -> dict[str, tuple[int, int]]:
+        """Linear heads: how many numbers each takes, of the encoder's mean token or the decoder's tokens, and gives."""
+        heads = {
+            "indices": (self.indices_weight, (model.width, 2 * len(INDICES))),
+            "place_time": (self.place_time_weight, (model.width, 2 * len(PAIRS))),
+            "latent": (self.latent_weight, (model.decoder_width, model.width)),
+        }
+        return {name: sizes for name, (weight, sizes) in heads.items() if weight}
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
@@ -162,7 +191,7 @@ def make_train_step(
     if config.indices_weight and statistics is None:
         raise ValueError("spectral indices need the statistics of the z-score")
 
-    def loss_fn(params: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[Array, dict[str, Any]]:
+    def loss_fn(params: Any, teacher: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[Array, dict[str, Any]]:
         rngs = dict(zip(("mask", "router", "dropout"), jax.random.split(key, 3)))
         images, valid, pairs = batch["image"], batch.get("valid"), [batch[name] for name in PAIRS]
         places = len(images)
@@ -201,6 +230,12 @@ def make_train_step(
             true = jnp.concatenate([batch["place_time"]] * config.views)
             hidden = ~jnp.any(jnp.stack(pairs, axis=1) != 0, axis=-1)
             others["place_time"] = config.place_time_weight, place_time_loss(predicted, true, hidden)
+        if config.latent_weight:
+            count = len(out.pred)
+            whole = Encoder(model.config).apply({"params": teacher}, images[:count], *(pair[:count] for pair in pairs))
+            target = latent_targets(whole.layer_tokens, NUM_PREFIX_TOKENS)
+            predicted = apply_head(params["heads"]["latent"], out.decoder_tokens)
+            others["latent"] = config.latent_weight, latent_loss(predicted, target, out.mask[:count])
         for name, (weight, value) in others.items():
             metrics[f"loss_{name}"] = value
             total += weight * value
@@ -208,14 +243,15 @@ def make_train_step(
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
 
-    def accumulated(params: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[dict[str, Any], Any]:
+    def accumulated(state: TrainState, batch: Batch, key: Array, noise: Array | float) -> tuple[dict[str, Any], Any]:
+        params, teacher = state.params, state.teacher
         if accumulate == 1:
-            (_, metrics), grads = gradient(params, batch, key, noise)
+            (_, metrics), grads = gradient(params, teacher, batch, key, noise)
             return metrics, grads
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), dict(batch))
 
         def body(_: None, part: tuple[Batch, Array]) -> tuple[None, Any]:
-            (_, metrics), grads = gradient(params, *part, noise)
+            (_, metrics), grads = gradient(params, teacher, *part, noise)
             return None, (metrics, grads)
 
         first = jax.tree.map(lambda x: x[0], parts)
@@ -234,7 +270,7 @@ def make_train_step(
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         noise = 1.0 if router_noise is None else router_noise(state.step)
-        metrics, grads = accumulated(state.params, batch, key, noise)
+        metrics, grads = accumulated(state, batch, key, noise)
         grads = written_out(jax.flatten_util.ravel_pytree(grads)[0])
         if axis_name is not None:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
@@ -244,7 +280,11 @@ def make_train_step(
         params = unravel(written_out(optax.apply_updates(params, updates)))
         if model.config.selection_bias:
             params = balance_selection(params, state.params, metrics["usage"], selection_rate)
-        return TrainState(state.step + 1, params, opt_state), metrics
+        teacher = None
+        if config.latent_weight:
+            average = functools.partial(moving_average, momentum=config.teacher_momentum)
+            teacher = jax.tree.map(average, state.teacher, params["encoder"])
+        return TrainState(state.step + 1, params, opt_state, teacher), metrics
 
     return step
 

@@ -5,7 +5,18 @@ Painting hidden patches is always there (`geomoe.models.reconstruction_losses`);
 
 from geomoe.training.objectives.contrast import info_nce
 from geomoe.training.objectives.indices import INDICES, index_statistics, spectral_indices
+from geomoe.training.objectives.latent import latent_loss, latent_targets, moving_average
 from geomoe.training.objectives.place_time import place_time_loss
 from geomoe.training.objectives.variance import variance_covariance
 
-__all__ = ["INDICES", "index_statistics", "info_nce", "place_time_loss", "spectral_indices", "variance_covariance"]
+__all__ = [
+    "INDICES",
+    "index_statistics",
+    "info_nce",
+    "latent_loss",
+    "latent_targets",
+    "moving_average",
+    "place_time_loss",
+    "spectral_indices",
+    "variance_covariance",
+]

@@ -1,4 +1,4 @@
-"""Linear heads on the mean token, for objectives that predict a few numbers. They are trained, and no part of the model."""
+"""Linear heads on what the model gives, for objectives that predict something of it. Trained, and no part of the model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from geomoe.models.layers import linear
 Array = jax.Array
 
 
-def init_heads(outputs: dict[str, int], width: int, seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """Fresh weights: name -> {"kernel" (D, outputs), "bias"}, uniform within 1/sqrt(D), for D = `width`."""
+def init_heads(sizes: dict[str, tuple[int, int]], seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """Fresh weights of heads of (D, outputs): name -> {"kernel" (D, outputs), "bias"}, uniform within 1/sqrt(D)."""
     rng = np.random.default_rng([seed, 1])
-    draw = lambda *shape: rng.uniform(-(width**-0.5), width**-0.5, shape).astype(np.float32)
-    return {name: {"kernel": draw(width, count), "bias": draw(count)} for name, count in sorted(outputs.items())}
+
+    def draw(width: int, *shape: int) -> np.ndarray:
+        return rng.uniform(-(width**-0.5), width**-0.5, shape).astype(np.float32)
+
+    return {
+        name: {"kernel": draw(width, width, count), "bias": draw(width, count)}
+        for name, (width, count) in sorted(sizes.items())
+    }
 
 
 def apply_head(head: dict[str, Array], z: Array) -> Array:
-    """(B, D) -> (B, outputs)."""
+    """(..., D) -> (..., outputs)."""
     return linear(z, (head["kernel"], head["bias"]), z.dtype)
