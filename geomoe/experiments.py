@@ -42,6 +42,7 @@ SMALL = 22  # side of the crops that are brought back to the model's size, in pi
 POOLS = ("mean", "unit_mean", "stages", "mean+place_time", "unit_mean+place_time", "stages+place_time")
 VIEWS = ("as they are", "no place and time", f"{SMALL} x {SMALL}")
 _TIMING_STEPS = 12
+_BASELINES = ("place and time alone", "band statistics", "random convolutional features")
 _TRANSFER = {"train": 768, "test": 384}  # patches of each split of the other dataset, at most
 
 
@@ -299,22 +300,23 @@ class Bench:
     def baselines(self, seed: int) -> list[dict[str, Any]]:
         """The same for features without training: band statistics, random convolutional features, place and time."""
         filters = RandomConvFeatures(self.patches.views[VIEWS[0]], seed=seed)
+        alone, *others = _BASELINES
         sets = {
-            "place and time alone": lambda p: np.concatenate(p.pairs, axis=1),
-            "band statistics": lambda p: band_statistics(p.views[VIEWS[0]], p.valid),
-            "random convolutional features": lambda p: filters(p.views[VIEWS[0]]),
+            alone: lambda p: np.concatenate(p.pairs, axis=1),
+            others[0]: lambda p: band_statistics(p.views[VIEWS[0]], p.valid),
+            others[1]: lambda p: filters(p.views[VIEWS[0]]),
         }
         rows = []
         for name, make in sets.items():
             for told in (False, True):
-                if told and name == "place and time alone":
+                if told and name == alone:
                     continue
 
                 def features(p: Patches, make: Any = make, told: bool = told) -> np.ndarray:
                     return np.concatenate([make(p), *(p.pairs if told else ())], axis=1)
 
                 micro, macro = cross_validated(features(self.patches), self.patches.labels)
-                pool = "+place_time" if told else ("place_time" if name == "place and time alone" else "")
+                pool = "+place_time" if told else ("place_time" if name == alone else "")
                 view = VIEWS[0] if told or pool else VIEWS[1]
                 transfer = self._transferred([features(p) for p in self.transfer or ()])
                 rows.append(dict(recipe=name, pool=pool, view=view, micro=micro, macro=macro, transfer=transfer))
@@ -363,7 +365,9 @@ def compare(
     transfer: str = "",
     pools: Sequence[str] = POOLS,
 ) -> list[Score]:
-    """Pretrains and scores each recipe with each seed, and the baselines; what `output`/scores.csv has is taken from there.
+    """Pretrains and scores each recipe with each seed, and the baselines.
+
+    What `output`/scores.csv has is taken from there; a finished run in `output` is scored again where a readout is missing.
 
     Args:
         recipes: name -> configuration; data.data_dir is set to `data_dir`.
@@ -372,14 +376,19 @@ def compare(
         name, split, transfer: as for `Bench`.
 
     Returns:
-        All rows of the file.
+        The rows of the file that have one of these readouts, and those of the baselines that have none.
     """
     path = os.path.join(output, "scores.csv")
     bench: Bench | None = None
+
+    def missing(recipe: str, seed: int, minutes: float) -> list[str]:
+        done = {s.pool for s in read_scores(path) if (s.recipe, s.seed, s.minutes) == (recipe, seed, minutes)}
+        return [pool for pool in pools if pool not in done]
+
     for seed in seeds:
         for recipe, config in recipes.items():
-            done = {(s.recipe, s.seed, s.minutes) for s in read_scores(path)}
-            if (recipe, seed, minutes) in done:
+            lacking = missing(recipe, seed, minutes)
+            if not lacking:
                 continue
             with config.unlocked():
                 config.data.data_dir = data_dir
@@ -388,14 +397,15 @@ def compare(
             encoder = geomoe.load(workdir)
             if bench is None or bench.statistics != encoder.statistics:
                 bench = Bench(encoder, name, split, data_dir, transfer)
-            rows = [Score(recipe, seed, minutes, **facts, **row) for row in bench.scores(encoder, pools)]
+            rows = [Score(recipe, seed, minutes, **facts, **row) for row in bench.scores(encoder, lacking)]
             nothing = dict(seconds=0.0, steps=0, images_per_second=float("nan"), least_used_expert=float("nan"))
-            if ("random weights", seed, 0.0) not in done:
-                random = bench.scores(encoder.random_weights(seed), pools)
+            if lacking := missing("random weights", seed, 0.0):
+                random = bench.scores(encoder.random_weights(seed), lacking)
                 rows += [Score("random weights", seed, 0.0, **nothing, **row) for row in random]
+            if not any((s.recipe, s.seed) == (_BASELINES[0], seed) for s in read_scores(path)):
                 rows += [Score(seed=seed, minutes=0.0, **nothing, **row) for row in bench.baselines(seed)]
             add_scores(path, rows)
-    return read_scores(path)
+    return [score for score in read_scores(path) if score.pool in pools or score.recipe in _BASELINES]
 
 
 def choose(

@@ -92,6 +92,12 @@ def test_recipes_become_a_table_and_go_on(synthetic_dir, tmp_path, capsys, monke
     written = table.read_text()
     assert written.startswith("# Ours\n\nbefore\n") and written.endswith("\nafter\n")
     assert "stale" not in written and "| with |" in written
+    monkeypatch.undo()
+    start = command.index("mean")
+    recipes.main([*command[:start], "unit_mean", *command[start + 2 :]])  # of the runs that are there
+    written = table.read_text()
+    assert "| with | 0.005 | 1 | unit_mean | " in written and "| mean |" not in written and "| band statistics |" in written
+    assert len(experiments.read_scores(tmp_path / "out" / "scores.csv")) == len(scores) + 9
     table.write_text("nothing to put it between")
     with pytest.raises(ValueError, match="has no line"):
         recipes.main(command)
