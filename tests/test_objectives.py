@@ -9,9 +9,9 @@ from test_training import MICRO, batch_of
 
 from geomoe import interop
 from geomoe.metadata import PAIRS
-from geomoe.models import Encoder, build_mae, count_params, normalise_patches, reconstruction_losses
+from geomoe.models import Encoder, build_mae, count_params, normalise_patches, patchify, reconstruction_losses
 from geomoe.models.moe import balanced_bias, route, router_z_loss
-from geomoe.training import default_config, init_params, make_train_step, recommended_config, validate
+from geomoe.training import default_config, init_params, make_eval_step, make_train_step, recommended_config, validate
 from geomoe.training.objectives import (
     index_statistics,
     info_nce,
@@ -146,6 +146,37 @@ def test_every_objective_weighs_in_one_step_and_its_heads_learn():
     np.testing.assert_allclose(after.teacher["patch_proj"]["kernel"], 0.9 * old + 0.1 * new, atol=1e-7)
     with pytest.raises(ValueError, match="need the statistics"):
         make_train_step(model, optimizer, indices_weight=1.0)
+
+
+def test_held_out_objectives_are_those_of_the_two_crops():
+    model = build_mae(**MICRO)
+    loss = dict(contrast_weight=1.0, variance_weight=1.0, indices_weight=2.0, place_time_weight=3.0, painted_views=1)
+    params = create_state(model, optax.sgd(0.1), 0, LossConfig(**loss)).params
+    statistics = {"mean": [9000.0] * 7, "std": [3000.0] * 7}
+    batch, key = full_batch(model, 4), jax.random.key(3)
+    step = jax.jit(make_eval_step(model, statistics=statistics, axis_name=None, **loss))
+    metrics = step(params, batch, key)
+    images = np.concatenate([batch["image"], batch["second_view"]])
+    pairs = [np.concatenate([batch[name], np.zeros_like(batch[name])]) for name in PAIRS]
+    out = model.apply({"params": params}, images, *pairs, rngs={"mask": key})
+    z = np.asarray(out.encoded.tokens).mean(axis=1)
+    told = {name: z @ np.asarray(head["kernel"]) + np.asarray(head["bias"]) for name, head in params["heads"].items()}
+    valid = np.concatenate([batch["valid"], batch["second_valid"]])
+    wanted = index_statistics(images, valid, np.float32(statistics["mean"]), np.float32(statistics["std"]))
+    hidden = np.stack(pairs, axis=1).any(axis=-1) == 0
+    distance = ((told["place_time"].reshape(8, 4, 2) - np.concatenate([batch["place_time"]] * 2)) ** 2).sum(axis=-1)
+    expected = {
+        "contrast": info_nce(z[:4], z[4:]),
+        "variance": variance_covariance(z[:4], z[4:]),
+        "indices": ((told["indices"] - wanted) ** 2).sum(axis=-1).mean(),
+        "place_time": distance[hidden].mean(),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[f"val_loss_{name}"], value, rtol=1e-4)
+    painted = reconstruction_losses(out.pred[:4], patchify(batch["image"], model.config.patch_size), out.mask[:4])
+    np.testing.assert_allclose(metrics["val_loss_masked"], painted[0], rtol=1e-4)
+    with pytest.raises(ValueError, match="need the statistics"):
+        make_eval_step(model, indices_weight=1.0)
 
 
 def test_only_the_views_asked_for_are_painted():

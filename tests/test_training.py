@@ -251,9 +251,17 @@ def test_datasets_are_mixed_row_by_row(synthetic_dir):
     alone = next(open_data(plain, geomoe.training.validate(plain), None).train(0))
     np.testing.assert_array_equal(whole[0]["image"][: size - size // 4], alone["image"])
     held_out = next(opened.val())
-    assert len(held_out["image"]) == 10 and held_out["lat"].all()  # fewer than a batch
+    assert len(held_out["image"]) == 10  # fewer than a batch
+    untold = np.mean([~held_out[name].any(axis=1) for name in PAIRS])
+    assert 0 < untold < 0.5  # of metadata_dropout = 0.2, as in training
     plain.data.metadata_dropout = 1.0
-    assert not any(next(open_data(plain, geomoe.training.validate(plain), None).val())[name].any() for name in PAIRS)
+    plain.loss.contrast_weight = plain.loss.place_time_weight = 1.0
+    opened = open_data(plain, geomoe.training.validate(plain), None)
+    first, again = next(opened.val()), next(opened.val())
+    assert not any(first[name].any() for name in PAIRS) and first["place_time"].all()
+    assert first["second_view"].shape == first["image"].shape and not np.array_equal(first["second_view"], first["image"])
+    for key in first:  # the same held-out crops at each evaluation
+        np.testing.assert_array_equal(first[key], again[key])
     for mix, message in (("synthetic_landsat", "not 'NAME=SHARE'"), ("a=0.01", "gives no row"), ("a=1.0", "leaves no")):
         with pytest.raises(ValueError, match=message):
             rows_of_mix((mix,), 16, 1)

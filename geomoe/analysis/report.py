@@ -120,23 +120,26 @@ def _curves_section(run_dir: str) -> str:
     names = [
         ("loss_masked", "hidden patches"),
         ("loss_contrast", "contrast"),
+        ("loss_variance", "variance and covariance"),
+        ("loss_latent", "latent prediction"),
+        ("loss_indices", "spectral indices"),
+        ("loss_place_time", "place and time from pixels"),
         ("grad_norm", "gradient norm"),
         ("lr", "learning rate"),
     ]
-    held = {"loss_masked": "val_loss_masked"}
     drawn = [(k, t) for k, t in names if any(r.get(k) for r in rows)]
     out = []
     for name, title in drawn:
         figure, ax = plt.subplots(figsize=(4.2, 2.6))
-        for key, label in ((name, "training"), (held.get(name), "held out")):
-            points = [(int(r["step"]), float(r[key])) for r in rows if key and r.get(key)]
+        for key, label in ((name, "training"), (f"val_{name}", "held out")):
+            points = [(int(r["step"]), float(r[key])) for r in rows if r.get(key)]
             if points:
                 ax.plot(*zip(*points), label=label, marker="o" if len(points) < 12 else None, markersize=3)
         ax.set_title(title, fontsize=11)
         ax.set_xlabel("step", fontsize=10)
         ax.tick_params(labelsize=9)
         ax.grid(alpha=0.3)
-        if held.get(name):
+        if len(ax.lines) > 1:
             ax.legend(fontsize=9)
         out.append(_image(figure, f"{title} over the steps"))
     speeds = [float(r["images_per_second"]) for r in rows if r.get("images_per_second")]

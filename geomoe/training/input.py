@@ -81,12 +81,15 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
         return ({key: np.concatenate([part[key] for part in parts]) for key in loss.batch_keys} for parts in zip(*streams))
 
     def val() -> Iterator[dict[str, np.ndarray]]:
+        chosen = dict(batch_size=val_batch, statistics=statistics, **common)
         fit = "centre_crop" if d.fit in ("random_crop", "random_resized_crop") else d.fit
-        loaded = data.load(source, d.val_split, fit=fit, batch_size=val_batch, statistics=statistics, **common)
-        held_out = batches(loaded, ("image", "valid", *PAIRS))
-        if d.metadata_dropout < 1:
-            return held_out
-        return (batch | {name: np.zeros_like(batch[name]) for name in PAIRS} for batch in held_out)  # as it is trained
+        told = data.Augment(metadata_dropout=d.metadata_dropout)  # as much of place and time as in training
+        keys = {"image", "valid", *PAIRS, *loss.batch_keys} - {"second_view", "second_valid"}
+        first = batches(data.load(source, d.val_split, fit=fit, augment=told, **chosen), sorted(keys))
+        if loss.views == 1:
+            return first
+        second = batches(data.load(source, d.val_split, fit=d.fit, augment=augment, **chosen), ("image", "valid"))
+        return (a | {"second_view": b["image"], "second_valid": b["valid"]} for a, b in zip(first, second))
 
     count, devices = data.num_examples(source, d.val_split), jax.device_count()
     val_batch = min(batch_size, count) // devices * devices

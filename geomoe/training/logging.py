@@ -30,6 +30,10 @@ COLUMNS = (
     "val_loss_masked",
     "val_loss_unmasked",
     "val_loss_balance",
+    "val_loss_contrast",
+    "val_loss_variance",
+    "val_loss_indices",
+    "val_loss_place_time",
     "val_least_used_expert",  # share of the held-out tokens of the least used expert of any block, over an even share
     "images_per_second",
     "input_wait_share",

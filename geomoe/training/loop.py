@@ -107,7 +107,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike) -> RunR
             **loss,
         )
     )
-    eval_step = parallel.map_eval_step(make_eval_step(model, **loss))
+    eval_step = parallel.map_eval_step(make_eval_step(model, statistics=data.statistics, **loss))
     checkpoints = Checkpoints(workdir, config.checkpoint.keep_last)
     state = parallel.replicate(create_state(model, optimizer, config.seed, LossConfig(**loss)))
     state = checkpoints.restore_latest(state) or state

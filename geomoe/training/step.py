@@ -141,6 +141,42 @@ def mae_losses(model: MAE, out: MAEOutput, images: Array, valid: Array | None, c
     return reconstruction_losses(out.pred, target, out.mask[:count], counted)
 
 
+def crops(batch: Batch, views: int) -> tuple[Array, Array | None, list[Array]]:
+    """Images, valid pixels (or None) and metadata of all crops of a batch: the first of each place, then the second.
+
+    The second goes without metadata, so that the two cannot be matched by reading it.
+    """
+    images, valid, pairs = batch["image"], batch.get("valid"), [batch[name] for name in PAIRS]
+    if views == 2:
+        images = jnp.concatenate([images, batch["second_view"]])
+        valid = None if valid is None else jnp.concatenate([valid, batch["second_valid"]])
+        pairs = [jnp.concatenate([pair, jnp.zeros_like(pair)]) for pair in pairs]
+    return images, valid, pairs
+
+
+def embedding_losses(
+    params: Any, out: MAEOutput, batch: Batch, config: LossConfig, statistics: Mapping[str, Any] | None, axis_name: str | None
+) -> dict[str, Array]:
+    """What is asked of the mean token beside painting: name -> scalar, without its weight, of those that have one."""
+    images, valid, pairs = crops(batch, config.views)
+    z = jnp.mean(out.encoded.tokens, axis=1)
+    losses: dict[str, Array] = {}
+    if config.contrast_weight:
+        losses["contrast"] = info_nce(*jnp.split(z, 2), config.contrast_temperature, axis_name)
+    if config.variance_weight:
+        losses["variance"] = variance_covariance(*jnp.split(z, 2), axis_name)
+    if config.indices_weight:
+        mean, std = (jnp.asarray(np.asarray(statistics[key]), jnp.float32) for key in ("mean", "std"))
+        difference = apply_head(params["heads"]["indices"], z) - index_statistics(images, valid, mean, std)
+        losses["indices"] = jnp.mean(jnp.sum(jnp.square(difference), axis=-1))
+    if config.place_time_weight:
+        predicted = apply_head(params["heads"]["place_time"], z).reshape(len(z), len(PAIRS), 2)
+        true = jnp.concatenate([batch["place_time"]] * config.views)
+        hidden = ~jnp.any(jnp.stack(pairs, axis=1) != 0, axis=-1)
+        losses["place_time"] = place_time_loss(predicted, true, hidden)
+    return losses
+
+
 def written_out(vector: Array) -> Array:
     """The same vector (N,), which XLA now cannot help but write to memory as a whole.
 
@@ -163,6 +199,13 @@ def balance_selection(params: Any, old: Any, usage: Mapping[str, Array], rate: f
     return params
 
 
+def _loss_config(loss: Mapping[str, Any], statistics: Mapping[str, Any] | None) -> LossConfig:
+    config = LossConfig(**loss)
+    if config.indices_weight and statistics is None:
+        raise ValueError("spectral indices need the statistics of the z-score")
+    return config
+
+
 def make_train_step(
     model: MAE,
     optimizer: optax.GradientTransformation,
@@ -176,9 +219,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Any]]]:
     """Builds `step(state, batch, key) -> (state, metrics)`.
 
-    With two crops of a place, the second goes without metadata, so that the two cannot be matched by reading it. The key is the
-    run's; the step and, under `axis_name`, the device are folded in. With `accumulate` = A the batch is cut into A parts whose
-    gradients are averaged. Under `axis_name` gradients and metrics are averaged over the devices.
+    The key is the run's; the step and, under `axis_name`, the device are folded in. With `accumulate` = A the batch is cut into
+    A parts whose gradients are averaged. Under `axis_name` gradients and metrics are averaged over the devices.
 
     Args:
         router_noise: step -> factor of the routers' noise; None for 1.
@@ -186,19 +228,12 @@ def make_train_step(
         statistics: {"mean", "std"} of the z-score in Collection 2 digital numbers; needed for spectral indices.
         **loss: fields of `LossConfig`.
     """
-    config = LossConfig(**loss)
+    config = _loss_config(loss, statistics)
     top_k = model.config.top_k
-    if config.indices_weight and statistics is None:
-        raise ValueError("spectral indices need the statistics of the z-score")
 
     def loss_fn(params: Any, teacher: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[Array, dict[str, Any]]:
         rngs = dict(zip(("mask", "router", "dropout"), jax.random.split(key, 3)))
-        images, valid, pairs = batch["image"], batch.get("valid"), [batch[name] for name in PAIRS]
-        places = len(images)
-        if config.views == 2:
-            images = jnp.concatenate([images, batch["second_view"]])
-            valid = None if valid is None else jnp.concatenate([valid, batch["second_valid"]])
-            pairs = [jnp.concatenate([pair, jnp.zeros_like(pair)]) for pair in pairs]
+        images, valid, pairs = crops(batch, config.views)
         out = model.apply(
             {"params": params},
             images,
@@ -206,39 +241,23 @@ def make_train_step(
             deterministic=False,
             rngs=rngs,
             router_noise=noise,
-            num_decoded=places * min(config.painted_views, config.views),
+            num_decoded=len(batch["image"]) * min(config.painted_views, config.views),
         )
         masked, unmasked = mae_losses(model, out, images, valid, config)
         metrics = {"loss_masked": masked, "loss_unmasked": unmasked, "loss_balance": out.balance_loss}
         total = masked + config.unmasked_weight * unmasked + config.balance_weight * out.balance_loss
-        z = jnp.mean(out.encoded.tokens, axis=1)
-        others: dict[str, tuple[float, Array]] = {}
+        others = embedding_losses(params, out, batch, config, statistics, axis_name)
         if config.router_z_weight:
-            others["router_z"] = config.router_z_weight, out.router_z_loss
-        if config.contrast_weight:
-            views = jnp.split(z, 2)
-            others["contrast"] = config.contrast_weight, info_nce(*views, config.contrast_temperature, axis_name)
-        if config.variance_weight:
-            others["variance"] = config.variance_weight, variance_covariance(*jnp.split(z, 2), axis_name)
-        if config.indices_weight:
-            mean, std = (jnp.asarray(np.asarray(statistics[key]), jnp.float32) for key in ("mean", "std"))
-            target = index_statistics(images, valid, mean, std)
-            error = jnp.mean(jnp.sum(jnp.square(apply_head(params["heads"]["indices"], z) - target), axis=-1))
-            others["indices"] = config.indices_weight, error
-        if config.place_time_weight:
-            predicted = apply_head(params["heads"]["place_time"], z).reshape(len(z), len(PAIRS), 2)
-            true = jnp.concatenate([batch["place_time"]] * config.views)
-            hidden = ~jnp.any(jnp.stack(pairs, axis=1) != 0, axis=-1)
-            others["place_time"] = config.place_time_weight, place_time_loss(predicted, true, hidden)
+            others["router_z"] = out.router_z_loss
         if config.latent_weight:
             count = len(out.pred)
             whole = Encoder(model.config).apply({"params": teacher}, images[:count], *(pair[:count] for pair in pairs))
             target = latent_targets(whole.layer_tokens, NUM_PREFIX_TOKENS)
             predicted = apply_head(params["heads"]["latent"], out.decoder_tokens)
-            others["latent"] = config.latent_weight, latent_loss(predicted, target, out.mask[:count])
-        for name, (weight, value) in others.items():
+            others["latent"] = latent_loss(predicted, target, out.mask[:count])
+        for name, value in others.items():
             metrics[f"loss_{name}"] = value
-            total += weight * value
+            total += getattr(config, f"{name}_weight") * value
         return total, {"loss": total, **metrics, "usage": expert_usage(out, top_k)}
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
@@ -289,21 +308,27 @@ def make_train_step(
     return step
 
 
-def make_eval_step(model: MAE, *, axis_name: str | None = AXIS, **loss: Any) -> Callable[[Any, Batch, Array], dict[str, Any]]:
-    """Builds `step(params, batch, key) -> metrics`: reconstruction of held-out images, no router noise, no dropout.
+def make_eval_step(
+    model: MAE, *, statistics: Mapping[str, Any] | None = None, axis_name: str | None = AXIS, **loss: Any
+) -> Callable[[Any, Batch, Array], dict[str, Any]]:
+    """Builds `step(params, batch, key) -> metrics`: what held-out images give without router noise and dropout.
 
-    The key fixes the masks, so that evaluations of one run compare. `loss` are fields of `LossConfig`.
+    `val_loss_masked` and `val_loss_unmasked` are of the first crops; beside them each of `embedding_losses` that has a weight
+    (latent prediction, which needs the teacher, is not among them). The key fixes the masks, so that evaluations of one run
+    compare. `statistics` and `loss` as for `make_train_step`.
     """
-    config = LossConfig(**loss)
+    config = _loss_config(loss, statistics)
     top_k = model.config.top_k
 
     def step(params: Any, batch: Batch, key: Array) -> dict[str, Any]:
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        pairs = [batch[name] for name in PAIRS]
-        out = model.apply({"params": params}, batch["image"], *pairs, rngs={"mask": key})
-        masked, unmasked = mae_losses(model, out, batch["image"], batch.get("valid"), config)
+        images, valid, pairs = crops(batch, config.views)
+        out = model.apply({"params": params}, images, *pairs, rngs={"mask": key}, num_decoded=len(batch["image"]))
+        masked, unmasked = mae_losses(model, out, images, valid, config)
         metrics = {"val_loss_masked": masked, "val_loss_unmasked": unmasked, "val_loss_balance": out.balance_loss}
+        others = embedding_losses(params, out, batch, config, statistics, axis_name)
+        metrics |= {f"val_loss_{name}": value for name, value in others.items()}
         metrics["usage"] = expert_usage(out, top_k)
         return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)
 
