@@ -304,6 +304,7 @@ OVERRIDES = [
     "--config.log.every_steps=1",
     "--config.log.eval_every_steps=2",
     "--config.checkpoint.every_steps=2",
+    "--config.loss.contrast_weight=1.0",
 ]
 
 
@@ -331,6 +332,7 @@ def test_four_devices_in_one_process_and_in_two(tmp_path):
     for rows in (one, two):
         losses = [float(r["loss"]) for r in rows if r["loss"]]
         assert len(losses) == 4 and np.isfinite(losses).all()
+        assert np.isfinite([float(r["val_loss_contrast"]) for r in rows if r["val_loss_masked"]]).all()
     trees = [jax.tree.map(np.shape, load_params(tmp_path / name)[1]) for name in ("one", "two")]
     assert trees[0] == trees[1]
 

@@ -84,8 +84,8 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
         chosen = dict(batch_size=val_batch, statistics=statistics, **common)
         fit = "centre_crop" if d.fit in ("random_crop", "random_resized_crop") else d.fit
         told = data.Augment(metadata_dropout=d.metadata_dropout)  # as much of place and time as in training
-        keys = {"image", "valid", *PAIRS, *loss.batch_keys} - {"second_view", "second_valid"}
-        first = batches(data.load(source, d.val_split, fit=fit, augment=told, **chosen), sorted(keys))
+        keys = tuple(key for key in loss.batch_keys if key not in ("second_view", "second_valid"))
+        first = batches(data.load(source, d.val_split, fit=fit, augment=told, **chosen), keys)
         if loss.views == 1:
             return first
         second = batches(data.load(source, d.val_split, fit=d.fit, augment=augment, **chosen), ("image", "valid"))
@@ -136,8 +136,7 @@ def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig) -> RunData
     batch["valid"] = batch["second_valid"] = np.ones(batch["image"].shape[:3], bool)
     batch["second_view"] = rng.standard_normal(batch["image"].shape, np.float32)
     batch["place_time"] = np.stack([batch[name] for name in PAIRS], axis=1)
-    keys = {"valid", *LossConfig(**config.loss.to_dict()).batch_keys}
-    batch = {key: value for key, value in batch.items() if key in keys}
+    batch = {key: batch[key] for key in LossConfig(**config.loss.to_dict()).batch_keys}
 
     def stream(start_batch: int = 0) -> Iterator[dict[str, np.ndarray]]:
         del start_batch
