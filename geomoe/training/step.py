@@ -141,24 +141,25 @@ def mae_losses(model: MAE, out: MAEOutput, images: Array, valid: Array | None, c
     return reconstruction_losses(out.pred, target, out.mask[:count], counted)
 
 
-def crops(batch: Batch, views: int) -> tuple[Array, Array | None, list[Array]]:
-    """Images, valid pixels (or None) and metadata of all crops of a batch: the first of each place, then the second.
+def all_crops(batch: Batch, views: int) -> Batch:
+    """The crops of a batch as one batch without `second_...`: the first of each place, then the second.
 
     The second goes without metadata, so that the two cannot be matched by reading it.
     """
-    images, valid, pairs = batch["image"], batch.get("valid"), [batch[name] for name in PAIRS]
-    if views == 2:
-        images = jnp.concatenate([images, batch["second_view"]])
-        valid = None if valid is None else jnp.concatenate([valid, batch["second_valid"]])
-        pairs = [jnp.concatenate([pair, jnp.zeros_like(pair)]) for pair in pairs]
-    return images, valid, pairs
+    if views == 1:
+        return batch
+    second = {"image": "second_view", "valid": "second_valid", "place_time": "place_time"}
+    joined = {key: jnp.concatenate([batch[key], batch[other]]) for key, other in second.items() if key in batch}
+    return joined | {name: jnp.concatenate([batch[name], jnp.zeros_like(batch[name])]) for name in PAIRS}
 
 
 def embedding_losses(
-    params: Any, out: MAEOutput, batch: Batch, config: LossConfig, statistics: Mapping[str, Any] | None, axis_name: str | None
+    params: Any, out: MAEOutput, crops: Batch, config: LossConfig, statistics: Mapping[str, Any] | None, axis_name: str | None
 ) -> dict[str, Array]:
-    """What is asked of the mean token beside painting: name -> scalar, without its weight, of those that have one."""
-    images, valid, pairs = crops(batch, config.views)
+    """What is asked of the mean token beside painting: name -> scalar, without its weight, of those that have one.
+
+    `crops` are those of `all_crops`, which `out` was made of.
+    """
     z = jnp.mean(out.encoded.tokens, axis=1)
     losses: dict[str, Array] = {}
     if config.contrast_weight:
@@ -167,13 +168,12 @@ def embedding_losses(
         losses["variance"] = variance_covariance(*jnp.split(z, 2), axis_name)
     if config.indices_weight:
         mean, std = (jnp.asarray(np.asarray(statistics[key]), jnp.float32) for key in ("mean", "std"))
-        difference = apply_head(params["heads"]["indices"], z) - index_statistics(images, valid, mean, std)
+        difference = apply_head(params["heads"]["indices"], z) - index_statistics(crops["image"], crops["valid"], mean, std)
         losses["indices"] = jnp.mean(jnp.sum(jnp.square(difference), axis=-1))
     if config.place_time_weight:
         predicted = apply_head(params["heads"]["place_time"], z).reshape(len(z), len(PAIRS), 2)
-        true = jnp.concatenate([batch["place_time"]] * config.views)
-        hidden = ~jnp.any(jnp.stack(pairs, axis=1) != 0, axis=-1)
-        losses["place_time"] = place_time_loss(predicted, true, hidden)
+        hidden = ~jnp.any(jnp.stack([crops[name] for name in PAIRS], axis=1) != 0, axis=-1)
+        losses["place_time"] = place_time_loss(predicted, crops["place_time"], hidden)
     return losses
 
 
@@ -233,7 +233,8 @@ def make_train_step(
 
     def loss_fn(params: Any, teacher: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[Array, dict[str, Any]]:
         rngs = dict(zip(("mask", "router", "dropout"), jax.random.split(key, 3)))
-        images, valid, pairs = crops(batch, config.views)
+        crops = all_crops(batch, config.views)
+        images, pairs = crops["image"], [crops[name] for name in PAIRS]
         out = model.apply(
             {"params": params},
             images,
@@ -243,10 +244,10 @@ def make_train_step(
             router_noise=noise,
             num_decoded=len(batch["image"]) * min(config.painted_views, config.views),
         )
-        masked, unmasked = mae_losses(model, out, images, valid, config)
+        masked, unmasked = mae_losses(model, out, images, crops.get("valid"), config)
         metrics = {"loss_masked": masked, "loss_unmasked": unmasked, "loss_balance": out.balance_loss}
         total = masked + config.unmasked_weight * unmasked + config.balance_weight * out.balance_loss
-        others = embedding_losses(params, out, batch, config, statistics, axis_name)
+        others = embedding_losses(params, out, crops, config, statistics, axis_name)
         if config.router_z_weight:
             others["router_z"] = out.router_z_loss
         if config.latent_weight:
@@ -323,11 +324,12 @@ def make_eval_step(
     def step(params: Any, batch: Batch, key: Array) -> dict[str, Any]:
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        images, valid, pairs = crops(batch, config.views)
+        crops = all_crops(batch, config.views)
+        images, pairs = crops["image"], [crops[name] for name in PAIRS]
         out = model.apply({"params": params}, images, *pairs, rngs={"mask": key}, num_decoded=len(batch["image"]))
-        masked, unmasked = mae_losses(model, out, images, valid, config)
+        masked, unmasked = mae_losses(model, out, images, crops.get("valid"), config)
         metrics = {"val_loss_masked": masked, "val_loss_unmasked": unmasked, "val_loss_balance": out.balance_loss}
-        others = embedding_losses(params, out, batch, config, statistics, axis_name)
+        others = embedding_losses(params, out, crops, config, statistics, axis_name)
         metrics |= {f"val_loss_{name}": value for name, value in others.items()}
         metrics["usage"] = expert_usage(out, top_k)
         return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)
