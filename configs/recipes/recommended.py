@@ -3,7 +3,7 @@
     python -m geomoe.cli.recipes configs/recipes/recommended.py --minutes 10
 
 See `geomoe.training.recommended_config`. There are few real patches here, so half of each batch is synthetic. Every recipe
-beside this one and `published` changes one thing in it.
+beside this one and `published` tries one idea in it.
 """
 
 from geomoe.experiments import recommended_on_few_patches

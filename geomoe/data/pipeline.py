@@ -73,9 +73,10 @@ def builder(name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
             raise ValueError(f"{data_dir} holds {base} as {', '.join(configs)}; name one: {base}/{configs[0]}")
     folder = os.path.join(root, config or "", "1.0.0")
     if not os.path.exists(os.path.join(folder, "dataset_info.json")):
+        given = "" if base == "synthetic_landsat" else "--source DIR "
         raise DatasetNotPreparedError(
             f"{name} is not prepared in {data_dir}: no {folder}. Prepare it with "
-            f"`python -m geomoe.cli.prepare --dataset {name} --source DIR --data_dir {data_dir}`"
+            f"`python -m geomoe.cli.prepare --dataset {name} {given}--data_dir {data_dir}`"
         )
     return tfds.builder_from_directory(folder)
 
