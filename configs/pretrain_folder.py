@@ -7,11 +7,11 @@ geomoe's own recipe (docs/recipes.md), size S, with the band statistics of the d
 prepared dataset, `--config.train.num_steps=...` sets the length: some 60 steps a minute on 2 cores.
 """
 
-from geomoe.training import recommended_config
+from geomoe.training import multi_objective_config
 
 
 def get_config(size: str = "S"):
-    config = recommended_config(size)
+    config = multi_objective_config(size)
     config.data.name = "landsat_folder/mine"
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"

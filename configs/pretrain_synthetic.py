@@ -18,15 +18,15 @@ def get_config():
     config.model.dropout = 0.0
     config.data.name = "synthetic_landsat"
     config.data.statistics = "computed"
-    config.data.fit = "random_crop"
+    config.data.resize_mode = "random_crop"
     config.data.flips = True
-    config.data.turns = True
+    config.data.rot90 = True
     config.data.cache = True
     config.train.batch_size = 32
     config.train.num_steps = 240
     config.optimizer.lr = 5e-4
     config.loss.normalise_targets = True
-    config.loss.contrast_weight = 10.0
+    config.loss.info_nce_weight = 10.0
     config.log.eval_every_steps = 120
     config.checkpoint.every_steps = 120
     return config

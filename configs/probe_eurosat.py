@@ -14,5 +14,5 @@ def get_config():
     config = default_probe_config()
     config.protocol = "landsat_bench"
     config.data.name = "eurosat_landsat"
-    config.data.fit = "resize"
+    config.data.resize_mode = "resize"
     return config

@@ -17,8 +17,8 @@ import rasterio
 from rasterio.transform import from_origin
 
 import geomoe
-from geomoe import embeddings, imagery, landsat, probing
-from geomoe.data import synthetic
+from geomoe import embeddings, landsat, probing
+from geomoe.data import preprocess, synthetic
 
 
 def write_geotiff(path, image, left=500_000.0, top=5_300_000.0, **tags):
@@ -63,7 +63,7 @@ def main(argv=None):
 
     # 1. The folder of patches to vectors. Place and time come from the files.
     table = args.work / "patches.parquet"
-    what = imagery.Input(unit=args.unit, fit="centre_crop")
+    what = preprocess.InputSpec(unit=args.unit, resize_mode="centre_crop")
     if not table.exists():
         embeddings.embed_folder(encoder, embeddings.Sink(table), patches, given=what)
     found = embeddings.read(table)
@@ -83,7 +83,7 @@ def main(argv=None):
     # 3. The scene, window by window, and the class of each window.
     raster = args.work / "scene.tif"
     if not raster.exists():
-        embeddings.embed_scene(encoder, embeddings.Sink(raster), scene, given=imagery.Input(unit=args.unit), stride=8)
+        embeddings.embed_scene(encoder, embeddings.Sink(raster), scene, given=preprocess.InputSpec(unit=args.unit), stride=8)
     with rasterio.open(raster) as file:
         vectors, profile = file.read(), file.profile
     here = np.isfinite(vectors).all(axis=0)

@@ -14,7 +14,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("analysis", "data", "embeddings", "imagery", "interop", "landsat", "metadata", "models", "probing", "training")
+_SUBMODULES = ("analysis", "data", "embeddings", "export", "landsat", "metadata", "models", "probing", "training", "weights")
 _NAMES = {"load": "geomoe.pretrained", "PretrainedEncoder": "geomoe.pretrained"}
 
 

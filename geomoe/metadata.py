@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 
 UNKNOWN_TIME = "unknown"  # how prepared records say that a patch has no time
-PAIRS = ("week", "hour", "lat", "lon")
 
 
 class Metadata(NamedTuple):
@@ -25,6 +24,9 @@ class Metadata(NamedTuple):
     hour: np.ndarray
     lat: np.ndarray
     lon: np.ndarray
+
+
+FIELDS = Metadata._fields  # the one order of the four
 
 
 def _pairs(angle: np.ndarray, known: np.ndarray) -> np.ndarray:

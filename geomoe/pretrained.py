@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from geomoe import compilation, imagery, landsat, metadata
+from geomoe import compilation, landsat, metadata
+from geomoe.data import preprocess
 from geomoe.models import Encoder, ModelConfig, TokenOutput, count_params
-from geomoe.pooling import check_pool, pool_tokens, pool_width
+from geomoe.models.pooling import check_pool, pool_tokens, pool_width
 
 if TYPE_CHECKING:
     from geomoe.analysis import Reconstruction, Routing
@@ -28,7 +29,7 @@ def load(path: str | os.PathLike, checkpoint: str | int = "last", **options: Any
     Args:
         path: a run directory of `train.py`, or published PyTorch weights (`.pth`).
         checkpoint: of a run directory: "last", "best" (by validation loss), or a step.
-        **options: for weights of unknown sizes, as for `geomoe.interop.load_torch_checkpoint`.
+        **options: for weights of unknown sizes, as for `geomoe.weights.load_torch_checkpoint`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no such checkpoint.
@@ -46,7 +47,7 @@ def load(path: str | os.PathLike, checkpoint: str | int = "last", **options: Any
         config = ModelConfig.from_dict(run["model"])
         normalised_targets = run["config"]["loss"]["normalise_targets"]
         return PretrainedEncoder(config, params, run["statistics"], f"{path} step {step}", normalised_targets)
-    from geomoe.interop import load_torch_checkpoint
+    from geomoe.weights import load_torch_checkpoint
 
     config, params = load_torch_checkpoint(path, **options)
     published = landsat.STATISTICS["bigearthnet_landsat"]
@@ -85,7 +86,7 @@ class PretrainedEncoder:
         statistics: {"mean", "std", "source"}, in Collection 2 digital numbers, of the z-score that the encoder expects.
         source: where it was loaded from.
         normalised_targets: whether it learned to paint patches that were normalised each by itself.
-        input_record: what the last call of `embed`, `reconstruct` or `routing` made of its images: unit, bands, fit and the
+        input_record: what the last call of `embed`, `reconstruct` or `routing` made of its images: unit, bands, resize mode and the
             statistics of the z-score; None before the first.
     """
 
@@ -158,25 +159,25 @@ class PretrainedEncoder:
         """Embeds images, on all local devices.
 
         Args:
-            images: (N, H, W, C), or a sequence of (H, W, C) images of several sizes where `fit` is given. Collection 2 digital
+            images: (N, H, W, C), or a sequence of (H, W, C) images of several sizes where `resize_mode` is given. Collection 2 digital
                 numbers, unless `unit` says otherwise; with `normalized=True` z-scored images of the model's size and bands.
             lat, lon: (N,) degrees, WGS 84; None, or None or NaN for a single image, where unknown.
             time: (N,) datetime64 in UTC; None, or None or NaT for a single image, where unknown.
             pool: "mean" over all tokens (the published embedding), "unit_mean", "patch_mean", "patch_std", "cls", "stages",
-                "layer_mean", "place_time", several of them joined by "+", or "tokens"; see `geomoe.pooling.pool_tokens`.
+                "layer_mean", "metadata", several of them joined by "+", or "tokens"; see `geomoe.models.pooling.pool_tokens`.
             normalized: whether the images are z-scored already, so that nothing is done to them.
             batch_size: images at once, over all devices.
-            **given: what the images are, as for `geomoe.imagery.Input`: unit, sensor, bands, fill_missing, fit,
+            **given: what the images are, as for `geomoe.data.preprocess.InputSpec`: unit, sensor, bands, fill_missing, resize_mode,
                 sun_elevation, uint8_range, statistics.
 
         Returns:
-            (N, width) float32, the width being D for most pools (`geomoe.pooling.pool_width`), or (N, 5 + P, D) for "tokens".
+            (N, width) float32, the width being D for most pools (`geomoe.models.pooling.pool_width`), or (N, 5 + P, D) for "tokens".
 
         Raises:
             ValueError: a shape, type, unit or value is wrong; the message says which.
 
         Warns:
-            geomoe.imagery.StatisticsWarning: a band's mean is 3 deviations or more from that of the training data.
+            geomoe.data.preprocess.StatisticsWarning: a band's mean is 3 deviations or more from that of the training data.
         """
         check_pool(pool)
         if batch_size < 1:
@@ -201,15 +202,15 @@ class PretrainedEncoder:
         Raises:
             ValueError: as for `embed`, or the checkpoint holds an encoder alone.
         """
-        from geomoe.analysis import Reconstruction, reconstruct
         from geomoe.models import MAE
+        from geomoe.models.reconstruction import Reconstruction, reconstruct
 
         if "decoder" not in self.params:
             raise ValueError(f"{self.source} holds no decoder, so there is nothing to paint with")
         parts = []
         normalized = given.pop("normalized", False)
         for i, (batch, pairs, _) in enumerate(self._batches(images, lat, lon, time, normalized, batch_size, given)):
-            fields = {"image": batch, **dict(zip(metadata.PAIRS, pairs))}
+            fields = {"image": batch, **dict(zip(metadata.FIELDS, pairs))}
             parts.append(reconstruct(MAE(self.config), self.params, fields, seed + i, self.normalised_targets))
         return Reconstruction(*(np.concatenate(field) for field in zip(*parts)))
 
@@ -217,7 +218,7 @@ class PretrainedEncoder:
         self, images: Any, lat: Any = None, lon: Any = None, time: Any = None, batch_size: int = 64, **given: Any
     ) -> Routing:
         """Which experts the tokens of images go to; arguments as for `embed`."""
-        from geomoe.analysis import Routing
+        from geomoe.models.routing import Routing
 
         gates = []
         normalized = given.pop("normalized", False)
@@ -250,34 +251,34 @@ class PretrainedEncoder:
             else:
                 batch, valid = self._prepare(images[part], source.part(part))
                 if source.statistics is None:
-                    imagery.warn_if_far(batch, valid, self.statistics, self.bands, source.unit)
+                    preprocess.warn_if_far(batch, valid, self.statistics, self.bands, source.unit)
             yield batch, [pair[part] for pair in pairs], _padded_size(len(batch), batch_size)
         self.input_record = {"normalized": True} if normalized else self.record(source)
 
-    def _input(self, given: Mapping[str, Any]) -> imagery.Input:
-        known = {field.name for field in dataclasses.fields(imagery.Input)}
+    def _input(self, given: Mapping[str, Any]) -> preprocess.InputSpec:
+        known = {field.name for field in dataclasses.fields(preprocess.InputSpec)}
         if unknown := set(given) - known:
             raise TypeError(f"unknown argument {sorted(unknown)[0]!r}; images are described by {', '.join(sorted(known))}")
-        return imagery.Input(**given)
+        return preprocess.InputSpec(**given)
 
-    def _prepare(self, images: Any, source: imagery.Input) -> tuple[np.ndarray, np.ndarray]:
+    def _prepare(self, images: Any, source: preprocess.InputSpec) -> tuple[np.ndarray, np.ndarray]:
         size, bands = self.config.img_size, self.bands
         if isinstance(images, np.ndarray):
-            return imagery.prepare(images, source, bands, size, self.statistics)
+            return preprocess.prepare(images, source, bands, size, self.statistics)
         made = [
-            imagery.prepare(image[None], source.part(slice(i, i + 1)), bands, size, self.statistics)
+            preprocess.prepare(image[None], source.part(slice(i, i + 1)), bands, size, self.statistics)
             for i, image in enumerate(images)
         ]
         return np.concatenate([z for z, _ in made]), np.concatenate([valid for _, valid in made])
 
-    def prepare(self, images: np.ndarray, source: imagery.Input | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def prepare(self, images: np.ndarray, source: preprocess.InputSpec | None = None) -> tuple[np.ndarray, np.ndarray]:
         """The z-scored images that `embed` gives to the model, (N, S, S, C), and which pixels hold data, (N, S, S)."""
-        return self._prepare(images, source or imagery.Input())
+        return self._prepare(images, source or preprocess.InputSpec())
 
-    def record(self, source: imagery.Input | None = None) -> dict[str, Any]:
+    def record(self, source: preprocess.InputSpec | None = None) -> dict[str, Any]:
         """What becomes of images described by `source`, in plain values: for files and results that must tell it."""
-        source = source or imagery.Input()
-        record = {"unit": source.unit, "bands": list(source.channels(self.bands)), "fit": source.fit}
+        source = source or preprocess.InputSpec()
+        record = {"unit": source.unit, "bands": list(source.channels(self.bands)), "resize_mode": source.resize_mode}
         if landsat.lacks_coastal(source.sensor):
             record |= {"sensor": source.sensor, "coastal": "the blue band's z-score"}
         if source.unit == "level1_dn":

@@ -1,4 +1,4 @@
-"""Reliance on place and time, projections, the report."""
+"""Sensitivity on place and time, projections, the report."""
 
 import html.parser
 import re
@@ -36,12 +36,12 @@ def test_reliance_is_seen_where_it_is_and_not_where_it_is_not():
     lat = rng.uniform(-60, 60, 200)
     pairs = geomoe.metadata.encode(lat, rng.uniform(-180, 180, 200), np.full(200, np.datetime64("2020-05-05", "s")))._asdict()
     labels = (lat > 0).astype(int)
-    rows = {row.change: row for row in analysis.metadata_reliance(Leaning(True), images, pairs, labels, "multiclass")}
+    rows = {row.change: row for row in analysis.metadata_sensitivity(Leaning(True), images, pairs, labels, "multiclass")}
     assert rows["as they are"].cosine == pytest.approx(1) and rows["as they are"].score > 0.95
     assert rows["no time"].score == rows["as they are"].score and rows["no time"].cosine == pytest.approx(1)
     assert rows["no place"].refitted < 0.7 and rows["places shuffled"].score < 0.7
     assert abs(rows["places shuffled"].cosine) < 0.3
-    for row in analysis.metadata_reliance(Leaning(False), images, pairs):
+    for row in analysis.metadata_sensitivity(Leaning(False), images, pairs):
         assert row.cosine == pytest.approx(1) and row.score is None and row.refitted is None
 
 

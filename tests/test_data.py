@@ -14,6 +14,7 @@ from rasterio.transform import from_origin
 
 from geomoe import data, landsat, metadata
 from geomoe.data import synthetic
+from geomoe.data.augment import Preparation
 from geomoe.data.builders import (
     BigearthnetLandsat,
     EurosatLandsat,
@@ -24,7 +25,6 @@ from geomoe.data.builders import (
 )
 from geomoe.data.builders.base import serialize
 from geomoe.data.geotiff import PatchError, read_patch
-from geomoe.data.pictures import Preparation
 
 
 def write_tif(path, image, crs="EPSG:32633", origin=(500000.0, 5300000.0), **options):
@@ -164,7 +164,7 @@ def test_eurosat(tmp_path):
     builder.download_and_prepare()
     assert {name: info.num_examples for name, info in builder.info.splits.items()} == {"train": 2, "test": 1}
     assert sorted(row.kind for row in read_skipped(builder.data_dir)) == ["missing image", "unknown class"]
-    batch = next(data.load(builder, "test", fit="resize").as_numpy_iterator())
+    batch = next(data.load(builder, "test", resize_mode="resize").as_numpy_iterator())
     assert batch["image"].shape == (1, 40, 40, 7) and batch["labels"].argmax() == 1
     assert batch["time"][0] == b"unknown" and not batch["week"].any() and batch["lat"].any()
 
@@ -422,8 +422,8 @@ def test_training_batches_go_on_from_any_batch(synthetic_dir, statistics):
         statistics=statistics,
         batch_size=16,
         train=True,
-        fit="random_crop",
-        augment=data.Augment(flips=True, turns=True, metadata_dropout=0.3, coastal_dropout=0.2),
+        resize_mode="random_crop",
+        augment=data.Augment(flips=True, rot90=True, metadata_dropout=0.3, coastal_dropout=0.2),
         seed=5,
         views=2,
     )
@@ -450,10 +450,10 @@ def test_resized_crops_and_what_is_valid_in_them(synthetic_dir, statistics):
     augment = data.Augment(crop_sides=(22, 30))
     options = dict(data_dir=synthetic_dir, statistics=statistics, batch_size=96, train=True, seed=3)
     name = "synthetic_landsat/small"
-    crops = take(data.load(name, "train", fit="random_resized_crop", augment=augment, views=2, **options), 1)[0]
+    crops = take(data.load(name, "train", resize_mode="random_resized_crop", augment=augment, views=2, **options), 1)[0]
     exact = data.Augment(crop_sides=(40, 40))
-    plain = take(data.load(name, "train", fit="random_resized_crop", augment=exact, **options), 1)[0]
-    cropped = take(data.load(name, "train", fit="random_crop", **options), 1)[0]
+    plain = take(data.load(name, "train", resize_mode="random_resized_crop", augment=exact, **options), 1)[0]
+    cropped = take(data.load(name, "train", resize_mode="random_crop", **options), 1)[0]
     np.testing.assert_array_equal(plain["image"], cropped["image"])
     roughness = lambda z: np.abs(np.diff(z, axis=1)).mean()
     assert roughness(crops["image"]) < 0.8 * roughness(plain["image"])  # larger pixels, smoother images
@@ -471,10 +471,10 @@ def test_place_and_time_before_the_dropout_and_the_coastal_band(synthetic_dir, s
     augment = data.Augment(metadata_dropout=0.5, coastal_dropout=0.5)
     options = dict(data_dir=synthetic_dir, statistics=statistics, batch_size=96, train=True, seed=1)
     batch = take(data.load("synthetic_landsat/small", "train", augment=augment, **options), 1)[0]
-    given = np.stack([batch[name] for name in metadata.PAIRS], axis=1)
+    given = np.stack([batch[name] for name in metadata.FIELDS], axis=1)
     told = given.any(axis=-1)
-    assert 0.35 < told.mean() < 0.65 and batch["place_time"].any(axis=-1).all()
-    np.testing.assert_array_equal(given[told], batch["place_time"][told])
+    assert 0.35 < told.mean() < 0.65 and batch["metadata"].any(axis=-1).all()
+    np.testing.assert_array_equal(given[told], batch["metadata"][told])
     same = (batch["image"][..., 0] == batch["image"][..., 1]).all(axis=(1, 2))
     assert 0.3 < same.mean() < 0.7
 
@@ -501,7 +501,7 @@ def test_augmentation_only_moves_pixels(synthetic_dir, statistics):
     options = dict(data_dir=synthetic_dir, statistics=statistics, batch_size=96)
     name = "synthetic_landsat/small"
     plain = take(data.load(name, "train", **options), 1)[0]
-    moved = take(data.load(name, "train", train=True, augment=data.Augment(flips=True, turns=True), **options), 1)[0]
+    moved = take(data.load(name, "train", train=True, augment=data.Augment(flips=True, rot90=True), **options), 1)[0]
     where = {i: n for n, i in enumerate(plain["id"])}
     seen = set()
     for n, i in enumerate(moved["id"]):
@@ -516,7 +516,7 @@ def test_augmentation_only_moves_pixels(synthetic_dir, statistics):
 def test_sizes_clip_and_processes(synthetic_dir, statistics):
     load = lambda split, **kw: data.load("synthetic_landsat/small", split, data_dir=synthetic_dir, statistics=statistics, **kw)  # noqa: E731
     assert take(load("test", img_size=60), 1)[0]["image"].shape == (48, 60, 60, 7)
-    assert take(load("test", img_size=32, fit="resize"), 1)[0]["image"].shape == (48, 32, 32, 7)
+    assert take(load("test", img_size=32, resize_mode="resize"), 1)[0]["image"].shape == (48, 32, 32, 7)
     clipped = take(load("test", clip=(8000, 9000)), 1)[0]["image"] * np.array(statistics.std) + statistics.mean
     assert clipped.min() > 7999 and clipped.max() < 9001
     parts = [take(load("train", train=True, batch_size=32, process_index=p, process_count=2), 3) for p in (0, 1)]
@@ -528,7 +528,7 @@ def test_sizes_clip_and_processes(synthetic_dir, statistics):
 @pytest.mark.parametrize(
     "options, message",
     [
-        (dict(fit="zoom"), "fit = 'zoom'"),
+        (dict(resize_mode="zoom"), "resize_mode = 'zoom'"),
         (dict(batch_size=200, train=True), "96 examples"),
         (dict(batch_size=15, process_count=2), "15 does not divide"),
         (dict(hour="local"), "hour = 'local'"),

@@ -11,9 +11,9 @@ from conftest import DATA
 from rasterio.transform import from_origin
 
 import geomoe
-from geomoe import embeddings, imagery, landsat
+from geomoe import embeddings, landsat
 from geomoe.cli import embed as cli
-from geomoe.data import synthetic
+from geomoe.data import preprocess, synthetic
 from geomoe.data.scene import SceneError, open_scene
 from geomoe.probing import knn_probe, linear_probe
 
@@ -128,7 +128,7 @@ def test_one_file_a_band_with_metadata_clouds_and_another_nodata_number(encoder,
     assert (info.level, info.sun_elevation, str(info.time)) == (1, 51.5, "2020-05-18T09:41:02")
     with pytest.raises(SceneError, match="level-1 product.*unit='level1_dn'"):
         embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), folder)
-    level1 = imagery.Input(unit="level1_dn")
+    level1 = preprocess.InputSpec(unit="level1_dn")
     embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), folder, given=level1, max_cloud=0.5, stride=8)
     found = embeddings.read(tmp_path / "a.npz")
     cloud = found["cloud_fraction"]
@@ -161,7 +161,7 @@ def test_a_landsat_7_scene_goes_by_its_own_numbers(encoder, ground, tmp_path):
     assert found["facts"]["input"]["sensor"] == "landsat7"
     colours = tmp_path / "colours.tif"
     write(colours, ground[..., 1:], descriptions=("blue", "green", "red", "nir", "swir1", "swir2"))
-    given = imagery.Input(sensor="landsat7")
+    given = preprocess.InputSpec(sensor="landsat7")
     sink = embeddings.Sink(tmp_path / "b.npz")
     embeddings.embed_scene(encoder, sink, colours, given=given, stride=8, time="2002-05-18")
     same = embeddings.read(tmp_path / "b.npz")
@@ -178,7 +178,7 @@ def test_scenes_that_cannot_be_used_are_named(encoder, ground, tmp_path):
     write(three, ground[..., 1:4])
     with pytest.raises(SceneError, match="three.tif: has 3 bands and does not tell which"):
         embeddings.embed_scene(encoder, sink(), three)
-    named = imagery.Input(bands=("blue", "green", "red"), fill_missing=True)
+    named = preprocess.InputSpec(bands=("blue", "green", "red"), fill_missing=True)
     assert embeddings.embed_scene(encoder, sink(), three, given=named)["embedded"] > 0
     told = tmp_path / "told.tif"
     write(told, ground[..., ::-1], descriptions=landsat.BANDS[::-1])
@@ -242,16 +242,16 @@ def test_a_folder_of_patches(encoder, ground, tmp_path):
     assert found["id"].tolist() == ["S2A_MSIL2A_20170613T101031_1_1", "empty", "sub/later"]
     assert str(found["time"][0]) == "2017-06-13T10:10:31" and np.isnat(found["time"][2])
     place = dict(lat=found["latitude"][:1], lon=found["longitude"][:1], time=found["time"][:1])
-    z = encoder.embed(ground[None], **place, fit="centre_crop")
+    z = encoder.embed(ground[None], **place, resize_mode="centre_crop")
     np.testing.assert_allclose(found["vector"][0], z[0], atol=2e-3)
     assert np.isnan(found["vector"][1].astype(float)).all()
     reflectance = tmp_path / "reflectance"
     reflectance.mkdir()
     write(reflectance / "a.tif", landsat.dn_to_reflectance(ground).astype(np.float32))
-    given = imagery.Input(unit="reflectance", fit="centre_crop")
+    given = preprocess.InputSpec(unit="reflectance", resize_mode="centre_crop")
     embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "r.npz"), reflectance, given=given)
     place["time"] = None
-    same = encoder.embed(ground[None], **place, fit="centre_crop")
+    same = encoder.embed(ground[None], **place, resize_mode="centre_crop")
     np.testing.assert_allclose(embeddings.read(tmp_path / "r.npz")["vector"], same, atol=1e-4)
 
 
@@ -282,7 +282,7 @@ def test_a_dataset_by_command_and_probes_on_its_files(encoder, synthetic_dir, tm
 
 
 def test_real_scenes(encoder, shared, tmp_path):
-    level1 = imagery.Input(unit="level1_dn")
+    level1 = preprocess.InputSpec(unit="level1_dn")
     counts = embeddings.embed_scene(
         encoder, embeddings.Sink(tmp_path / "a.tif"), shared / "landsat_level1_scene", given=level1, stride=8, max_cloud=0.2
     )

@@ -13,17 +13,17 @@ from geomoe.cli import recipes
 from geomoe.probing.protocols import folds
 
 RECIPE = """
-from geomoe.training import recommended_config
+from geomoe.training import multi_objective_config
 
 
 def get_config():
-    config = recommended_config("tiny")
+    config = multi_objective_config("tiny")
     config.model.depth, config.model.stage_experts, config.model.decoder_depth = 1, (3,), 1
     config.data.name = "synthetic_landsat/small"
     config.data.val_split = "val"
     config.train.batch_size = 16
     config.log.eval_batches = 1
-    config.loss.contrast_weight = {contrast}
+    config.loss.info_nce_weight = {contrast}
     return config
 """
 
@@ -73,13 +73,13 @@ def test_recipes_become_a_table_and_go_on(synthetic_dir, tmp_path, capsys, monke
     table = tmp_path / "table.md"
     data = ["--dataset", "synthetic_landsat/small", "--data_dir", str(synthetic_dir), "--transfer", "synthetic_landsat/small"]
     command = [*map(str, files), "--minutes", "0.005", "--seeds", "0", "--output", str(tmp_path / "out"), "--pools", "mean"]
-    command += ["stages+place_time", "--nested", "--markdown", str(table), *data]
+    command += ["stages+metadata", "--nested", "--markdown", str(table), *data]
     recipes.main(command)
     scores = experiments.read_scores(tmp_path / "out" / "scores.csv")
     made = {(s.recipe, s.pool, s.view) for s in scores if s.minutes}
     for recipe in ("with", "without"):
         assert {(recipe, "mean", view) for view in experiments.VIEWS} <= made
-        assert (recipe, "stages+place_time", experiments.VIEWS[1]) not in made
+        assert (recipe, "stages+metadata", experiments.VIEWS[1]) not in made
     untrained = {s.recipe for s in scores if not s.minutes}
     assert untrained == {"random weights", "band statistics", "random convolutional features", "place and time alone"}
     assert all(0 < s.micro <= 1 and 0 < s.macro <= 1 for s in scores)

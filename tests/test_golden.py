@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from conftest import DATA
 
-from geomoe.interop import load_torch_checkpoint
-from geomoe.interop.torch_weights import flax_mixture_params, torch_state
 from geomoe.metadata import encode_degrees, encode_time
 from geomoe.models import MAE, Encoder, build_mae, count_params, patchify, reconstruction_losses
 from geomoe.models.moe import Draws, MixtureOfExperts, balance_loss, mixture_of_experts
 from geomoe.training import init_params, warmup_cosine
+from geomoe.weights import load_torch_checkpoint
+from geomoe.weights.torch_weights import flax_mixture_params, torch_state
 
 COUNTS = {"S": (2_366_798, 2_537_562), "XS": (1_209_996, 1_379_032), "XXS": (657_817, 824_693)}
 

@@ -10,11 +10,11 @@ import pytest
 from conftest import DATA, ROOT
 
 import geomoe
-from geomoe import imagery, landsat, metadata
+from geomoe import landsat, metadata
 from geomoe.analysis import ablation_effects, contribution_norms
 from geomoe.compilation import images_at_once
-from geomoe.data import synthetic
-from geomoe.pooling import pool_width
+from geomoe.data import preprocess, synthetic
+from geomoe.models.pooling import pool_width
 
 
 @pytest.fixture(scope="module")
@@ -48,44 +48,46 @@ def other_units(images):
 @pytest.mark.parametrize("unit", ["reflectance", "level1_dn", "uint8"])
 def test_the_unit_does_not_change_the_embedding(encoder, scenes, unit):
     images, place = scenes
-    wanted = encoder.embed(images, **place, fit="centre_crop")
+    wanted = encoder.embed(images, **place, resize_mode="centre_crop")
     given, options, tolerance = other_units(images)[unit]
-    z = encoder.embed(given, **place, fit="centre_crop", unit=unit, **options)
+    z = encoder.embed(given, **place, resize_mode="centre_crop", unit=unit, **options)
     np.testing.assert_allclose(z, wanted, atol=tolerance)
     assert encoder.input_record["unit"] == unit and encoder.input_record["statistics"]["source"].startswith("published")
 
 
 def test_bands_go_by_name(encoder, scenes):
     images, place = scenes
-    wanted = encoder.embed(images, **place, fit="centre_crop")
+    wanted = encoder.embed(images, **place, resize_mode="centre_crop")
     names = ["swir2", "B1", "SR_B4", "blue", "nir", "B3", "SR_B6"]
     order = [6, 0, 3, 1, 4, 2, 5]
-    np.testing.assert_array_equal(encoder.embed(images[..., order], **place, fit="centre_crop", bands=names), wanted)
+    np.testing.assert_array_equal(encoder.embed(images[..., order], **place, resize_mode="centre_crop", bands=names), wanted)
     extra = np.concatenate([images, images[..., :1]], axis=-1)
     with pytest.raises(ValueError, match="unknown band 'ST_B10'"):
-        encoder.embed(extra, fit="centre_crop", bands=(*landsat.BANDS, "ST_B10"))
-    six = dict(images=images[..., 1:], fit="centre_crop", bands=("B2", "B3", "B4", "B5", "B6", "B7"))
+        encoder.embed(extra, resize_mode="centre_crop", bands=(*landsat.BANDS, "ST_B10"))
+    six = dict(images=images[..., 1:], resize_mode="centre_crop", bands=("B2", "B3", "B4", "B5", "B6", "B7"))
     with pytest.raises(ValueError, match=r"SR_B1 \(coastal aerosol\), which the images lack"):
         encoder.embed(**six)
     mean = images.astype(np.float32)
     mean[..., 0] = encoder.statistics["mean"][0]
-    np.testing.assert_allclose(encoder.embed(**six, fill_missing=True), encoder.embed(mean, fit="centre_crop"), atol=1e-5)
+    np.testing.assert_allclose(
+        encoder.embed(**six, fill_missing=True), encoder.embed(mean, resize_mode="centre_crop"), atol=1e-5
+    )
 
 
 def test_sizes_are_fitted_only_when_asked(encoder, scenes):
     images, _ = scenes
-    with pytest.raises(ValueError, match="44 x 44 pixels for a model of 8 x 8; pass fit="):
+    with pytest.raises(ValueError, match="44 x 44 pixels for a model of 8 x 8; pass resize_mode="):
         encoder.embed(images)
     cropped = encoder.embed(images[:, 18:26, 18:26])
-    np.testing.assert_array_equal(encoder.embed(images, fit="centre_crop"), cropped)
-    mixed = encoder.embed([images[0], images[1, :30, :41]], fit="resize")
-    np.testing.assert_allclose(mixed[0], encoder.embed(images[:1], fit="resize")[0], atol=1e-5)
+    np.testing.assert_array_equal(encoder.embed(images, resize_mode="centre_crop"), cropped)
+    mixed = encoder.embed([images[0], images[1, :30, :41]], resize_mode="resize")
+    np.testing.assert_allclose(mixed[0], encoder.embed(images[:1], resize_mode="resize")[0], atol=1e-5)
 
 
 def test_resizing_is_that_of_the_pipeline():
     tf = pytest.importorskip("tensorflow")
     image = np.random.default_rng(0).uniform(0, 60000, (1, 22, 31, 7)).astype(np.float32)
-    ours = imagery.fit_size(image, 40, "resize")
+    ours = preprocess.fit_size(image, 40, "resize")
     np.testing.assert_allclose(ours, tf.image.resize(image, (40, 40), "bilinear"), rtol=1e-4)
 
 
@@ -103,7 +105,7 @@ def test_wrong_units_are_named(encoder, scenes):
         (images, dict(bands="B1"), "sequence of names"),
     ):
         with pytest.raises(ValueError, match=message):
-            encoder.embed(given, fit="centre_crop", **options)
+            encoder.embed(given, resize_mode="centre_crop", **options)
     with pytest.raises(TypeError, match="unknown argument 'units'"):
         encoder.embed(images, units="reflectance")
     with pytest.raises(ValueError, match="unit would be ignored"):
@@ -112,35 +114,35 @@ def test_wrong_units_are_named(encoder, scenes):
 
 def test_images_far_from_the_training_data_raise_a_warning_with_both_numbers(encoder, scenes):
     images = scenes[0]
-    with pytest.warns(imagery.StatisticsWarning, match=r"SR_B7: mean 60 where training had 10596 \+- 3131"):
-        encoder.embed(np.full_like(images, 60), fit="centre_crop")
+    with pytest.warns(preprocess.StatisticsWarning, match=r"SR_B7: mean 60 where training had 10596 \+- 3131"):
+        encoder.embed(np.full_like(images, 60), resize_mode="centre_crop")
     own = {"mean": [60.0] * 7, "std": [5.0] * 7, "source": "mine"}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        encoder.embed(images, fit="centre_crop")
-        encoder.embed(np.full_like(images, 60), fit="centre_crop", statistics=own)
+        encoder.embed(images, resize_mode="centre_crop")
+        encoder.embed(np.full_like(images, 60), resize_mode="centre_crop", statistics=own)
     assert encoder.input_record["statistics"] == own
 
 
 def test_metadata_may_be_missing_for_each_image_on_its_own(encoder, scenes):
     images, place = scenes
-    whole = encoder.embed(images, **place, fit="centre_crop")
+    whole = encoder.embed(images, **place, resize_mode="centre_crop")
     lat, lon, time = list(place["lat"]), list(place["lon"]), list(place["time"])
     lat[0], lon[1], time[2], time[3] = None, float("nan"), None, np.datetime64("NaT")
-    z = encoder.embed(images, lat, lon, time, fit="centre_crop")
+    z = encoder.embed(images, lat, lon, time, resize_mode="centre_crop")
     assert (z[:4] != whole[:4]).any(axis=1).all()
     np.testing.assert_array_equal(z[4:], whole[4:])
-    without = encoder.embed(images[3:4], lat[3:4], lon[3:4], None, fit="centre_crop")
+    without = encoder.embed(images[3:4], lat[3:4], lon[3:4], None, resize_mode="centre_crop")
     np.testing.assert_allclose(z[3:4], without, atol=1e-5)
 
 
 def test_any_number_of_images_gives_the_same_rows(encoder, scenes):
     images = scenes[0]
-    whole = encoder.embed(images, fit="centre_crop")
+    whole = encoder.embed(images, resize_mode="centre_crop")
     for count in (1, 3, 5):
-        np.testing.assert_allclose(encoder.embed(images[:count], fit="centre_crop"), whole[:count], atol=1e-5)
-    np.testing.assert_allclose(encoder.embed(images, fit="centre_crop", batch_size=4), whole, atol=1e-5)
-    assert encoder.embed(images[:0], fit="centre_crop").shape == (0, 16)
+        np.testing.assert_allclose(encoder.embed(images[:count], resize_mode="centre_crop"), whole[:count], atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(images, resize_mode="centre_crop", batch_size=4), whole, atol=1e-5)
+    assert encoder.embed(images[:0], resize_mode="centre_crop").shape == (0, 16)
 
 
 def test_clouds_in_quality_bands():
@@ -151,23 +153,23 @@ def test_clouds_in_quality_bands():
 
 def test_routing_and_reconstruction(encoder, scenes):
     images, place = scenes
-    routing = encoder.routing(images, **place, fit="centre_crop")
+    routing = encoder.routing(images, **place, resize_mode="centre_crop")
     cfg = encoder.config
     assert [u.shape for u in routing.usage] == [(cfg.num_experts(i),) for i in range(cfg.depth)]
     assert all(u.sum() == pytest.approx(1) for u in routing.usage)
     top = routing.top1(1)
     assert top.shape == (6, 2, 2)
     assert top[0, 1, 0] == routing.gates[1][0, 5 + 2].argmax()
-    painted = encoder.reconstruct(images, **place, fit="centre_crop", seed=1)
+    painted = encoder.reconstruct(images, **place, resize_mode="centre_crop", seed=1)
     assert painted.error.shape == (6, 8, 8) and set(np.unique(painted.mask)) == {0.0, 1.0}
     np.testing.assert_array_equal(painted.masked[painted.mask == 1], 0)
 
 
 def test_contributions_add_up_and_unused_experts_have_no_effect(encoder, scenes):
     images, place = scenes
-    z, _ = encoder.prepare(images, imagery.Input(fit="centre_crop"))
+    z, _ = encoder.prepare(images, preprocess.InputSpec(resize_mode="centre_crop"))
     batch = {"image": z, **geomoe.metadata.encode(**place)._asdict()}
-    gates = encoder.routing(images, **place, fit="centre_crop").gates
+    gates = encoder.routing(images, **place, resize_mode="centre_crop").gates
     for layer in (0, 2):
         norms = contribution_norms(encoder, batch, layer)
         assert ((norms > 0) == (gates[layer] > 0)).all()
@@ -207,7 +209,7 @@ def test_a_large_batch_goes_through_in_parts_and_gives_the_same(encoder, pool):
 def test_sensors_without_the_coastal_band(encoder, scenes):
     """Landsat 7's numbers, colours and Landsat 8's names are one; the blue band stands in for the coastal."""
     images, place = scenes
-    options = dict(fit="centre_crop", **place)
+    options = dict(resize_mode="centre_crop", **place)
     six = images[..., 1:]
     z = encoder.embed(six, sensor="landsat7", **options)
     assert encoder.input_record["sensor"] == "landsat7" and encoder.input_record["bands"] == list(landsat.TM_BANDS)
@@ -239,7 +241,7 @@ def test_names_of_bands_and_products():
 def test_pools_are_made_of_named_parts(encoder, scenes):
     images, place = scenes
     pairs = metadata.encode(place["lat"], place["lon"], place["time"])
-    z, _ = encoder.prepare(images, imagery.Input(fit="centre_crop"))
+    z, _ = encoder.prepare(images, preprocess.InputSpec(resize_mode="centre_crop"))
     out = encoder.apply_tokens(z, *pairs)
     tokens, layers = np.asarray(out.tokens), [np.asarray(layer) for layer in out.layer_tokens]
     ends = [layers[i].mean(axis=1) for i in range(len(layers))]  # one block a stage in this model
@@ -251,14 +253,14 @@ def test_pools_are_made_of_named_parts(encoder, scenes):
         "cls": tokens[:, 4],
         "stages": np.concatenate(ends, axis=1),
         "layer_mean": np.mean(ends, axis=0),
-        "place_time": np.concatenate(pairs, axis=1),
+        "metadata": np.concatenate(pairs, axis=1),
     }
-    expected["stages+place_time"] = np.concatenate([expected["stages"], expected["place_time"]], axis=1)
+    expected["stages+metadata"] = np.concatenate([expected["stages"], expected["metadata"]], axis=1)
     for pool, values in expected.items():
-        found = encoder.embed(images, **place, pool=pool, fit="centre_crop")
+        found = encoder.embed(images, **place, pool=pool, resize_mode="centre_crop")
         assert found.shape == (6, pool_width(encoder.config, pool)) and found.dtype == np.float32
         np.testing.assert_allclose(found, values, atol=1e-5, err_msg=pool)
-    assert encoder.embed(images[:0], pool="stages", fit="centre_crop").shape == (0, 3 * encoder.embed_dim)
+    assert encoder.embed(images[:0], pool="stages", resize_mode="centre_crop").shape == (0, 3 * encoder.embed_dim)
     for pool, message in (("median", "'median' is not one of"), ("mean+mean", "twice"), ("mean+tokens", "joins with no other")):
         with pytest.raises(ValueError, match=message.replace("+", r"\+")):
-            encoder.embed(images, pool=pool, fit="centre_crop")
+            encoder.embed(images, pool=pool, resize_mode="centre_crop")

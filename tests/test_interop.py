@@ -15,9 +15,9 @@ from conftest import DATA
 import geomoe
 from geomoe import metadata
 from geomoe.cli import convert
-from geomoe.interop import TorchFormatError, load_torch_checkpoint, save_torch_checkpoint, torch_format
 from geomoe.models import build_mae
 from geomoe.training import init_params
+from geomoe.weights import TorchFormatError, load_torch_checkpoint, save_torch_checkpoint, torch_format
 
 PTH = DATA / "reference_tiny_random.pth"
 
@@ -163,7 +163,7 @@ def test_pytorch_reads_our_weights(tmp_path, shared):
 @pytest.mark.long
 def test_a_pytorch_module_around_the_encoder(some):
     torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -r requirements-long.txt")
-    from geomoe.interop.torch_module import TorchEncoder
+    from geomoe.export.torch_module import TorchEncoder
 
     images, place = some
     encoder = geomoe.load(PTH)

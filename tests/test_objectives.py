@@ -7,21 +7,21 @@ import optax
 import pytest
 from test_training import MICRO, batch_of
 
-from geomoe import interop
-from geomoe.metadata import PAIRS
+from geomoe import weights
+from geomoe.metadata import FIELDS
 from geomoe.models import Encoder, build_mae, count_params, normalise_patches, patchify, reconstruction_losses
 from geomoe.models.moe import balanced_bias, route, router_z_loss
-from geomoe.training import default_config, init_params, make_eval_step, make_train_step, recommended_config, validate
-from geomoe.training.objectives import (
+from geomoe.training import default_config, init_params, make_eval_step, make_train_step, multi_objective_config, validate
+from geomoe.training.losses import (
+    data2vec_loss,
+    data2vec_targets,
     index_statistics,
     info_nce,
-    latent_loss,
-    latent_targets,
-    place_time_loss,
+    metadata_loss,
     spectral_indices,
-    variance_covariance,
+    vicreg,
 )
-from geomoe.training.schedule import noise_factor
+from geomoe.training.optimizer import noise_factor
 from geomoe.training.state import create_state
 from geomoe.training.step import LossConfig
 
@@ -55,10 +55,10 @@ def test_variance_and_covariance():
         covariance = np.cov(z, rowvar=False)
         expected += 25 / 2 * np.mean(np.maximum(0, 1 - np.sqrt(z.var(axis=0, ddof=1) + 1e-4)))
         expected += np.sum((covariance - np.diag(np.diag(covariance))) ** 2) / 5
-    np.testing.assert_allclose(variance_covariance(jnp.asarray(a), jnp.asarray(b)), expected, rtol=1e-4)
+    np.testing.assert_allclose(vicreg(jnp.asarray(a), jnp.asarray(b)), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("objective", [variance_covariance, lambda a, b, axis=None: info_nce(a, b, 0.1, axis)])
+@pytest.mark.parametrize("objective", [vicreg, lambda a, b, axis=None: info_nce(a, b, 0.1, axis)])
 def test_objectives_over_places_are_those_of_all_devices(objective):
     """Two devices with half of the places each have the loss and, averaged, the gradient of one with all."""
     a, b = jnp.asarray(np.random.default_rng(2).standard_normal((2, 8, 5)), jnp.float32)
@@ -95,8 +95,8 @@ def test_place_and_time_count_where_they_are_known_and_hidden():
     predicted = pairs + 0.0
     predicted[0, 2] = 0
     predicted[1] = 9  # nothing is known of the second
-    np.testing.assert_allclose(place_time_loss(predicted, pairs, hidden), 1 / 3, rtol=1e-6)
-    assert place_time_loss(predicted, pairs, np.zeros((2, 4), bool)) == 0
+    np.testing.assert_allclose(metadata_loss(predicted, pairs, hidden), 1 / 3, rtol=1e-6)
+    assert metadata_loss(predicted, pairs, np.zeros((2, 4), bool)) == 0
 
 
 def test_latent_targets_are_the_later_layers_without_scale():
@@ -104,30 +104,30 @@ def test_latent_targets_are_the_later_layers_without_scale():
     layers = [rng.standard_normal((2, 9, 5)) * scale + scale for scale in (100, 1, 10)]
     own = lambda x: (x - x.mean(axis=-1, keepdims=True)) / x.std(axis=-1, keepdims=True)
     expected = own(own(layers[1][:, 5:]) + own(layers[2][:, 5:]))
-    target = latent_targets([jnp.asarray(x) for x in layers], prefix=5)
+    target = data2vec_targets([jnp.asarray(x) for x in layers], prefix=5)
     np.testing.assert_allclose(target, expected, atol=1e-4)
     mask = np.array([[1, 0, 0, 1], [0, 1, 0, 0]], np.float32)
     predicted = rng.standard_normal(expected.shape)
     error = np.mean(np.square(predicted - expected)[mask == 1])
-    np.testing.assert_allclose(latent_loss(predicted, expected, mask), error, rtol=1e-5)
-    assert not np.any(jax.grad(lambda x: jnp.sum(latent_targets([x], 5)[..., 0]))(jnp.asarray(layers[0])))
+    np.testing.assert_allclose(data2vec_loss(predicted, expected, mask), error, rtol=1e-5)
+    assert not np.any(jax.grad(lambda x: jnp.sum(data2vec_targets([x], 5)[..., 0]))(jnp.asarray(layers[0])))
 
 
 def full_batch(model, size):
     rng = np.random.default_rng(5)
     batch = batch_of(model, size)
-    batch["place_time"] = np.stack([batch[name] for name in PAIRS], axis=1)
+    batch["metadata"] = np.stack([batch[name] for name in FIELDS], axis=1)
     batch["second_view"] = batch["image"][:, ::-1].copy()
     batch["valid"] = rng.random(batch["image"].shape[:3]) < 0.9
     batch["second_valid"] = batch["valid"][:, ::-1].copy()
-    return batch | {name: np.zeros_like(batch[name]) for name in PAIRS[:2]}
+    return batch | {name: np.zeros_like(batch[name]) for name in FIELDS[:2]}
 
 
 def test_every_objective_weighs_in_one_step_and_its_heads_learn():
     model = build_mae(**MICRO, dropout=0.0)
-    weights = dict(router_z=0.01, contrast=1.0, variance=0.1, latent=4.0, indices=2.0, place_time=3.0)
+    weights = dict(router_z=0.01, contrast=1.0, variance=0.1, latent=4.0, indices=2.0, metadata=3.0)
     loss = {f"{name}_weight": weight for name, weight in weights.items()}
-    loss |= dict(normalise_targets=True, valid_pixels=True, painted_views=1, teacher_momentum=0.9)
+    loss |= dict(normalise_targets=True, valid_pixels=True, decoded_views=1, teacher_momentum=0.9)
     optimizer = optax.sgd(0.1)
     state = create_state(model, optimizer, 0, LossConfig(**loss))
     flat = jax.flatten_util.ravel_pytree(state.params)[0]
@@ -139,44 +139,44 @@ def test_every_objective_weighs_in_one_step_and_its_heads_learn():
     total += sum(weight * metrics[f"loss_{name}"] for name, weight in weights.items())
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
     assert all(float(metrics[f"loss_{name}"]) > 0 for name in weights)
-    for name in ("indices", "latent", "place_time"):
+    for name in ("indices", "latent", "metadata"):
         assert not np.array_equal(after.params["heads"][name]["kernel"], state.params["heads"][name]["kernel"])
     old, new = (state.params["encoder"]["patch_proj"]["kernel"] for state in (state, after))
     assert not np.array_equal(old, new)
     np.testing.assert_allclose(after.teacher["patch_proj"]["kernel"], 0.9 * old + 0.1 * new, atol=1e-7)
     with pytest.raises(ValueError, match="need the statistics"):
-        make_train_step(model, optimizer, indices_weight=1.0)
+        make_train_step(model, optimizer, spectral_indices_weight=1.0)
 
 
 def test_held_out_objectives_are_those_of_the_two_crops():
     model = build_mae(**MICRO)
-    loss = dict(contrast_weight=1.0, variance_weight=1.0, indices_weight=2.0, place_time_weight=3.0, painted_views=1)
+    loss = dict(info_nce_weight=1.0, vicreg_weight=1.0, spectral_indices_weight=2.0, metadata_weight=3.0, decoded_views=1)
     params = create_state(model, optax.sgd(0.1), 0, LossConfig(**loss)).params
     statistics = {"mean": [9000.0] * 7, "std": [3000.0] * 7}
     batch, key = full_batch(model, 4), jax.random.key(3)
     step = jax.jit(make_eval_step(model, statistics=statistics, axis_name=None, **loss))
     metrics = step(params, batch, key)
     images = np.concatenate([batch["image"], batch["second_view"]])
-    pairs = [np.concatenate([batch[name], np.zeros_like(batch[name])]) for name in PAIRS]
+    pairs = [np.concatenate([batch[name], np.zeros_like(batch[name])]) for name in FIELDS]
     out = model.apply({"params": params}, images, *pairs, rngs={"mask": key})
     z = np.asarray(out.encoded.tokens).mean(axis=1)
     told = {name: z @ np.asarray(head["kernel"]) + np.asarray(head["bias"]) for name, head in params["heads"].items()}
     valid = np.concatenate([batch["valid"], batch["second_valid"]])
     wanted = index_statistics(images, valid, np.float32(statistics["mean"]), np.float32(statistics["std"]))
     hidden = np.stack(pairs, axis=1).any(axis=-1) == 0
-    distance = ((told["place_time"].reshape(8, 4, 2) - np.concatenate([batch["place_time"]] * 2)) ** 2).sum(axis=-1)
+    distance = ((told["metadata"].reshape(8, 4, 2) - np.concatenate([batch["metadata"]] * 2)) ** 2).sum(axis=-1)
     expected = {
-        "contrast": info_nce(z[:4], z[4:]),
-        "variance": variance_covariance(z[:4], z[4:]),
-        "indices": ((told["indices"] - wanted) ** 2).sum(axis=-1).mean(),
-        "place_time": distance[hidden].mean(),
+        "info_nce": info_nce(z[:4], z[4:]),
+        "vicreg": vicreg(z[:4], z[4:]),
+        "spectral_indices": ((told["indices"] - wanted) ** 2).sum(axis=-1).mean(),
+        "metadata": distance[hidden].mean(),
     }
     for name, value in expected.items():
         np.testing.assert_allclose(metrics[f"val_loss_{name}"], value, rtol=1e-4)
     painted = reconstruction_losses(out.pred[:4], patchify(batch["image"], model.config.patch_size), out.mask[:4])
     np.testing.assert_allclose(metrics["val_loss_masked"], painted[0], rtol=1e-4)
     with pytest.raises(ValueError, match="need the statistics"):
-        make_eval_step(model, indices_weight=1.0)
+        make_eval_step(model, spectral_indices_weight=1.0)
 
 
 def test_only_the_views_asked_for_are_painted():
@@ -184,7 +184,7 @@ def test_only_the_views_asked_for_are_painted():
     params = init_params(model, 0)
     batch = batch_of(model, 4)
     noise = np.random.default_rng(0).random((4, model.config.num_patches))
-    pairs = [batch[name] for name in PAIRS]
+    pairs = [batch[name] for name in FIELDS]
     whole = model.apply({"params": params}, batch["image"], *pairs, mask_noise=noise)
     half = model.apply({"params": params}, batch["image"], *pairs, mask_noise=noise, num_decoded=2)
     np.testing.assert_allclose(half.pred, whole.pred[:2], atol=1e-5)
@@ -198,7 +198,7 @@ def test_router_noise_falls_to_none():
     assert noise_factor(1.0, 100) is None
     model = build_mae(**MICRO, dropout=0.0)
     batch, params = batch_of(model, 2), init_params(model, 0)
-    args = [{"params": params["encoder"]}, batch["image"], *(batch[name] for name in PAIRS)]
+    args = [{"params": params["encoder"]}, batch["image"], *(batch[name] for name in FIELDS)]
     rngs = {"router": jax.random.key(0), "dropout": jax.random.key(1)}
     encoder = Encoder(model.config)
     still = encoder.apply(*args, deterministic=False, rngs=rngs, router_noise=0.0)
@@ -243,7 +243,7 @@ def test_missing_metadata_can_be_a_learned_token(tmp_path):
     params = init_params(model, 0)
     assert count_params(params) == count_params(init_params(plain, 0)) + 4 * model.config.width
     batch = batch_of(model, 2)
-    pairs = {name: batch[name] for name in PAIRS} | {"lat": np.zeros((2, 2), np.float32)}
+    pairs = {name: batch[name] for name in FIELDS} | {"lat": np.zeros((2, 2), np.float32)}
 
     def tokens(**changes):
         changed = {**params["encoder"], **changes}
@@ -256,18 +256,18 @@ def test_missing_metadata_can_be_a_learned_token(tmp_path):
     known[:, [0, 1, 3]] += 1
     np.testing.assert_array_equal(tokens(missing_metadata=known), tokens())
     with pytest.raises(ValueError, match="no learned token"):
-        interop.save_torch_checkpoint(tmp_path / "x.pth", params, model.config)
+        weights.save_torch_checkpoint(tmp_path / "x.pth", params, model.config)
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"loss.contrast_weight": -1.0}, "config.loss.contrast_weight = -1.0"),
-        ({"loss.painted_views": 3}, "config.loss.painted_views = 3"),
+        ({"loss.info_nce_weight": -1.0}, "config.loss.info_nce_weight = -1.0"),
+        ({"loss.decoded_views": 3}, "config.loss.decoded_views = 3"),
         ({"loss.teacher_momentum": 1.0}, "teacher_momentum = 1.0"),
-        ({"loss.contrast_temperature": 0.0}, "contrast_temperature = 0.0"),
-        ({"loss.place_time_weight": 1.0}, "needs images whose encoder is not told"),
-        ({"data.crop_sides": (22, 45)}, "crop_sides is for config.data.fit"),
+        ({"loss.info_nce_temperature": 0.0}, "info_nce_temperature = 0.0"),
+        ({"loss.metadata_weight": 1.0}, "needs images whose encoder is not told"),
+        ({"data.crop_sides": (22, 45)}, "crop_sides is for config.data.resize_mode"),
         ({"train.router_noise_end": 2.0}, "router_noise_end = 2.0"),
         ({"model.missing_metadata": "none"}, "missing_metadata = 'none'"),
     ],
@@ -284,5 +284,5 @@ def test_the_published_recipe_has_none_of_this():
     loss = default_config().loss.to_dict()
     on = {key for key, value in loss.items() if value and key.endswith("weight")}
     assert on == {"unmasked_weight", "balance_weight"} and not (loss["normalise_targets"] or loss["valid_pixels"])
-    ours = recommended_config()
-    assert ours.loss.contrast_weight and ours.data.fit == "random_resized_crop"
+    ours = multi_objective_config()
+    assert ours.loss.info_nce_weight and ours.data.resize_mode == "random_resized_crop"

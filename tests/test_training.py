@@ -18,12 +18,12 @@ from conftest import ROOT
 
 import geomoe
 from geomoe.cli.setup import clear_errors
-from geomoe.metadata import PAIRS
+from geomoe.metadata import FIELDS
 from geomoe.models import build_mae, patchify, reconstruction_losses
 from geomoe.training import default_config, init_params, load_params, loop, make_train_step, read_run
 from geomoe.training.input import open_data, rows_of_mix
-from geomoe.training.logging import TIMING_COLUMNS
-from geomoe.training.objectives import info_nce
+from geomoe.training.losses import info_nce
+from geomoe.training.run_log import TIMING_COLUMNS
 from geomoe.training.state import TrainState
 
 MICRO = dict(size="tiny", depth=1, stage_experts=(3,), decoder_depth=1, img_size=16)  # compiles in seconds
@@ -57,7 +57,7 @@ def batch_of(model, size, seed=0):
     rng = np.random.default_rng(seed)
     cfg = model.config
     batch = {"image": rng.standard_normal((size, cfg.img_size, cfg.img_size, cfg.in_channels)).astype(np.float32)}
-    return batch | {name: rng.standard_normal((size, 2)).astype(np.float32) for name in PAIRS}
+    return batch | {name: rng.standard_normal((size, 2)).astype(np.float32) for name in FIELDS}
 
 
 @pytest.mark.long
@@ -75,7 +75,7 @@ def test_accumulation_averages_the_gradients_of_the_parts():
     @jax.value_and_grad
     def loss(p, part, part_key):
         rngs = dict(zip(("mask", "router", "dropout"), jax.random.split(part_key, 3)))
-        out = model.apply({"params": p}, part["image"], *(part[n] for n in PAIRS), deterministic=False, rngs=rngs)
+        out = model.apply({"params": p}, part["image"], *(part[n] for n in FIELDS), deterministic=False, rngs=rngs)
         masked, unmasked = reconstruction_losses(out.pred, patchify(part["image"], 4), out.mask)
         return masked + 0.1 * unmasked + 0.5 * out.balance_loss
 
@@ -107,13 +107,13 @@ def test_the_second_view_goes_without_metadata():
     params = init_params(model, 0)
     batch = batch_of(model, 4)
     batch["second_view"] = batch["image"]
-    step = make_train_step(model, optax.sgd(0.0), contrast_weight=1.0, axis_name=None)
+    step = make_train_step(model, optax.sgd(0.0), info_nce_weight=1.0, axis_name=None)
     state = TrainState(jnp.int32(0), params, optax.sgd(0.0).init(params))
     _, metrics = jax.jit(step)(state, batch, jax.random.key(0))
-    bare = {**batch, **{name: np.zeros_like(batch[name]) for name in PAIRS}}
+    bare = {**batch, **{name: np.zeros_like(batch[name]) for name in FIELDS}}
     _, without = jax.jit(step)(state, bare, jax.random.key(0))
-    assert abs(float(metrics["loss_contrast"]) - float(without["loss_contrast"])) > 1e-4
-    total = metrics["loss_masked"] + 0.1 * metrics["loss_unmasked"] + 0.5 * metrics["loss_balance"] + metrics["loss_contrast"]
+    assert abs(float(metrics["loss_info_nce"]) - float(without["loss_info_nce"])) > 1e-4
+    total = metrics["loss_masked"] + 0.1 * metrics["loss_unmasked"] + 0.5 * metrics["loss_balance"] + metrics["loss_info_nce"]
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
 
 
@@ -150,7 +150,7 @@ def real_data_config(synthetic_dir, **changes):
     config.data.name = "synthetic_landsat/small"
     config.data.data_dir = str(synthetic_dir)
     config.data.statistics = "computed"
-    config.data.fit = "random_crop"
+    config.data.resize_mode = "random_crop"
     config.data.flips = True
     config.data.metadata_dropout = 0.2
     config.model.img_size = 40
@@ -160,7 +160,7 @@ def real_data_config(synthetic_dir, **changes):
 
 
 def test_resume_gives_the_curve_of_an_uninterrupted_run_bit_for_bit(tmp_path, synthetic_dir, monkeypatch):
-    config = real_data_config(synthetic_dir, **{"loss.latent_weight": 1.0})  # whose teacher is a part of the state
+    config = real_data_config(synthetic_dir, **{"loss.data2vec_weight": 1.0})  # whose teacher is a part of the state
     loop.train(config, tmp_path / "whole")
     from geomoe.training import parallel
 
@@ -252,13 +252,13 @@ def test_datasets_are_mixed_row_by_row(synthetic_dir):
     np.testing.assert_array_equal(whole[0]["image"][: size - size // 4], alone["image"])
     held_out = next(opened.val())
     assert len(held_out["image"]) == 10  # fewer than a batch
-    untold = np.mean([~held_out[name].any(axis=1) for name in PAIRS])
+    untold = np.mean([~held_out[name].any(axis=1) for name in FIELDS])
     assert 0 < untold < 0.5  # of metadata_dropout = 0.2, as in training
     plain.data.metadata_dropout = 1.0
-    plain.loss.contrast_weight = plain.loss.place_time_weight = 1.0
+    plain.loss.info_nce_weight = plain.loss.metadata_weight = 1.0
     opened = open_data(plain, geomoe.training.validate(plain), None)
     first, again = next(opened.val()), next(opened.val())
-    assert not any(first[name].any() for name in PAIRS) and first["place_time"].all()
+    assert not any(first[name].any() for name in FIELDS) and first["metadata"].all()
     assert first["second_view"].shape == first["image"].shape and not np.array_equal(first["second_view"], first["image"])
     for key in first:  # the same held-out crops at each evaluation
         np.testing.assert_array_equal(first[key], again[key])
@@ -283,7 +283,7 @@ def test_bigearthnet_config_is_the_published_recipe():
     assert (config.optimizer.lr, config.optimizer.weight_decay, config.optimizer.clip_norm) == (3e-4, 0.05, 1.0)
     assert (config.train.batch_size, config.train.num_epochs, config.optimizer.warmup_fraction) == (128, 500, 0.05)
     assert (config.loss.unmasked_weight, config.loss.balance_weight, config.model.mask_ratio) == (0.1, 0.5, 0.75)
-    assert not config.loss.normalise_targets and not config.loss.contrast_weight
+    assert not config.loss.normalise_targets and not config.loss.info_nce_weight
     assert geomoe.training.validate(small).width == 108
 
 
@@ -304,7 +304,7 @@ OVERRIDES = [
     "--config.log.every_steps=1",
     "--config.log.eval_every_steps=2",
     "--config.checkpoint.every_steps=2",
-    "--config.loss.contrast_weight=1.0",
+    "--config.loss.info_nce_weight=1.0",
 ]
 
 
@@ -332,7 +332,7 @@ def test_four_devices_in_one_process_and_in_two(tmp_path):
     for rows in (one, two):
         losses = [float(r["loss"]) for r in rows if r["loss"]]
         assert len(losses) == 4 and np.isfinite(losses).all()
-        assert np.isfinite([float(r["val_loss_contrast"]) for r in rows if r["val_loss_masked"]]).all()
+        assert np.isfinite([float(r["val_loss_info_nce"]) for r in rows if r["val_loss_masked"]]).all()
     trees = [jax.tree.map(np.shape, load_params(tmp_path / name)[1]) for name in ("one", "two")]
     assert trees[0] == trees[1]
 
@@ -373,5 +373,5 @@ def test_a_misspelt_key_is_named_in_plain_words(capsys):
 
     assert clear_errors(misspell) == 1
     told = capsys.readouterr().err
-    assert "contrast_wieght" in told and "contrast_weight" in told
+    assert "contrast_wieght" in told and "info_nce_weight" in told
     assert "\\n" not in told and "Traceback" not in told  # no text within the quotes of a text

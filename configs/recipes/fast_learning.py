@@ -5,10 +5,10 @@
 Short runs could bear it.
 """
 
-from geomoe.experiments import recommended_on_few_patches
+from geomoe.experiments import multi_objective_on_few_patches
 
 
 def get_config():
-    config = recommended_on_few_patches()
+    config = multi_objective_on_few_patches()
     config.optimizer.lr = 1.5e-3
     return config

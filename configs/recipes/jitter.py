@@ -5,10 +5,10 @@
 Two crops of an image have the same colours; jitter takes that easy answer to the contrast away.
 """
 
-from geomoe.experiments import recommended_on_few_patches
+from geomoe.experiments import multi_objective_on_few_patches
 
 
 def get_config():
-    config = recommended_on_few_patches()
+    config = multi_objective_on_few_patches()
     config.data.band_jitter = 0.3
     return config

@@ -5,10 +5,10 @@
 In an hour each of the few real places is then seen as often as in ten minutes of the recommended recipe.
 """
 
-from geomoe.experiments import recommended_on_few_patches
+from geomoe.experiments import multi_objective_on_few_patches
 
 
 def get_config():
-    config = recommended_on_few_patches()
+    config = multi_objective_on_few_patches()
     config.data.mix = ("synthetic_landsat=0.9",)
     return config

@@ -6,8 +6,8 @@ Whether made patches, z-scored by their own statistics, add to few real ones.
 """
 
 from geomoe.experiments import few_patches
-from geomoe.training import recommended_config
+from geomoe.training import multi_objective_config
 
 
 def get_config():
-    return few_patches(recommended_config())
+    return few_patches(multi_objective_config())

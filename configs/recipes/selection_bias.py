@@ -5,11 +5,11 @@
 Routers as of DeepSeek-V3, with a z-loss, in place of the balance losses.
 """
 
-from geomoe.experiments import recommended_on_few_patches
+from geomoe.experiments import multi_objective_on_few_patches
 
 
 def get_config():
-    config = recommended_on_few_patches()
+    config = multi_objective_on_few_patches()
     config.model.selection_bias = True
     config.loss.balance_weight = 0.0
     config.loss.router_z_weight = 0.001

@@ -5,11 +5,11 @@
 What crops of many sizes cost and bring.
 """
 
-from geomoe.experiments import recommended_on_few_patches
+from geomoe.experiments import multi_objective_on_few_patches
 
 
 def get_config():
-    config = recommended_on_few_patches()
-    config.data.fit = "random_crop"
+    config = multi_objective_on_few_patches()
+    config.data.resize_mode = "random_crop"
     config.data.crop_sides = ()
     return config

@@ -1,21 +1,13 @@
-"""What the model sees: reconstructions, routing, reliance on place and time, projections; and the report of a run."""
+"""What the model sees: experts, sensitivity to metadata, projections; and the report of a run."""
 
+from geomoe.analysis.experts import ablation_effects, contribution_norms
 from geomoe.analysis.projections import project
-from geomoe.analysis.reconstructions import FALSE_COLOUR, TRUE_COLOUR, Reconstruction, composite, reconstruct, side_by_side
-from geomoe.analysis.reliance import Reliance, metadata_reliance
-from geomoe.analysis.routing import Routing, ablation_effects, contribution_norms
+from geomoe.analysis.sensitivity import Sensitivity, metadata_sensitivity
 
 __all__ = [
-    "FALSE_COLOUR",
-    "TRUE_COLOUR",
-    "Reconstruction",
-    "Reliance",
-    "Routing",
+    "Sensitivity",
     "ablation_effects",
-    "composite",
     "contribution_norms",
-    "metadata_reliance",
+    "metadata_sensitivity",
     "project",
-    "reconstruct",
-    "side_by_side",
 ]

@@ -20,13 +20,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import geomoe
+from geomoe.analysis.experts import ablation_effects, contribution_norms
 from geomoe.analysis.projections import project
-from geomoe.analysis.reconstructions import FALSE_COLOUR, TRUE_COLOUR, composite, reconstruct
-from geomoe.analysis.reliance import metadata_reliance
-from geomoe.analysis.routing import Routing, ablation_effects, contribution_norms
-from geomoe.metadata import PAIRS
+from geomoe.analysis.sensitivity import metadata_sensitivity
+from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
+from geomoe.metadata import FIELDS
+from geomoe.models.reconstruction import reconstruct
+from geomoe.models.routing import Routing
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
-from geomoe.probing.embed import load_images
+from geomoe.probing.features import load_images
 from geomoe.probing.metrics import main_metric
 from geomoe.probing.tables import COLUMNS
 from geomoe.training.checkpoints import read_run
@@ -119,11 +121,11 @@ def _curves_section(run_dir: str) -> str:
         return '<p class="note">The run has no metrics.csv.</p>'
     names = [
         ("loss_masked", "hidden patches"),
-        ("loss_contrast", "contrast"),
-        ("loss_variance", "variance and covariance"),
-        ("loss_latent", "latent prediction"),
-        ("loss_indices", "spectral indices"),
-        ("loss_place_time", "place and time from pixels"),
+        ("loss_info_nce", "contrast"),
+        ("loss_vicreg", "variance and covariance"),
+        ("loss_data2vec", "latent prediction"),
+        ("loss_spectral_indices", "spectral indices"),
+        ("loss_metadata", "place and time from pixels"),
         ("grad_norm", "gradient norm"),
         ("lr", "learning rate"),
     ]
@@ -192,7 +194,7 @@ def _plain_to_varied(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _routing_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]) -> str:
     cfg = encoder.config
-    gates = [np.asarray(g) for g in encoder.apply_tokens(batch["image"], *(batch[name] for name in PAIRS)).gates]
+    gates = [np.asarray(g) for g in encoder.apply_tokens(batch["image"], *(batch[name] for name in FIELDS)).gates]
     routing = Routing(gates, cfg)
     experts = max(len(u) for u in routing.usage)
     grid = np.full((experts, cfg.depth), np.nan)
@@ -255,9 +257,9 @@ def _routing_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
     )
 
 
-def _reliance_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], task: str) -> str:
+def _sensitivity_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], task: str) -> str:
     labelled = task in ("multiclass", "multilabel")
-    rows = metadata_reliance(
+    rows = metadata_sensitivity(
         encoder, batch["image"], batch, batch["labels"] if labelled else None, task if labelled else None, batch_size=128
     )
     show = lambda value: "" if value is None else f"{value:.3f}"
@@ -310,7 +312,7 @@ def _probes_section(run_dir: str) -> str:
 
 
 def _projection_section(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], classes: Sequence[str], task: str) -> str:
-    z = embed_in_batches(encoder, batch["image"], [batch[name] for name in PAIRS], batch_size=128)
+    z = embed_in_batches(encoder, batch["image"], [batch[name] for name in FIELDS], batch_size=128)
     flat = {"PCA": project(z, "pca"), "t-SNE": project(z, "tsne")}
     labels = batch["labels"]
     single = labels.sum(axis=1) == 1 if task == "multilabel" else np.ones(len(labels), bool)
@@ -369,8 +371,8 @@ def write_report(
     missing = ""
     try:
         source = data.builder(config["name"], data_dir or config["data_dir"])
-        fit = "resize" if config["fit"] == "resize" else "centre_crop"
-        options = dict(fit=fit, clip=tuple(config["clip"]) or None, hour=config["hour"], batch_size=128)
+        resize_mode = "resize" if config["resize_mode"] == "resize" else "centre_crop"
+        options = dict(resize_mode=resize_mode, clip=tuple(config["clip"]) or None, hour=config["hour"], batch_size=128)
         batch = load_images(encoder, source, split or config["val_split"], limit=max_images, **options)
         batch = _plain_to_varied(batch)
         task, classes = source.info.metadata["task"], source.info.features["labels"].feature.names or []
@@ -380,7 +382,7 @@ def write_report(
         sections += [
             ("reconstructions", "Reconstructions", lambda: _reconstruction_section(encoder, batch)),
             ("routing", "Routing", lambda: _routing_section(encoder, {k: v[:128] for k, v in batch.items()})),
-            ("metadata", "Place and time", lambda: _reliance_section(encoder, batch, task)),
+            ("metadata", "Place and time", lambda: _sensitivity_section(encoder, batch, task)),
         ]
     sections.append(("probes", "Probes", lambda: _probes_section(run_dir)))
     if not missing:

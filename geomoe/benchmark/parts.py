@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from geomoe.benchmark.flops import encoder_flops, training_flops
-from geomoe.metadata import PAIRS
+from geomoe.metadata import FIELDS
 from geomoe.models import MAE, ModelConfig, build_mae
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.training.config import default_config
+from geomoe.training.optimizer import build_optimizer
 from geomoe.training.parallel import map_train_step, prefetch, replicate
-from geomoe.training.schedule import build_optimizer
 from geomoe.training.state import TrainState, init_params
 from geomoe.training.step import make_train_step
 
@@ -71,7 +71,7 @@ def _rates(count: int, seconds: list[float], flops: int = 0, peak: float = 0.0) 
 def _batch(config: ModelConfig, count: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
     batch = {"image": rng.standard_normal((count, config.img_size, config.img_size, config.in_channels), np.float32)}
-    return batch | {name: rng.standard_normal((count, 2), np.float32) for name in PAIRS}
+    return batch | {name: rng.standard_normal((count, 2), np.float32) for name in FIELDS}
 
 
 def _training(size: str, batch: int, **changes: Any) -> tuple[ModelConfig, Any, tuple[Any, ...]]:
@@ -130,7 +130,7 @@ def embed(size: str = "S", batch: int = 256, repeats: int = 7, **changes: Any) -
     """`PretrainedEncoder.embed_batch` on whole images, mean over the tokens."""
     config = ModelConfig.from_dict({"size": size, **changes})
     data = _batch(config, batch)
-    pairs = [data[name] for name in PAIRS]
+    pairs = [data[name] for name in FIELDS]
     encoder = PretrainedEncoder(config, init_params(MAE(config), 0), {}, "bench")
     once = lambda: encoder.embed_batch(data["image"], pairs, "mean", batch)
     start = time.perf_counter()
@@ -186,7 +186,7 @@ def input_(count: int = 2048, batch: int = 128, seconds: float = 4.0) -> list[Ro
     rows: list[Row] = []
     with _synthetic(count) as folder:
         options = dict(data_dir=folder, statistics=landsat.STATISTICS["bigearthnet_landsat"], batch_size=batch, cache=True)
-        augmented = dict(fit="random_crop", augment=data.Augment(flips=True, turns=True))
+        augmented = dict(resize_mode="random_crop", augment=data.Augment(flips=True, rot90=True))
         for name, more in (("centre crop", {}), ("random crop, flips, turns", augmented)):
             batches = data.load("synthetic_landsat/bench", "train", train=True, **options, **more).as_numpy_iterator()
             for _ in range(2 * count // batch):

@@ -23,24 +23,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
     parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")
     parser.add_argument("--output", required=True, help="a .pth file, a .stablehlo file, or a folder that is not there yet")
-    parser.add_argument("--pool", default="mean", help="of the exported function: mean, stages+place_time, tokens ...")
+    parser.add_argument("--pool", default="mean", help="of the exported function: mean, stages+metadata, tokens ...")
     parser.add_argument("--platforms", default="cpu,cuda,tpu", help="of the exported function (default: cpu,cuda,tpu)")
     args = parser.parse_args(argv)
     if os.path.exists(args.output):
         raise ValueError(f"{args.output} is there already; remove it or take another name")
     start()
     import geomoe
-    from geomoe import interop
+    from geomoe import weights
 
     encoder = geomoe.load(args.checkpoint, int(args.which) if args.which.isdigit() else args.which)
     if args.output.endswith(".stablehlo"):
-        from geomoe.interop.stablehlo import export_encoder
+        from geomoe.export.stablehlo import export_encoder
 
         facts = export_encoder(encoder, args.output, pool=args.pool, platforms=args.platforms.split(","))
         size = facts["bytes"] / 1e6
         print(f"{args.output}: {size:.1f} MB, for {', '.join(facts['platforms'])}; inputs in {args.output}.json")
     elif args.output.endswith(".pth"):
-        interop.save_torch_checkpoint(args.output, encoder.params, encoder.config)
+        weights.save_torch_checkpoint(args.output, encoder.params, encoder.config)
         print(
             f"{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB, PyTorch's format, {encoder.num_params:,} parameters"
         )

@@ -21,7 +21,7 @@ from geomoe.cli.setup import clear_errors, start
 
 def main(argv: list[str] | None = None) -> None:
     from geomoe import landsat
-    from geomoe.imagery import FITS
+    from geomoe.data.preprocess import RESIZE_MODES
 
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.embed", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     source.add_argument("--folder", help="folder of GeoTIFF patches")
     source.add_argument("--scene", nargs="+", help="a GeoTIFF, a folder with one file a band, or the band files")
     parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif for scenes")
-    parser.add_argument("--pool", default="mean", help="readout, as mean, stages or stages+place_time (default: mean)")
+    parser.add_argument("--pool", default="mean", help="readout, as mean, stages or stages+metadata (default: mean)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the vectors in the file")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--split", default="test", help="of --dataset (default: test)")
@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--bands", help="names of the bands of the files, joined by commas: blue,green,red")
     parser.add_argument("--fill_missing", action="store_true", help="give bands that the files lack as the training mean")
-    parser.add_argument("--fit", choices=[f for f in FITS if f != "exact"], help="of patches: centre_crop (default) or resize")
+    parser.add_argument(
+        "--resize_mode", choices=[f for f in RESIZE_MODES if f != "exact"], help="of patches: centre_crop (default) or resize"
+    )
     parser.add_argument("--sun_elevation", type=float, help="degrees, for --unit level1_dn (default: the scene's own)")
     parser.add_argument("--uint8_range", type=float, nargs=2, help="reflectances that 1 and 255 stand for (default: 0 1)")
     parser.add_argument("--stride", type=int, help="of the windows of a scene, in pixels (default: half a window)")
@@ -54,8 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in scene_only.items():
         if value is not None and not args.scene:
             raise ValueError(f"--{name} is for --scene")
-    if args.fit and args.scene:
-        raise ValueError("--fit is for patches; the windows of a scene have the model's size")
+    if args.resize_mode and args.scene:
+        raise ValueError("--resize_mode is for patches; the windows of a scene have the model's size")
     described = dict(unit=args.unit, sensor=args.sensor, bands=args.bands)
     described |= dict(sun_elevation=args.sun_elevation, uint8_range=args.uint8_range)
     if args.dataset and (args.fill_missing or args.unit != "collection2_dn" or any(list(described.values())[1:])):
@@ -65,14 +67,15 @@ def main(argv: list[str] | None = None) -> None:
 
     start()
     import geomoe
-    from geomoe import embeddings, imagery
+    from geomoe import embeddings
+    from geomoe.data import preprocess
 
     options = {key: value for key, value in described.items() if value is not None}
     if args.bands:
         options["bands"] = tuple(args.bands.split(","))
     if args.uint8_range:
         options["uint8_range"] = tuple(args.uint8_range)
-    given = imagery.Input(fill_missing=args.fill_missing, fit=args.fit or "centre_crop", **options)
+    given = preprocess.InputSpec(fill_missing=args.fill_missing, resize_mode=args.resize_mode or "centre_crop", **options)
     encoder = geomoe.load(args.checkpoint, int(args.which) if args.which.isdigit() else args.which)
     console = rich.console.Console(stderr=True)
     columns = (
@@ -86,8 +89,10 @@ def main(argv: list[str] | None = None) -> None:
         progress = lambda done, total: bar.update(task, completed=done, total=total)
         sink = embeddings.Sink(args.output, args.pool, args.dtype, args.batch_size, progress)
         if args.dataset:
-            fit = args.fit or "centre_crop"
-            counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split, data_dir=args.data_dir, fit=fit)
+            resize_mode = args.resize_mode or "centre_crop"
+            counts = embeddings.embed_dataset(
+                encoder, sink, args.dataset, args.split, data_dir=args.data_dir, resize_mode=resize_mode
+            )
         elif args.folder:
             skipped = lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True)
             counts = embeddings.embed_folder(encoder, sink, args.folder, given=given, skipped=skipped)

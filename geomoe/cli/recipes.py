@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
     start()
     from geomoe import experiments
-    from geomoe.pooling import check_pool
+    from geomoe.models.pooling import check_pool
 
     pools = tuple(args.pools or experiments.POOLS)
     for pool in pools:

@@ -7,7 +7,7 @@ from typing import Any
 
 _MODULES = {
     "BUILDERS": "builders",
-    "Augment": "pictures",
+    "Augment": "augment",
     "DatasetNotPreparedError": "pipeline",
     "Statistics": "pipeline",
     "builder": "pipeline",

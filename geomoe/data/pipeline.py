@@ -17,8 +17,8 @@ import tensorflow_datasets as tfds
 
 from geomoe import landsat, metadata
 from geomoe.data import tensorflow_setup  # noqa: F401
+from geomoe.data.augment import DRAWS, RESIZE_MODES, Augment, Preparation
 from geomoe.data.builders import BUILDERS
-from geomoe.data.pictures import DRAWS, FITS, Augment, Preparation
 
 AUTOTUNE = tf.data.AUTOTUNE
 _SHUFFLE_BUFFER = 16384  # records; they are shuffled once when they are written, so this only varies the epochs
@@ -112,7 +112,7 @@ def load(
     *,
     data_dir: str | os.PathLike | None = None,
     img_size: int = 40,
-    fit: str = "centre_crop",
+    resize_mode: str = "centre_crop",
     batch_size: int = 128,
     statistics: Statistics | Mapping[str, Any] | None = None,
     clip: tuple[float, float] | None = None,
@@ -132,7 +132,7 @@ def load(
         name_or_builder: "name", "name/config" (then `data_dir` says where it is prepared), or a TFDS builder.
         split: TFDS's notation: "train", "train[:90%]", "train+val" ...
         img_size: side of the images given, in pixels.
-        fit: how an image gets that side: "centre_crop" (offset rounded down), "random_crop", "resize" (bilinear), or
+        resize_mode: how an image gets that side: "centre_crop" (offset rounded down), "random_crop", "resize" (bilinear), or
             "random_resized_crop" (a square of a side from `augment.crop_sides`, brought to it; training alone). The crops of
             the model's size enlarge an image with a shorter side first.
         batch_size: examples a batch, over all processes; this process gives `batch_size // process_count` of them.
@@ -145,13 +145,13 @@ def load(
         train: endless epochs, each in another seeded order, whole batches only; otherwise one pass in the order of the
             records, the last batch possibly smaller.
         seed, start_batch: the batches given are those of this seed from `start_batch` on.
-        views: 2 adds `second_view` and `second_valid`, another fit and augmentation of the same images; training alone.
+        views: 2 adds `second_view` and `second_valid`, another crop and augmentation of the same images; training alone.
         process_index, process_count: each process reads its own part of the split.
         cache: keep the records in memory after the first pass.
 
     Returns:
         A dataset of dicts: image (B, S, S, 7) float32; valid (B, S, S) bool, False without data; week, hour, lat, lon (B, 2)
-        float32; place_time (B, 4, 2) float32, these pairs before any was dropped; id, time (B,) string; latitude, longitude
+        float32; metadata (B, 4, 2) float32, these pairs before any was dropped; id, time (B,) string; latitude, longitude
         (B,) float32; labels (B, classes) int32, one-hot or multi-hot.
 
     Raises:
@@ -160,15 +160,15 @@ def load(
     """
     source = builder(name_or_builder, data_dir) if isinstance(name_or_builder, str) else name_or_builder
     augment = augment or Augment()
-    if fit not in FITS:
-        raise ValueError(f"fit = {fit!r} is not one of {', '.join(FITS)}")
+    if resize_mode not in RESIZE_MODES:
+        raise ValueError(f"resize_mode = {resize_mode!r} is not one of {', '.join(RESIZE_MODES)}")
     if hour not in ("utc", "published"):
         raise ValueError(f"hour = {hour!r} is not 'utc' or 'published'")
     if batch_size % process_count:
         raise ValueError(f"batch_size = {batch_size} does not divide over {process_count} processes")
-    if views not in (1, 2) or not train and (augment != Augment() or views != 1 or fit == "random_resized_crop"):
+    if views not in (1, 2) or not train and (augment != Augment() or views != 1 or resize_mode == "random_resized_crop"):
         raise ValueError(
-            f"views = {views} must be 1 or 2, and augment, two views and fit = 'random_resized_crop' are for train=True"
+            f"views = {views} must be 1 or 2, and augment, two views and resize_mode = 'random_resized_crop' are for train=True"
         )
     if statistics is None:
         statistics = published_statistics(source.name)
@@ -187,7 +187,7 @@ def load(
         )
     classes = source.info.features["labels"].feature.num_classes
     mean, std = (np.asarray(v, np.float32) for v in (statistics.mean, statistics.std))
-    preparation = Preparation(img_size, fit, augment, clip, mean, std)
+    preparation = Preparation(img_size, resize_mode, augment, clip, mean, std)
 
     records = _raw_records(source, split)
     if cache:
@@ -217,8 +217,8 @@ def load(
             [tf.float32] * 4,
         )
         keep = tf.cast(draws[:, 2 * DRAWS :] >= augment.metadata_dropout, tf.float32)
-        fields["place_time"] = tf.ensure_shape(tf.stack(pairs, axis=1), (None, len(metadata.PAIRS), 2))
-        for i, (pair, values) in enumerate(zip(metadata.PAIRS, pairs)):
+        fields["metadata"] = tf.ensure_shape(tf.stack(pairs, axis=1), (None, len(metadata.FIELDS), 2))
+        for i, (pair, values) in enumerate(zip(metadata.FIELDS, pairs)):
             fields[pair] = tf.ensure_shape(values, (None, 2)) * keep[:, i : i + 1]
         return fields
 

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from geomoe import imagery, landsat, metadata
+from geomoe import landsat, metadata
+from geomoe.data import preprocess
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.scene import SceneError, SceneReader, open_scene
 from geomoe.embeddings.writers import FORMATS, Parts, write_geotiff, write_npz, write_parquet
-from geomoe.pooling import check_pool, pool_width
+from geomoe.models.pooling import check_pool, pool_width
 from geomoe.pretrained import PretrainedEncoder
 
 Progress = Callable[[int, int], None]  # patches done, of how many
@@ -57,7 +58,9 @@ class Sink:
         return os.fspath(self.output).endswith(".tif")
 
 
-def _facts(encoder: PretrainedEncoder, sink: Sink, source: Mapping[str, Any], given: imagery.Input | None) -> dict[str, Any]:
+def _facts(
+    encoder: PretrainedEncoder, sink: Sink, source: Mapping[str, Any], given: preprocess.InputSpec | None
+) -> dict[str, Any]:
     import geomoe
 
     return {
@@ -102,13 +105,13 @@ def embed_dataset(
     split: str,
     *,
     data_dir: str | os.PathLike = "data",
-    fit: str = "centre_crop",
+    resize_mode: str = "centre_crop",
     hour: str = "utc",
 ) -> dict[str, int]:
     """Embeds a split of a prepared dataset; patches without any data are marked, not embedded.
 
     Args:
-        name, split, data_dir, fit, hour: as for `geomoe.data.load`.
+        name, split, data_dir, resize_mode, hour: as for `geomoe.data.load`.
 
     Returns:
         How many patches there are, and how many of them were embedded.
@@ -119,13 +122,13 @@ def embed_dataset(
 
     source = data.builder(name, data_dir)
     classes = list(source.info.features["labels"].feature.names or ())
-    made_of = dict(dataset=source.info.full_name, split=split, fit=fit, hour=hour, classes=classes)
+    made_of = dict(dataset=source.info.full_name, split=split, resize_mode=resize_mode, hour=hour, classes=classes)
     facts = _facts(encoder, sink, made_of, None)
     parts = Parts(sink.output, {**facts, "block": _BLOCK})
     total, done = data.num_examples(source, split), parts.done
     batches_a_part = max(_BLOCK // sink.batch_size, 1)
     size = batches_a_part * sink.batch_size
-    options = dict(img_size=encoder.config.img_size, fit=fit, hour=hour, batch_size=sink.batch_size)
+    options = dict(img_size=encoder.config.img_size, resize_mode=resize_mode, hour=hour, batch_size=sink.batch_size)
     loaded = data.load(source, split, statistics=encoder.statistics, start_batch=done * batches_a_part, **options)
     sink.progress(min(done * size, total), total)
     block: list[dict[str, np.ndarray]] = []
@@ -133,7 +136,7 @@ def embed_dataset(
     for batch in loaded.as_numpy_iterator():
         valid = batch["valid"].mean(axis=(1, 2))
         embedded = valid > 0
-        pairs = [batch[key][embedded] for key in metadata.PAIRS]
+        pairs = [batch[key][embedded] for key in metadata.FIELDS]
         z = encoder.embed_batch(batch["image"][embedded], pairs, sink.pool, sink.batch_size)
         columns = {
             "id": batch["id"].astype(str),
@@ -160,7 +163,7 @@ def embed_folder(
     sink: Sink,
     folder: str | os.PathLike,
     *,
-    given: imagery.Input | None = None,
+    given: preprocess.InputSpec | None = None,
     skipped: Callable[[PatchError], None] = lambda error: None,
 ) -> dict[str, int]:
     """Embeds every GeoTIFF below a folder, each one a patch; place and time are read from file and name.
@@ -168,7 +171,7 @@ def embed_folder(
     Patches without any data are marked, not embedded.
 
     Args:
-        given: what the images are; sizes may differ where `fit` is not "exact".
+        given: what the images are; sizes may differ where `resize_mode` is not "exact".
         skipped: called for each file that cannot be read.
 
     Returns:
@@ -179,7 +182,7 @@ def embed_folder(
     """
     if sink.is_raster:
         raise ValueError(f"{sink.output}: a GeoTIFF of embeddings is for scenes; take .parquet or .npz")
-    given = given or imagery.Input(fit="centre_crop")
+    given = given or preprocess.InputSpec(resize_mode="centre_crop")
     root = os.fspath(folder)
     if not os.path.isdir(root):
         raise FileNotFoundError(f"{root} is no folder")
@@ -218,7 +221,7 @@ def _patch_rows(
     sink: Sink,
     root: str,
     names: Sequence[str],
-    given: imagery.Input,
+    given: preprocess.InputSpec,
     skipped: Callable[[PatchError], None],
 ) -> dict[str, np.ndarray]:
     """Rows of the readable ones of some files."""
@@ -253,7 +256,9 @@ def _without_data(image: np.ndarray) -> np.ndarray:
     return (np.isnan(image) if image.dtype.kind == "f" else image == 0).any(axis=-1)
 
 
-def _embed(encoder: PretrainedEncoder, sink: Sink, images: Any, place: Mapping[str, Any], given: imagery.Input) -> np.ndarray:
+def _embed(
+    encoder: PretrainedEncoder, sink: Sink, images: Any, place: Mapping[str, Any], given: preprocess.InputSpec
+) -> np.ndarray:
     options = {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
     return encoder.embed(images, **place, pool=sink.pool, batch_size=sink.batch_size, **options)
 
@@ -273,7 +278,7 @@ def embed_scene(
     sink: Sink,
     scene: str | os.PathLike | Sequence[str],
     *,
-    given: imagery.Input | None = None,
+    given: preprocess.InputSpec | None = None,
     stride: int | None = None,
     min_valid: float = 0.5,
     max_cloud: float = 1.0,
@@ -307,7 +312,7 @@ def embed_scene(
     for option, value in (("min_valid", min_valid), ("max_cloud", max_cloud)):
         if not 0 <= value <= 1:
             raise ValueError(f"{option} = {value} must be in [0, 1]")
-    given = given or imagery.Input()
+    given = given or preprocess.InputSpec()
     info = open_scene(scene, given.bands, given.sensor if landsat.lacks_coastal(given.sensor) else None)
     if info.level == 1 and given.unit == "collection2_dn":
         raise SceneError(f"{info.name} is a level-1 product, its numbers are no surface reflectance: pass unit='level1_dn'")
@@ -323,8 +328,8 @@ def embed_scene(
     told = names
     if landsat.lacks_coastal(info.sensor):  # by colour, which is the same whatever a sensor's numbers are
         told = [landsat.BAND_TITLES[landsat.BANDS.index(band)] for band in names]
-    given = dataclasses.replace(given, sensor=info.sensor, bands=tuple(told), fit="exact")
-    imagery.band_order(given.bands, encoder.bands, given.fill_missing, given.sensor)  # says what is missing
+    given = dataclasses.replace(given, sensor=info.sensor, bands=tuple(told), resize_mode="exact")
+    preprocess.band_order(given.bands, encoder.bands, given.fill_missing, given.sensor)  # says what is missing
     when = info.time if time is None else np.datetime64(time, "s")
     high, wide = (max(-(-(length - size) // stride), 0) + 1 for length in (info.height, info.width))
     made_of = dict(scene=info.name, height=info.height, width=info.width, stride=stride, window=size, time=str(when))
@@ -354,7 +359,7 @@ def _window_rows(
     encoder: PretrainedEncoder,
     sink: Sink,
     reader: SceneReader,
-    given: imagery.Input,
+    given: preprocess.InputSpec,
     rows: range,
     wide: int,
     stride: int,

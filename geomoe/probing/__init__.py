@@ -2,7 +2,7 @@
 
 from geomoe.probing.baselines import RandomConvFeatures, band_statistics
 from geomoe.probing.change import change_distance, change_features, change_probe
-from geomoe.probing.embed import Features, embed_split, load_images
+from geomoe.probing.features import Features, embed_split, load_images
 from geomoe.probing.finetune import finetune
 from geomoe.probing.knn import nearest
 from geomoe.probing.linear import C_GRID, LinearModel, fit_logistic, fit_ridge, load_probe

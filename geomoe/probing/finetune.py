@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from geomoe.metadata import PAIRS
+from geomoe.metadata import FIELDS
 from geomoe.models import Encoder
-from geomoe.pooling import pool_tokens, pool_width
+from geomoe.models.pooling import pool_tokens, pool_width
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.metrics import bootstrap, classification_metrics, main_metric
@@ -88,7 +88,7 @@ def finetune(
     labels = {k: y for k, (_, y) in _check(task, **flat).items()}
     if val is None:
         rows, held = _holdout(len(labels["train"]), seed)
-        pick = lambda data, index: {k: np.asarray(data[k])[index] for k in ("image", *PAIRS)}
+        pick = lambda data, index: {k: np.asarray(data[k])[index] for k in ("image", *FIELDS)}
         splits |= {"train": pick(train, rows), "val": pick(train, held)}
         labels |= {"train": labels["train"][rows], "val": labels["train"][held]}
     count = len(labels["train"])
@@ -103,7 +103,7 @@ def finetune(
         for start in range(0, len(order), batch_size):
             index = order[start : start + batch_size]
             padded = np.resize(index, batch_size)  # repeats rows, which are dropped again
-            yield index, jnp.asarray(data["image"][padded]), tuple(jnp.asarray(data[name][padded]) for name in PAIRS)
+            yield index, jnp.asarray(data["image"][padded]), tuple(jnp.asarray(data[name][padded]) for name in FIELDS)
 
     def run(params: Any, split: str, which: int = 0) -> np.ndarray:
         order = np.arange(len(labels[split]))

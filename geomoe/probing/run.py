@@ -15,7 +15,7 @@ import geomoe
 from geomoe.pretrained import embed_in_batches
 from geomoe.probing.baselines import RandomConvFeatures, band_statistics
 from geomoe.probing.change import METHODS, change_probe
-from geomoe.probing.embed import TARGETS, Features, embed_split, load_images
+from geomoe.probing.features import TARGETS, Features, embed_split, load_images
 from geomoe.probing.finetune import finetune
 from geomoe.probing.protocols import (
     PROTOCOLS,
@@ -61,7 +61,7 @@ def default_probe_config() -> ml_collections.ConfigDict:
     data.folds = 5
     data.train_fraction = 1.0  # of the training split used by each seed, drawn anew
     data.pairs = 512  # of synthetic_pairs, half of them to train on
-    data.fit = "centre_crop"
+    data.resize_mode = "centre_crop"
     data.clip = ()
     data.hour = "utc"
     data.drop = ()  # of week, hour, lat and lon, what the encoder is not told
@@ -157,7 +157,9 @@ class _Data:
 
     def _options(self) -> dict[str, Any]:
         d = self.config.data
-        return dict(fit=d.fit, clip=tuple(d.clip) or None, hour=d.hour, batch_size=d.batch_size, drop=tuple(d.drop))
+        return dict(
+            resize_mode=d.resize_mode, clip=tuple(d.clip) or None, hour=d.hour, batch_size=d.batch_size, drop=tuple(d.drop)
+        )
 
     @functools.cached_property
     def encoders(self) -> dict[str, geomoe.PretrainedEncoder]:
@@ -235,8 +237,8 @@ def _fit(data: _Data, features: str, probe: str, seed: int) -> ProbeResult:
 
 def _change(config: ml_collections.ConfigDict, encoder: geomoe.PretrainedEncoder) -> Callable[[str, str, int], ProbeResult]:
     """Probes on the synthetic pairs: a function of features, method and seed."""
-    from geomoe import imagery, metadata
-    from geomoe.data import synthetic
+    from geomoe import metadata
+    from geomoe.data import preprocess, synthetic
 
     @functools.cache
     def pairs(seed: int) -> dict[str, np.ndarray]:
@@ -244,7 +246,9 @@ def _change(config: ml_collections.ConfigDict, encoder: geomoe.PretrainedEncoder
 
     @functools.cache
     def views(seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        return [encoder.prepare(pairs(seed)[view], imagery.Input(fit="centre_crop")) for view in ("before", "after")]
+        return [
+            encoder.prepare(pairs(seed)[view], preprocess.InputSpec(resize_mode="centre_crop")) for view in ("before", "after")
+        ]
 
     def features_of(features: str, seed: int) -> list[np.ndarray]:
         if features == BANDS:
@@ -274,7 +278,13 @@ def _change(config: ml_collections.ConfigDict, encoder: geomoe.PretrainedEncoder
 def _settings(config: ml_collections.ConfigDict, probe: str) -> str:
     """What else a row of results stands for, short enough for a cell."""
     d = config.data
-    shown = {"fit": d.fit, "clip": tuple(d.clip), "hour": d.hour, "drop": tuple(d.drop), "fraction": d.train_fraction}
+    shown = {
+        "resize_mode": d.resize_mode,
+        "clip": tuple(d.clip),
+        "hour": d.hour,
+        "drop": tuple(d.drop),
+        "fraction": d.train_fraction,
+    }
     if d.val_split:
         shown["val"] = d.val_split
     if not d.test_split:

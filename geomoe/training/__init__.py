@@ -1,8 +1,8 @@
 """Pretraining: config, state, step, devices, checkpoints, loop."""
 
 from geomoe.training.checkpoints import load_params, read_run
-from geomoe.training.config import default_config, recommended_config, validate
-from geomoe.training.schedule import build_optimizer, warmup_cosine
+from geomoe.training.config import default_config, multi_objective_config, validate
+from geomoe.training.optimizer import build_optimizer, warmup_cosine
 from geomoe.training.state import TrainState, create_state, init_params
 from geomoe.training.step import make_eval_step, make_train_step
 
@@ -16,7 +16,7 @@ __all__ = [
     "make_eval_step",
     "make_train_step",
     "read_run",
-    "recommended_config",
+    "multi_objective_config",
     "validate",
     "warmup_cosine",
 ]

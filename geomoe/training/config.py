@@ -34,12 +34,12 @@ def default_config() -> ml_collections.ConfigDict:
     data.train_split = "train"  # TFDS notation
     data.val_split = "val"
     data.statistics = "published"  # "published", "published:NAME", or "computed" from the training split
-    data.fit = "centre_crop"  # centre_crop, random_crop, random_resized_crop or resize to model.img_size
+    data.resize_mode = "centre_crop"  # centre_crop, random_crop, random_resized_crop or resize to model.img_size
     data.crop_sides = ()  # smallest and largest side, in pixels, of random_resized_crop
     data.clip = ()  # (lowest, highest) digital number before the z-score; () clips nothing
     data.hour = "utc"  # or "published": the first digit of the hour, as the published preprocessing read it
     data.flips = False
-    data.turns = False
+    data.rot90 = False
     data.metadata_dropout = 0.0  # of each of week, hour, latitude and longitude, on its own
     data.coastal_dropout = 0.0  # of the coastal band, which Landsat 4 to 7 lack
     data.band_jitter = 0.0  # deviation of a random gain and offset of each band, of each view, in z-scores
@@ -76,7 +76,7 @@ def default_config() -> ml_collections.ConfigDict:
     return config.lock()
 
 
-def recommended_config(size: str = "S") -> ml_collections.ConfigDict:
+def multi_objective_config(size: str = "S") -> ml_collections.ConfigDict:
     """geomoe's own recipe, for real patches: what users get by default for their own data (docs/recipes.md has its figures).
 
     Two masked crops of a place, of 22 to 45 pixels brought to the model's size, flipped and turned, neither of them told place
@@ -89,10 +89,10 @@ def recommended_config(size: str = "S") -> ml_collections.ConfigDict:
     config.model.dropout = 0.0
     config.model.decoder_balance = True
     config.data.statistics = "computed"
-    config.data.fit = "random_resized_crop"
+    config.data.resize_mode = "random_resized_crop"
     config.data.crop_sides = (22, 45)
     config.data.flips = True
-    config.data.turns = True
+    config.data.rot90 = True
     config.data.metadata_dropout = 1.0
     config.train.batch_size = 64
     config.train.num_steps = 1000
@@ -100,10 +100,10 @@ def recommended_config(size: str = "S") -> ml_collections.ConfigDict:
     config.loss.balance_weight = 20.0  # against gradients of a painting error that is summed over the values of a patch
     config.loss.normalise_targets = True
     config.loss.valid_pixels = True
-    config.loss.painted_views = 1
-    config.loss.contrast_weight = 1.0
-    config.loss.indices_weight = 50.0
-    config.loss.place_time_weight = 10.0
+    config.loss.decoded_views = 1
+    config.loss.info_nce_weight = 1.0
+    config.loss.spectral_indices_weight = 50.0
+    config.loss.metadata_weight = 10.0
     config.log.eval_every_steps = 250
     config.checkpoint.every_steps = 250
     return config
@@ -150,15 +150,15 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
         raise ValueError(f"config.data.clip = {tuple(config.data.clip)} must be () or (lowest, highest)")
     if not 0 <= config.train.router_noise_end <= 1:
         raise ValueError(f"config.train.router_noise_end = {config.train.router_noise_end} must be in [0, 1]")
-    if config.data.crop_sides and config.data.fit != "random_resized_crop":
+    if config.data.crop_sides and config.data.resize_mode != "random_resized_crop":
         raise ValueError(
-            "config.data.crop_sides is for config.data.fit = 'random_resized_crop'; "
-            f"with {config.data.fit!r} it would be ignored"
+            "config.data.crop_sides is for config.data.resize_mode = 'random_resized_crop'; "
+            f"with {config.data.resize_mode!r} it would be ignored"
         )
     loss = LossConfig(**config.loss.to_dict())
-    if loss.place_time_weight and loss.views == 1 and not config.data.metadata_dropout:
+    if loss.metadata_weight and loss.views == 1 and not config.data.metadata_dropout:
         raise ValueError(
-            "config.loss.place_time_weight needs images whose encoder is not told place and time: set "
+            "config.loss.metadata_weight needs images whose encoder is not told place and time: set "
             "config.data.metadata_dropout, or compare two crops"
         )
     return ModelConfig.from_dict(config.model.to_dict())

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from geomoe import landsat
-from geomoe.metadata import PAIRS
+from geomoe.metadata import FIELDS
 from geomoe.models import ModelConfig
 from geomoe.training.step import LossConfig
 
@@ -63,14 +63,14 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
         cache=d.cache,
         train=True,
     )
-    augment = data.Augment(d.flips, d.turns, d.metadata_dropout, d.coastal_dropout, d.band_jitter, d.crop_sides)
+    augment = data.Augment(d.flips, d.rot90, d.metadata_dropout, d.coastal_dropout, d.band_jitter, d.crop_sides)
     loss = LossConfig(**config.loss.to_dict())
 
     def batches(dataset: Any, keys: tuple[str, ...]) -> Iterator[dict[str, np.ndarray]]:
         return dataset.map(lambda batch: {key: batch[key] for key in keys}).as_numpy_iterator()
 
     def train(start_batch: int) -> Iterator[dict[str, np.ndarray]]:
-        chosen = dict(fit=d.fit, augment=augment, start_batch=start_batch, views=loss.views, **common)
+        chosen = dict(resize_mode=d.resize_mode, augment=augment, start_batch=start_batch, views=loss.views, **common)
         main = batch_size - sum(rows.values())
         streams = [batches(data.load(source, d.train_split, batch_size=main, statistics=statistics, **chosen), loss.batch_keys)]
         for found, count, own in mixed.values():
@@ -82,13 +82,15 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
 
     def val() -> Iterator[dict[str, np.ndarray]]:
         chosen = dict(batch_size=val_batch, statistics=statistics, **common)
-        fit = "centre_crop" if d.fit in ("random_crop", "random_resized_crop") else d.fit
+        resize_mode = "centre_crop" if d.resize_mode in ("random_crop", "random_resized_crop") else d.resize_mode
         told = data.Augment(metadata_dropout=d.metadata_dropout)  # as much of place and time as in training
         keys = tuple(key for key in loss.batch_keys if key not in ("second_view", "second_valid"))
-        first = batches(data.load(source, d.val_split, fit=fit, augment=told, **chosen), keys)
+        first = batches(data.load(source, d.val_split, resize_mode=resize_mode, augment=told, **chosen), keys)
         if loss.views == 1:
             return first
-        second = batches(data.load(source, d.val_split, fit=d.fit, augment=augment, **chosen), ("image", "valid"))
+        second = batches(
+            data.load(source, d.val_split, resize_mode=d.resize_mode, augment=augment, **chosen), ("image", "valid")
+        )
         return (a | {"second_view": b["image"], "second_valid": b["valid"]} for a, b in zip(first, second))
 
     count, devices = data.num_examples(source, d.val_split), jax.device_count()
@@ -132,10 +134,10 @@ def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig) -> RunData
     rng = np.random.default_rng([config.seed, jax.process_index()])
     local = config.train.batch_size // jax.process_count()
     batch = {"image": rng.standard_normal((local, model.img_size, model.img_size, model.in_channels), np.float32)}
-    batch |= {name: rng.standard_normal((local, 2), np.float32) for name in PAIRS}
+    batch |= {name: rng.standard_normal((local, 2), np.float32) for name in FIELDS}
     batch["valid"] = batch["second_valid"] = np.ones(batch["image"].shape[:3], bool)
     batch["second_view"] = rng.standard_normal(batch["image"].shape, np.float32)
-    batch["place_time"] = np.stack([batch[name] for name in PAIRS], axis=1)
+    batch["metadata"] = np.stack([batch[name] for name in FIELDS], axis=1)
     batch = {key: batch[key] for key in LossConfig(**config.loss.to_dict()).batch_keys}
 
     def stream(start_batch: int = 0) -> Iterator[dict[str, np.ndarray]]:

@@ -14,14 +14,14 @@ import ml_collections
 import numpy as np
 
 import geomoe
-from geomoe.metadata import PAIRS
+from geomoe.metadata import FIELDS
 from geomoe.models import MAE, count_params
 from geomoe.training import parallel
 from geomoe.training.checkpoints import Checkpoints, known_statistics, open_run
 from geomoe.training.config import check_batch, validate
 from geomoe.training.input import RunData, open_data
-from geomoe.training.logging import RunLog
-from geomoe.training.schedule import build_optimizer, noise_factor
+from geomoe.training.optimizer import build_optimizer, noise_factor
+from geomoe.training.run_log import RunLog
 from geomoe.training.state import create_state
 from geomoe.training.step import LossConfig, make_eval_step, make_train_step
 
@@ -204,10 +204,11 @@ def _log_images(log: RunLog, step: int, model: MAE, state: Any, data: RunData, c
     """Original, masked and reconstructed held-out images, side by side."""
     if jax.process_count() > 1 or data.dataset == "fake":
         return
-    from geomoe.analysis.reconstructions import reconstruct, side_by_side
+    from geomoe.data.composites import side_by_side
+    from geomoe.models.reconstruction import reconstruct
 
     batch = next(iter(data.val()))
-    part = {name: batch[name][: config.log.images] for name in ("image", *PAIRS)}
+    part = {name: batch[name][: config.log.images] for name in ("image", *FIELDS)}
     result = reconstruct(
         model, parallel.fetch(state.params), part, seed=config.seed, normalised_targets=config.loss.normalise_targets
     )

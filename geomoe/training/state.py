@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from geomoe.models import MAE
-from geomoe.training.objectives.heads import init_heads
+from geomoe.training.losses.heads import init_heads
 
 if TYPE_CHECKING:
     from geomoe.training.step import LossConfig
@@ -75,6 +75,6 @@ def create_state(model: MAE, optimizer: optax.GradientTransformation, seed: int,
     if loss is not None:
         if heads := loss.heads(model.config):
             params["heads"] = init_heads(heads, seed)
-        if loss.latent_weight:
+        if loss.data2vec_weight:
             teacher = jax.tree.map(np.copy, params["encoder"])
     return TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params), teacher)

@@ -1,7 +1,7 @@
 """One training step and one evaluation step, as pure functions of what one device holds.
 
 A batch is a dict of image (B, S, S, C), valid (B, S, S) bool and week, hour, lat, lon (B, 2); where two crops of a place are
-compared, also of second_view and second_valid; where place and time are predicted, also of place_time (B, 4, 2), the pairs
+compared, also of second_view and second_valid; where place and time are predicted, also of metadata (B, 4, 2), the pairs
 before any was dropped. Metrics are dicts of float32 scalars and of (E,) vectors under "usage": the share of tokens that each
 expert of a block gets.
 """
@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from geomoe.metadata import PAIRS
+from geomoe.metadata import FIELDS
 from geomoe.models import (
     MAE,
     NUM_PREFIX_TOKENS,
@@ -32,17 +32,17 @@ from geomoe.models import (
     reconstruction_losses,
 )
 from geomoe.models.moe import balanced_bias
-from geomoe.training.objectives import (
+from geomoe.training.losses import (
     INDICES,
+    data2vec_loss,
+    data2vec_targets,
     index_statistics,
     info_nce,
-    latent_loss,
-    latent_targets,
+    metadata_loss,
     moving_average,
-    place_time_loss,
-    variance_covariance,
+    vicreg,
 )
-from geomoe.training.objectives.heads import apply_head
+from geomoe.training.losses.heads import apply_head
 from geomoe.training.state import TrainState
 
 Array = jax.Array
@@ -60,14 +60,14 @@ class LossConfig:
         router_z_weight: of the routers' z-losses, summed over the blocks.
         normalise_targets: each target patch by its own mean and deviation.
         valid_pixels: whether pixels without data count neither as targets nor in their normalisation.
-        painted_views: of two crops of a place, how many the decoder paints.
-        contrast_weight, contrast_temperature: InfoNCE between the mean tokens of two masked crops of a place.
-        variance_weight: VICReg between them.
-        latent_weight: of the hidden patches' tokens in a teacher that sees the whole image, told by a linear head on the
+        decoded_views: of two crops of a place, how many the decoder paints.
+        info_nce_weight, info_nce_temperature: InfoNCE between the mean tokens of two masked crops of a place.
+        vicreg_weight: VICReg between them.
+        data2vec_weight: of the hidden patches' tokens in a teacher that sees the whole image, told by a linear head on the
             decoder's tokens; the teacher is the encoder of the past, averaged.
         teacher_momentum: how much of the teacher a step keeps.
-        indices_weight: squared error of spectral indices' means and deviations, told from the mean token.
-        place_time_weight: of place and time, told from the mean token of images whose encoder was not told them.
+        spectral_indices_weight: squared error of spectral indices' means and deviations, told from the mean token.
+        metadata_weight: of place and time, told from the mean token of images whose encoder was not told them.
     """
 
     unmasked_weight: float = 0.1
@@ -75,50 +75,50 @@ class LossConfig:
     router_z_weight: float = 0.0
     normalise_targets: bool = False
     valid_pixels: bool = False
-    painted_views: int = 2
-    contrast_weight: float = 0.0
-    contrast_temperature: float = 0.1
-    variance_weight: float = 0.0
-    latent_weight: float = 0.0
+    decoded_views: int = 2
+    info_nce_weight: float = 0.0
+    info_nce_temperature: float = 0.1
+    vicreg_weight: float = 0.0
+    data2vec_weight: float = 0.0
     teacher_momentum: float = 0.996
-    indices_weight: float = 0.0
-    place_time_weight: float = 0.0
+    spectral_indices_weight: float = 0.0
+    metadata_weight: float = 0.0
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("_weight") and not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"config.loss.{field.name} = {value} must be 0 or more")
-        if self.contrast_temperature <= 0:
-            raise ValueError(f"config.loss.contrast_temperature = {self.contrast_temperature} must be above 0")
+        if self.info_nce_temperature <= 0:
+            raise ValueError(f"config.loss.info_nce_temperature = {self.info_nce_temperature} must be above 0")
         if not 0 <= self.teacher_momentum < 1:
             raise ValueError(f"config.loss.teacher_momentum = {self.teacher_momentum} must be in [0, 1)")
-        if self.painted_views not in (1, 2):
-            raise ValueError(f"config.loss.painted_views = {self.painted_views} must be 1 or 2")
+        if self.decoded_views not in (1, 2):
+            raise ValueError(f"config.loss.decoded_views = {self.decoded_views} must be 1 or 2")
 
     @property
     def views(self) -> int:
         """Crops of each place that a step needs."""
-        return 2 if self.contrast_weight or self.variance_weight else 1
+        return 2 if self.info_nce_weight or self.vicreg_weight else 1
 
     def heads(self, model: ModelConfig) -> dict[str, tuple[int, int]]:
         """Linear heads: how many numbers each takes, of the encoder's mean token or the decoder's tokens, and gives."""
         heads = {
-            "indices": (self.indices_weight, (model.width, 2 * len(INDICES))),
-            "place_time": (self.place_time_weight, (model.width, 2 * len(PAIRS))),
-            "latent": (self.latent_weight, (model.decoder_width, model.width)),
+            "indices": (self.spectral_indices_weight, (model.width, 2 * len(INDICES))),
+            "metadata": (self.metadata_weight, (model.width, 2 * len(FIELDS))),
+            "latent": (self.data2vec_weight, (model.decoder_width, model.width)),
         }
         return {name: sizes for name, (weight, sizes) in heads.items() if weight}
 
     @property
     def batch_keys(self) -> tuple[str, ...]:
         """The parts of a batch that a step reads."""
-        keys = ("image", *PAIRS)
-        if self.valid_pixels or self.indices_weight:
+        keys = ("image", *FIELDS)
+        if self.valid_pixels or self.spectral_indices_weight:
             keys += ("valid",)
         if self.views == 2:
             keys += ("second_view",) + (("second_valid",) if "valid" in keys else ())
-        return keys + (("place_time",) if self.place_time_weight else ())
+        return keys + (("metadata",) if self.metadata_weight else ())
 
 
 def expert_usage(out: MAEOutput, top_k: int) -> dict[str, Array]:
@@ -148,9 +148,9 @@ def all_crops(batch: Batch, views: int) -> Batch:
     """
     if views == 1:
         return batch
-    second = {"image": "second_view", "valid": "second_valid", "place_time": "place_time"}
+    second = {"image": "second_view", "valid": "second_valid", "metadata": "metadata"}
     joined = {key: jnp.concatenate([batch[key], batch[other]]) for key, other in second.items() if key in batch}
-    return joined | {name: jnp.concatenate([batch[name], jnp.zeros_like(batch[name])]) for name in PAIRS}
+    return joined | {name: jnp.concatenate([batch[name], jnp.zeros_like(batch[name])]) for name in FIELDS}
 
 
 def embedding_losses(
@@ -162,18 +162,18 @@ def embedding_losses(
     """
     z = jnp.mean(out.encoded.tokens, axis=1)
     losses: dict[str, Array] = {}
-    if config.contrast_weight:
-        losses["contrast"] = info_nce(*jnp.split(z, 2), config.contrast_temperature, axis_name)
-    if config.variance_weight:
-        losses["variance"] = variance_covariance(*jnp.split(z, 2), axis_name)
-    if config.indices_weight:
+    if config.info_nce_weight:
+        losses["info_nce"] = info_nce(*jnp.split(z, 2), config.info_nce_temperature, axis_name)
+    if config.vicreg_weight:
+        losses["vicreg"] = vicreg(*jnp.split(z, 2), axis_name)
+    if config.spectral_indices_weight:
         mean, std = (jnp.asarray(np.asarray(statistics[key]), jnp.float32) for key in ("mean", "std"))
         difference = apply_head(params["heads"]["indices"], z) - index_statistics(crops["image"], crops["valid"], mean, std)
-        losses["indices"] = jnp.mean(jnp.sum(jnp.square(difference), axis=-1))
-    if config.place_time_weight:
-        predicted = apply_head(params["heads"]["place_time"], z).reshape(len(z), len(PAIRS), 2)
-        hidden = ~jnp.any(jnp.stack([crops[name] for name in PAIRS], axis=1) != 0, axis=-1)
-        losses["place_time"] = place_time_loss(predicted, crops["place_time"], hidden)
+        losses["spectral_indices"] = jnp.mean(jnp.sum(jnp.square(difference), axis=-1))
+    if config.metadata_weight:
+        predicted = apply_head(params["heads"]["metadata"], z).reshape(len(z), len(FIELDS), 2)
+        hidden = ~jnp.any(jnp.stack([crops[name] for name in FIELDS], axis=1) != 0, axis=-1)
+        losses["metadata"] = metadata_loss(predicted, crops["metadata"], hidden)
     return losses
 
 
@@ -201,7 +201,7 @@ def balance_selection(params: Any, old: Any, usage: Mapping[str, Array], rate: f
 
 def _loss_config(loss: Mapping[str, Any], statistics: Mapping[str, Any] | None) -> LossConfig:
     config = LossConfig(**loss)
-    if config.indices_weight and statistics is None:
+    if config.spectral_indices_weight and statistics is None:
         raise ValueError("spectral indices need the statistics of the z-score")
     return config
 
@@ -234,7 +234,7 @@ def make_train_step(
     def loss_fn(params: Any, teacher: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[Array, dict[str, Any]]:
         rngs = dict(zip(("mask", "router", "dropout"), jax.random.split(key, 3)))
         crops = all_crops(batch, config.views)
-        images, pairs = crops["image"], [crops[name] for name in PAIRS]
+        images, pairs = crops["image"], [crops[name] for name in FIELDS]
         out = model.apply(
             {"params": params},
             images,
@@ -242,7 +242,7 @@ def make_train_step(
             deterministic=False,
             rngs=rngs,
             router_noise=noise,
-            num_decoded=len(batch["image"]) * min(config.painted_views, config.views),
+            num_decoded=len(batch["image"]) * min(config.decoded_views, config.views),
         )
         masked, unmasked = mae_losses(model, out, images, crops.get("valid"), config)
         metrics = {"loss_masked": masked, "loss_unmasked": unmasked, "loss_balance": out.balance_loss}
@@ -250,12 +250,12 @@ def make_train_step(
         others = embedding_losses(params, out, crops, config, statistics, axis_name)
         if config.router_z_weight:
             others["router_z"] = out.router_z_loss
-        if config.latent_weight:
+        if config.data2vec_weight:
             count = len(out.pred)
             whole = Encoder(model.config).apply({"params": teacher}, images[:count], *(pair[:count] for pair in pairs))
-            target = latent_targets(whole.layer_tokens, NUM_PREFIX_TOKENS)
+            target = data2vec_targets(whole.layer_tokens, NUM_PREFIX_TOKENS)
             predicted = apply_head(params["heads"]["latent"], out.decoder_tokens)
-            others["latent"] = latent_loss(predicted, target, out.mask[:count])
+            others["data2vec"] = data2vec_loss(predicted, target, out.mask[:count])
         for name, value in others.items():
             metrics[f"loss_{name}"] = value
             total += getattr(config, f"{name}_weight") * value
@@ -301,7 +301,7 @@ def make_train_step(
         if model.config.selection_bias:
             params = balance_selection(params, state.params, metrics["usage"], selection_rate)
         teacher = None
-        if config.latent_weight:
+        if config.data2vec_weight:
             average = functools.partial(moving_average, momentum=config.teacher_momentum)
             teacher = jax.tree.map(average, state.teacher, params["encoder"])
         return TrainState(state.step + 1, params, opt_state, teacher), metrics
@@ -325,7 +325,7 @@ def make_eval_step(
         if axis_name is not None:
             key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         crops = all_crops(batch, config.views)
-        images, pairs = crops["image"], [crops[name] for name in PAIRS]
+        images, pairs = crops["image"], [crops[name] for name in FIELDS]
         out = model.apply({"params": params}, images, *pairs, rngs={"mask": key}, num_decoded=len(batch["image"]))
         masked, unmasked = mae_losses(model, out, images, crops.get("valid"), config)
         metrics = {"val_loss_masked": masked, "val_loss_unmasked": unmasked, "val_loss_balance": out.balance_loss}

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from geomoe import imagery, landsat
+from geomoe import landsat
+from geomoe.data import preprocess
 from geomoe.data.builders.base import Entry, LandsatBuilder, Listing, time_text
 from geomoe.data.geotiff import PatchError
 from geomoe.data.scene import SceneError, SceneInfo, SceneReader, holds_band_files, open_scene
@@ -38,7 +39,9 @@ def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
     if clouds is not None and clouds.mean() > max_cloud:
         raise PatchError("clouds", entry.path, f"{clouds.mean():.0%} of the window at row {row}, column {column} is cloud")
     elevation = info.sun_elevation if unit == "level1_dn" else None
-    image = np.rint(imagery.to_collection2(values, imagery.Input(unit=unit, sun_elevation=elevation))).astype(np.uint16)
+    image = np.rint(preprocess.to_collection2(values, preprocess.InputSpec(unit=unit, sun_elevation=elevation))).astype(
+        np.uint16
+    )
     if not keep_nodata and not image.any():
         raise PatchError("all nodata", entry.path, f"every pixel of the window at row {row}, column {column} is without data")
     latitude, longitude = reader.places(np.array([row + side / 2]), np.array([column + side / 2]))
@@ -56,10 +59,10 @@ class LandsatScene(LandsatBuilder):
     """The patches of one scene, or of every scene in a folder, side by side.
 
     A scene is what `geomoe.data.scene.open_scene` takes: a GeoTIFF with several bands, or a folder with one file a band; its
-    sensor goes by its name. What is not Collection 2 level 2 is brought to its digital numbers (`geomoe.imagery`).
+    sensor goes by its name. What is not Collection 2 level 2 is brought to its digital numbers (`geomoe.data.preprocess`).
 
     Args:
-        unit: of the scenes' numbers, as for `geomoe.imagery.Input`.
+        unit: of the scenes' numbers, as for `geomoe.data.preprocess.InputSpec`.
         side: of a patch, in pixels; more than the model's image side leaves room for random crops.
         max_cloud: largest share of clouds by the quality band, where there is one.
         config: names the dataset, so that several can live in one data_dir.
@@ -76,7 +79,7 @@ class LandsatScene(LandsatBuilder):
         config: str | None = None,
         **kwargs: Any,
     ):
-        imagery.Input(unit=unit)
+        preprocess.InputSpec(unit=unit)
         if side < 1:
             raise ValueError(f"side = {side} must be at least 1")
         if not 0 <= max_cloud <= 1:
@@ -104,7 +107,7 @@ class LandsatScene(LandsatBuilder):
                 raise SceneError(f"{path} is a level-1 product, its numbers are no surface reflectance: pass unit='level1_dn'")
             if info.level == 2 and self.unit == "level1_dn":
                 raise SceneError(f"{path} is a level-2 product: pass unit='collection2_dn'")
-            imagery.Input(unit=self.unit, sensor=info.sensor)  # says where the two do not fit together
+            preprocess.InputSpec(unit=self.unit, sensor=info.sensor)  # says where the two do not fit together
             for row in range(0, info.height - self.side + 1, self.side):
                 for column in range(0, info.width - self.side + 1, self.side):
                     details = (row, column, self.side, self.unit, self.max_cloud)

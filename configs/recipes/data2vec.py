@@ -1,0 +1,15 @@
+"""Latent prediction beside the painting: what a teacher, the averaged encoder of the past, makes of the hidden patches.
+
+    python -m geomoe.cli.recipes configs/recipes/latent.py --minutes 10
+
+The teacher keeps 0.98 of itself a step, less than published runs of many thousand steps take, since these have hundreds.
+"""
+
+from geomoe.experiments import multi_objective_on_few_patches
+
+
+def get_config():
+    config = multi_objective_on_few_patches()
+    config.loss.data2vec_weight = 20.0
+    config.loss.teacher_momentum = 0.98
+    return config

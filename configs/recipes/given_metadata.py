@@ -1,0 +1,16 @@
+"""Place and time told to the first crop, each dropped for half of the places.
+
+    python -m geomoe.cli.recipes configs/recipes/told.py --minutes 10
+
+Whether an encoder that is told place and time makes more of them than a probe that reads them beside the embedding; what is
+missing is a learned token.
+"""
+
+from geomoe.experiments import multi_objective_on_few_patches
+
+
+def get_config():
+    config = multi_objective_on_few_patches()
+    config.data.metadata_dropout = 0.5
+    config.model.missing_metadata = "learned"
+    return config

@@ -1,0 +1,14 @@
+"""Without telling place and time from the pixels.
+
+    python -m geomoe.cli.recipes configs/recipes/no_place_time.py --minutes 10
+
+What that head is worth.
+"""
+
+from geomoe.experiments import multi_objective_on_few_patches
+
+
+def get_config():
+    config = multi_objective_on_few_patches()
+    config.loss.metadata_weight = 0.0
+    return config

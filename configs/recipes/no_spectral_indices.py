@@ -1,0 +1,14 @@
+"""Without spectral indices as targets.
+
+    python -m geomoe.cli.recipes configs/recipes/no_indices.py --minutes 10
+
+What telling mean and deviation of NDVI, NDWI and NBR from the mean token is worth.
+"""
+
+from geomoe.experiments import multi_objective_on_few_patches
+
+
+def get_config():
+    config = multi_objective_on_few_patches()
+    config.loss.spectral_indices_weight = 0.0
+    return config

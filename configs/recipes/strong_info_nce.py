@@ -1,0 +1,14 @@
+"""Ten times the contrast.
+
+    python -m geomoe.cli.recipes configs/recipes/strong_contrast.py --minutes 10
+
+Beside a painting error summed over 112 values a patch, a weight of 1 is light.
+"""
+
+from geomoe.experiments import multi_objective_on_few_patches
+
+
+def get_config():
+    config = multi_objective_on_few_patches()
+    config.loss.info_nce_weight = 10.0
+    return config

@@ -1,0 +1,1 @@
+"""The encoder in other systems: StableHLO (`.stablehlo`), a PyTorch module (`.torch_module`)."""

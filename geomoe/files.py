@@ -1,0 +1,54 @@
+"""Files that appear whole or not at all: the one place that writes beside a file and renames.
+
+A reader, or a run that was killed, never sees half a file: what is being written has the suffix `.partial`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import IO, Any
+
+PARTIAL = ".partial"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Give a path to write to, and rename what stands there to `path` at the end of the `with` block.
+
+    If the block raises, what was written is removed and `path` stays as it was.
+
+    Args:
+        path: the file to make or replace; its folder is made where it is absent.
+    """
+    target = os.fspath(path)
+    os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
+    partial = f"{target}{PARTIAL}"
+    try:
+        yield partial
+        os.replace(partial, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(partial)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | os.PathLike[str], mode: str = "w", **options: Any) -> Iterator[IO[Any]]:
+    """`open` for writing, whole or not at all.
+
+    Args:
+        path: the file to make or replace.
+        mode: "w" or "wb".
+        **options: as for `open`.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     with atomic_open(f"{folder}/a.txt") as file:
+    ...         _ = file.write("whole")
+    ...     os.listdir(folder)
+    ['a.txt']
+    """
+    with atomic_path(path) as partial, open(partial, mode, **options) as file:
+        yield file

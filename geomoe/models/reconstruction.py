@@ -1,0 +1,66 @@
+"""What the autoencoder reconstructs: originals, masks and reconstructions of images."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geomoe.metadata import FIELDS
+from geomoe.models.encoder import patchify, unpatchify
+from geomoe.models.mae import MAE
+
+
+class Reconstruction(NamedTuple):
+    """Normalised images, (N, S, S, C) float32 each, but for `mask` (N, S, S): 1 where a pixel was hidden."""
+
+    original: np.ndarray
+    reconstruction: np.ndarray
+    mask: np.ndarray
+
+    @property
+    def masked(self) -> np.ndarray:
+        """The originals with 0 (the band means) where the encoder saw nothing."""
+        return self.original * (1 - self.mask[..., None])
+
+    @property
+    def error(self) -> np.ndarray:
+        """Root mean square error over the bands: (N, S, S)."""
+        return np.sqrt(np.mean(np.square(self.reconstruction - self.original), axis=-1))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    model: MAE, params: Any, images: jax.Array, pairs: list[jax.Array], noise: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    out = model.apply({"params": params}, images, *pairs, mask_noise=noise)
+    return out.pred, out.mask
+
+
+def reconstruct(
+    model: MAE, params: Any, batch: Mapping[str, np.ndarray], seed: int = 0, normalised_targets: bool = False
+) -> Reconstruction:
+    """Hide patches of images and reconstruct them.
+
+    Args:
+        model, params: the whole autoencoder.
+        batch: image (N, S, S, C) normalised; week, hour, lat, lon (N, 2).
+        seed: of the mask.
+        normalised_targets: whether the model was trained on patches normalised each by itself; its predictions are then put
+            back on the original patch's own mean and deviation, which a picture needs and the model does not know.
+    """
+    cfg = model.config
+    noise = jax.random.uniform(jax.random.key(seed), (batch["image"].shape[0], cfg.num_patches))
+    images = jnp.asarray(batch["image"])
+    pred, mask = _forward(model, params, images, [jnp.asarray(batch[name]) for name in FIELDS], noise)
+    if normalised_targets:
+        target = patchify(images, cfg.patch_size)
+        pred = pred * jnp.std(target, axis=-1, keepdims=True) + jnp.mean(target, axis=-1, keepdims=True)
+    values = cfg.in_channels * cfg.patch_size**2
+    pixels = unpatchify(jnp.repeat(mask[:, :, None], values, axis=2), cfg.patch_size, cfg.img_size)[..., 0]
+    decoded = unpatchify(pred, cfg.patch_size, cfg.img_size)
+    return Reconstruction(np.asarray(images), np.asarray(decoded), np.asarray(pixels))

@@ -1,0 +1,144 @@
+"""What a run tells: progress on the terminal, metrics.csv, expert_usage.csv, TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import rich.progress
+
+COLUMNS = (
+    "step",
+    "epoch",
+    "lr",
+    "loss",
+    "loss_masked",
+    "loss_unmasked",
+    "loss_balance",
+    "loss_router_z",
+    "loss_info_nce",
+    "loss_vicreg",
+    "loss_data2vec",
+    "loss_spectral_indices",
+    "loss_metadata",
+    "grad_norm",
+    "val_loss_masked",
+    "val_loss_unmasked",
+    "val_loss_balance",
+    "val_loss_info_nce",
+    "val_loss_vicreg",
+    "val_loss_spectral_indices",
+    "val_loss_metadata",
+    "val_least_used_expert",  # share of the held-out tokens of the least used expert of any block, over an even share
+    "images_per_second",
+    "input_wait_share",
+)
+TIMING_COLUMNS = ("images_per_second", "input_wait_share")  # the columns that two equal runs may differ in
+
+
+class _Table:
+    """A CSV file that a resumed run goes on with; rows after the step it resumes from are dropped."""
+
+    def __init__(self, path: str, columns: tuple[str, ...], resume_step: int):
+        rows = []
+        if os.path.exists(path):
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
+        self._file = open(path, "w", newline="")  # noqa: SIM115
+        self._writer = csv.DictWriter(self._file, columns)
+        self._writer.writeheader()
+        self._writer.writerows(rows)
+        self._file.flush()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class RunLog:
+    """The log of one run; in other processes than the first it stays silent."""
+
+    def __init__(self, workdir: str | os.PathLike, total_steps: int, resume_step: int, active: bool = True):
+        self._active, self._total = active, total_steps
+        if not active:
+            return
+        import tensorflow as tf  # the data pipeline has it loaded already
+
+        self._tf = tf
+        self._metrics = _Table(os.path.join(workdir, "metrics.csv"), COLUMNS, resume_step)
+        self._usage = _Table(os.path.join(workdir, "expert_usage.csv"), ("step", "block", "expert", "share"), resume_step)
+        self._summary = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeRemainingColumn(),
+                console=rich.console.Console(stderr=True),
+            )
+            self._task = self._bar.add_task("compiling", total=total_steps, completed=resume_step)
+            self._bar.start()
+        self._start, self._first = time.monotonic(), resume_step
+
+    def steps(self, row: Mapping[str, Any]) -> None:
+        """One line of metrics.csv, with the keys of `COLUMNS` that are there."""
+        if not self._active:
+            return
+        self._metrics.add(row)
+        step = int(row["step"])
+        with self._summary.as_default(step=step):
+            for name in COLUMNS[1:]:
+                if name in row:
+                    self._tf.summary.scalar(name, float(row[name]))
+        if "loss" not in row:
+            return
+        text = f"loss {row['loss']:.3f}  {row['images_per_second']:.0f} images/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+        else:
+            left = (time.monotonic() - self._start) / max(step - self._first, 1) * (self._total - step)
+            print(f"step {step}/{self._total}  {text}  {_clock(left)} left", file=sys.stderr, flush=True)
+
+    def usage(self, step: int, usage: Mapping[str, np.ndarray]) -> None:
+        """The share of held-out tokens of each expert: block -> (E,)."""
+        if not self._active:
+            return
+        with self._summary.as_default(step=step):
+            for block, shares in usage.items():
+                for expert, share in enumerate(shares):
+                    self._usage.add({"step": step, "block": block, "expert": expert, "share": f"{share:.6f}"})
+                    self._tf.summary.scalar(f"usage/{block}/{expert}", float(share))
+
+    def images(self, step: int, images: np.ndarray) -> None:
+        """(N, H, W, 3) pictures in [0, 1]."""
+        if self._active:
+            with self._summary.as_default(step=step):
+                self._tf.summary.image("reconstructions", images, max_outputs=len(images))
+
+    def note(self, text: str) -> None:
+        """A line for the person who watches."""
+        if self._active:
+            print(text, file=sys.stderr, flush=True) if self._bar is None else self._bar.console.print(text)
+
+    def close(self) -> None:
+        if not self._active:
+            return
+        if self._bar is not None:
+            self._bar.stop()
+        self._metrics.close()
+        self._usage.close()
+        self._summary.close()
+
+
+def _clock(seconds: float) -> str:
+    seconds = int(seconds)
+    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
