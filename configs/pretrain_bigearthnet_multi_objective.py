@@ -10,7 +10,7 @@ becomes it: 2 cores prepare 11,000 crops a second, the whole in 82 minutes. We h
 hand, and the recipe was chosen on small runs (docs/recipes.md). The learning rate grows with the root of the batch.
 """
 
-from geomoe.training import multi_objective_config
+from geomoe.training.presets import multi_objective_config
 
 
 def get_config(size: str = "S"):

@@ -7,7 +7,7 @@ geomoe's own recipe (docs/recipes.md), size S, with the band statistics of the d
 prepared dataset, `--config.train.num_steps=...` sets the length: some 60 steps a minute on 2 cores.
 """
 
-from geomoe.training import multi_objective_config
+from geomoe.training.presets import multi_objective_config
 
 
 def get_config(size: str = "S"):

@@ -12,7 +12,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+from geomoe.version import __version__ as __version__
+
 
 _SUBMODULES = ("analysis", "data", "embeddings", "export", "landsat", "metadata", "models", "probing", "training", "weights")
 _NAMES = {"load": "geomoe.pretrained", "PretrainedEncoder": "geomoe.pretrained"}

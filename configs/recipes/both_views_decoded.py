@@ -5,7 +5,7 @@
 Whether painting the second crop is worth its time.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

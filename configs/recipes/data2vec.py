@@ -5,7 +5,7 @@
 The teacher keeps 0.98 of itself a step, less than published runs of many thousand steps take, since these have hundreds.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

@@ -6,7 +6,7 @@ Whether an encoder that is told place and time makes more of them than a probe t
 missing is a learned token.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

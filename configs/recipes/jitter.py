@@ -5,7 +5,7 @@
 Two crops of an image have the same colours; jitter takes that easy answer to the contrast away.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

@@ -5,7 +5,7 @@
 In an hour each of the few real places is then seen as often as in ten minutes of the recommended recipe.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

@@ -6,7 +6,7 @@ See `geomoe.training.multi_objective_config`. There are few real patches here, s
 beside this one and `published` tries one idea in it.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

@@ -5,7 +5,7 @@
 What telling mean and deviation of NDVI, NDWI and NBR from the mean token is worth.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

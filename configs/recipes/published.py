@@ -5,8 +5,8 @@
 The other recipes are measured against it. The batch is theirs, 64 places.
 """
 
-from geomoe.experiments import few_patches
 from geomoe.training import default_config
+from geomoe.training.presets import few_patches
 
 
 def get_config():

@@ -5,8 +5,7 @@
 Whether made patches, z-scored by their own statistics, add to few real ones.
 """
 
-from geomoe.experiments import few_patches
-from geomoe.training import multi_objective_config
+from geomoe.training.presets import few_patches, multi_objective_config
 
 
 def get_config():

@@ -5,7 +5,7 @@
 What two objectives that can learn few places by heart make of a long run.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

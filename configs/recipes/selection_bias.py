@@ -5,7 +5,7 @@
 Routers as of DeepSeek-V3, with a z-loss, in place of the balance losses.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

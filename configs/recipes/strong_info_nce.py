@@ -5,7 +5,7 @@
 Beside a painting error summed over 112 values a patch, a weight of 1 is light.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

@@ -5,7 +5,7 @@
 Two crops of a place agree, with no other places as negatives.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

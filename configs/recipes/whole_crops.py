@@ -5,7 +5,7 @@
 What crops of many sizes cost and bring.
 """
 
-from geomoe.experiments import multi_objective_on_few_patches
+from geomoe.training.presets import multi_objective_on_few_patches
 
 
 def get_config():

@@ -72,8 +72,8 @@ def main(argv: list[str] | None = None) -> None:
         statistics = data.compute_statistics(args.dataset, args.split, args.data_dir)
         path = os.path.join(data.builder(args.dataset, args.data_dir).data_dir, "statistics.json")
         with open(path, "w") as file:
-            json.dump(statistics.to_dict(), file, indent=1)
-        print(json.dumps(statistics.to_dict()))
+            json.dump(dict(statistics), file, indent=1)
+        print(json.dumps(dict(statistics)))
         console.print(f"written to {path}; a run computes its own with --config.data.statistics=computed")
 
 

@@ -9,24 +9,20 @@ _MODULES = {
     "BUILDERS": "builders",
     "Augment": "augment",
     "DatasetNotPreparedError": "pipeline",
-    "Statistics": "pipeline",
     "builder": "pipeline",
     "compute_statistics": "pipeline",
     "load": "pipeline",
     "num_examples": "pipeline",
-    "published_statistics": "pipeline",
 }
 
 __all__ = [  # noqa: F822
     "BUILDERS",
     "Augment",
     "DatasetNotPreparedError",
-    "Statistics",
     "builder",
     "compute_statistics",
     "load",
     "num_examples",
-    "published_statistics",
 ]
 
 

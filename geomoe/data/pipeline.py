@@ -6,7 +6,6 @@ number of batches goes on with exactly the batches that would have come: `load(.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -19,6 +18,7 @@ from geomoe import landsat, metadata
 from geomoe.data import tensorflow_setup  # noqa: F401
 from geomoe.data.augment import DRAWS, RESIZE_MODES, Augment, Preparation
 from geomoe.data.builders import BUILDERS
+from geomoe.landsat import Statistics
 
 AUTOTUNE = tf.data.AUTOTUNE
 _SHUFFLE_BUFFER = 16384  # records; they are shuffled once when they are written, so this only varies the epochs
@@ -26,31 +26,6 @@ _SHUFFLE_BUFFER = 16384  # records; they are shuffled once when they are written
 
 class DatasetNotPreparedError(FileNotFoundError):
     """There is no such prepared dataset."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Statistics:
-    """Band means and deviations, in digital numbers, (C,) each, and where they come from."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    source: str
-
-    def __post_init__(self):
-        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
-        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        if len(self.mean) != len(self.std) or not all(v > 0 for v in self.std):
-            raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} must match, with std > 0")
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"mean": list(self.mean), "std": list(self.std), "source": self.source}
-
-
-def published_statistics(name: str) -> Statistics:
-    """The published statistics of "bigearthnet_landsat" or "eurosat_landsat"."""
-    if name not in landsat.STATISTICS:
-        raise ValueError(f"no published statistics of {name!r}; there are {', '.join(landsat.STATISTICS)}")
-    return Statistics(**landsat.STATISTICS[name], source=f"published:{name}")
 
 
 def builder(name: str, data_dir: str | os.PathLike) -> tfds.core.DatasetBuilder:
@@ -171,9 +146,9 @@ def load(
             f"views = {views} must be 1 or 2, and augment, two views and resize_mode = 'random_resized_crop' are for train=True"
         )
     if statistics is None:
-        statistics = published_statistics(source.name)
-    elif not isinstance(statistics, Statistics):
-        statistics = Statistics(statistics["mean"], statistics["std"], statistics.get("source", "given"))
+        statistics = Statistics.published(source.name)
+    else:
+        statistics = Statistics.of(statistics)
     local_batch = batch_size // process_count
     if process_count > 1:
         split = tfds.split_for_jax_process(

@@ -31,7 +31,6 @@ from geomoe.probing.baselines import RandomConvFeatures, band_statistics
 from geomoe.probing.features import load_images
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.protocols import folds
-from geomoe.training.config import multi_objective_config
 
 if TYPE_CHECKING:
     from geomoe.training.loop import RunResult
@@ -72,23 +71,6 @@ class Score:
     micro: float
     macro: float
     transfer: float
-
-
-def few_patches(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Sets a recipe on what the files in `configs/recipes` are compared on: nine tenths of a small prepared BigEarthNet-L."""
-    config.data.name = "bigearthnet_landsat/19"
-    config.data.train_split = "train[:90%]"
-    config.data.val_split = "train[90%:]"
-    config.data.statistics = "published"
-    config.train.batch_size = 64
-    return config
-
-
-def multi_objective_on_few_patches() -> ml_collections.ConfigDict:
-    """geomoe's own recipe there, half of each batch synthetic since there are few real patches: where the others start from."""
-    config = few_patches(multi_objective_config())
-    config.data.mix = ("synthetic_landsat=0.5",)
-    return config
 
 
 def load_recipe(path: str | os.PathLike) -> ml_collections.ConfigDict:
@@ -277,7 +259,7 @@ class Bench:
             from geomoe import data
 
             other = data.builder(transfer, data_dir)
-            own = data.compute_statistics(other, "train").to_dict()
+            own = data.compute_statistics(other, "train")
             parts = [f"{part}[:{min(most, data.num_examples(other, part))}]" for part, most in _TRANSFER.items()]
             self.transfer = [load_patches(encoder, transfer, part, data_dir, statistics=own) for part in parts]
 

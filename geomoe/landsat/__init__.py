@@ -6,6 +6,9 @@ import re
 
 import numpy as np
 
+from geomoe.landsat.statistics import STATISTICS as STATISTICS
+from geomoe.landsat.statistics import Statistics as Statistics
+
 # Landsat 8/9 OLI Collection 2 surface reflectance bands, in the order that the model takes.
 BANDS = ("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7")
 BAND_TITLES = ("coastal aerosol", "blue", "green", "red", "near infrared", "shortwave infrared 1", "shortwave infrared 2")
@@ -37,18 +40,6 @@ LEVEL1_OFFSET = -0.1
 
 # What the numbers of an image can be.
 UNITS = ("collection2_dn", "reflectance", "level1_dn", "uint8")
-
-# Band means and deviations in digital numbers, as published with the datasets.
-STATISTICS = {
-    "bigearthnet_landsat": {
-        "mean": (9405.194, 9649.677, 10425.686, 10444.589, 16067.627, 12699.184, 10596.475),
-        "std": (6016.344, 6095.472, 5839.462, 6068.493, 6271.440, 4256.046, 3130.776),
-    },
-    "eurosat_landsat": {
-        "mean": (8515.321, 8829.601, 9795.921, 9891.655, 15499.884, 13146.115, 11004.212),
-        "std": (3938.756, 4057.718, 4205.960, 4434.423, 6150.640, 4923.020, 4044.071),
-    },
-}
 
 EUROSAT_CLASSES = (
     "AnnualCrop",

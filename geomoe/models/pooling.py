@@ -1,100 +1,134 @@
-"""Readouts: what the encoder gives for an image -> one embedding.
+"""Poolings: what the encoder gives for an image -> one embedding.
 
-A pool is the name of a part, or several joined by "+", whose embeddings are put one after the other: "stages+metadata".
+A pool is the name of a pooling, or a tuple of several, whose embeddings are concatenated: "mean", ("stages", "metadata").
+
+Axes: N images, T tokens, P patches, D width.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from geomoe.metadata import FIELDS
-from geomoe.models import ModelConfig, TokenOutput
-from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS
+from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, ModelConfig
+from geomoe.models.encoder import TokenOutput
 
 Array = jax.Array
+Pool = str | tuple[str, ...]
 
 
-def _stage_ends(config: ModelConfig) -> list[int]:
+@dataclasses.dataclass(frozen=True)
+class Pooling:
+    """One way from tokens to an embedding.
+
+    Attributes:
+        apply: of the encoder's output, the metadata that went in (four (N, 2) arrays) and the architecture: (N, width).
+        width: numbers of an embedding, by the architecture.
+    """
+
+    apply: Callable[[TokenOutput, Sequence[Array], ModelConfig], Array]
+    width: Callable[[ModelConfig], int]
+
+
+def _of_tokens(pool: Callable[[Array], Array]) -> Pooling:
+    """A pooling of the last tokens (N, T, D) alone, with embeddings of width D."""
+    return Pooling(lambda out, metadata, config: pool(out.tokens), lambda config: config.width)
+
+
+def _unit_mean(tokens: Array) -> Array:
+    mean = jnp.mean(tokens, axis=1)
+    return mean * (tokens.shape[-1] ** 0.5 / (jnp.linalg.norm(mean, axis=-1, keepdims=True) + 1e-8))
+
+
+def _layer_means(out: TokenOutput) -> list[Array]:
+    return [jnp.mean(tokens.astype(jnp.float32), axis=1) for tokens in out.layer_tokens]
+
+
+def _stages(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) -> Array:
     depth = config.depth // len(config.stage_experts)
-    return [depth * (stage + 1) - 1 for stage in range(len(config.stage_experts))]
+    return jnp.concatenate(_layer_means(out)[depth - 1 :: depth], axis=-1)
 
 
-def _stages(out: TokenOutput, pairs: Sequence[Array], config: ModelConfig) -> Array:
-    ends = [jnp.mean(out.layer_tokens[i].astype(jnp.float32), axis=1) for i in _stage_ends(config)]
-    return jnp.concatenate(ends, axis=-1)
-
-
-def _layer_mean(out: TokenOutput, pairs: Sequence[Array], config: ModelConfig) -> Array:
-    return sum(jnp.mean(tokens.astype(jnp.float32), axis=1) for tokens in out.layer_tokens) / config.depth
-
-
-def _unit_mean(out: TokenOutput, pairs: Sequence[Array], config: ModelConfig) -> Array:
-    mean = jnp.mean(out.tokens, axis=1)
-    return mean * (config.width**0.5 / (jnp.linalg.norm(mean, axis=-1, keepdims=True) + 1e-8))
-
-
-# name -> (function of the encoder's output, the [sin, cos] pairs and the model; width of an embedding)
-_PARTS: dict[str, tuple[Callable[..., Array], Callable[[ModelConfig], int]]] = {
-    "mean": (lambda out, pairs, config: jnp.mean(out.tokens, axis=1), lambda config: config.width),
-    "unit_mean": (_unit_mean, lambda config: config.width),
-    "patch_mean": (lambda out, pairs, config: jnp.mean(_patches(out), axis=1), lambda config: config.width),
-    "patch_std": (lambda out, pairs, config: jnp.std(_patches(out), axis=1), lambda config: config.width),
-    "cls": (lambda out, pairs, config: out.tokens[:, NUM_METADATA_TOKENS], lambda config: config.width),
-    "stages": (_stages, lambda config: config.width * len(config.stage_experts)),
-    "layer_mean": (_layer_mean, lambda config: config.width),
-    "metadata": (lambda out, pairs, config: jnp.concatenate(list(pairs), axis=-1), lambda config: 2 * len(FIELDS)),
+POOLINGS: dict[str, Pooling] = {
+    "mean": _of_tokens(lambda tokens: jnp.mean(tokens, axis=1)),
+    "unit_mean": _of_tokens(_unit_mean),
+    "patch_mean": _of_tokens(lambda tokens: jnp.mean(tokens[:, NUM_PREFIX_TOKENS:], axis=1)),
+    "patch_std": _of_tokens(lambda tokens: jnp.std(tokens[:, NUM_PREFIX_TOKENS:], axis=1)),
+    "cls": _of_tokens(lambda tokens: tokens[:, NUM_METADATA_TOKENS]),
+    "stages": Pooling(_stages, lambda config: config.width * len(config.stage_experts)),
+    "layer_mean": Pooling(lambda out, metadata, config: sum(_layer_means(out)) / config.depth, lambda config: config.width),
+    "metadata": Pooling(lambda out, metadata, config: jnp.concatenate(list(metadata), axis=-1), lambda config: 2 * len(FIELDS)),
 }
-POOLS = (*_PARTS, "tokens")
+TOKENS = "tokens"
 
 
-def _patches(out: TokenOutput) -> Array:
-    return out.tokens[:, NUM_PREFIX_TOKENS:]
-
-
-def check_pool(pool: str) -> list[str]:
-    """The parts of a pool.
+def check_pool(pool: Pool) -> tuple[str, ...]:
+    """The names of the poolings of a pool.
 
     Raises:
-        ValueError: a part is none of `POOLS`, stands twice, or is "tokens" beside others.
+        ValueError: one is unknown, stands twice, or is "tokens" beside others.
     """
-    parts = pool.split("+")
-    for part in parts:
-        if part not in POOLS:
-            raise ValueError(f"pool = {pool!r}: {part!r} is not one of {', '.join(POOLS)} (several are joined by '+')")
-        if parts.count(part) > 1:
-            raise ValueError(f"pool = {pool!r} names {part!r} twice")
-    if "tokens" in parts and len(parts) > 1:
-        raise ValueError(f"pool = {pool!r}: 'tokens' gives every token and joins with no other")
-    return parts
+    names = (pool,) if isinstance(pool, str) else tuple(pool)
+    if isinstance(pool, str) and "+" in pool:
+        raise ValueError(f"pool = {pool!r}: give several poolings as a tuple, {tuple(pool.split('+'))}")
+    if not names:
+        raise ValueError("pool = () names no pooling")
+    for name in names:
+        if name not in POOLINGS and name != TOKENS:
+            raise ValueError(f"pool = {pool!r}: {name!r} is not one of {', '.join(POOLINGS)}, {TOKENS}")
+        if names.count(name) > 1:
+            raise ValueError(f"pool = {pool!r} names {name!r} twice")
+    if TOKENS in names and len(names) > 1:
+        raise ValueError(f"pool = {pool!r}: {TOKENS!r} gives every token and joins with no other")
+    return names
 
 
-def pool_width(config: ModelConfig, pool: str) -> int:
+def parse_pool(text: str) -> Pool:
+    """The command line's short form, "mean+metadata", to a pool.
+
+    >>> parse_pool("mean+metadata"), parse_pool("cls")
+    (('mean', 'metadata'), 'cls')
+    """
+    names = tuple(text.split("+"))
+    pool = names[0] if len(names) == 1 else names
+    check_pool(pool)
+    return pool
+
+
+def pool_name(pool: Pool) -> str:
+    """The short form of a pool, for tables and file columns; the inverse of `parse_pool`."""
+    return pool if isinstance(pool, str) else "+".join(pool)
+
+
+def pool_width(config: ModelConfig, pool: Pool) -> int:
     """Numbers in an embedding; for "tokens" in each of its tokens."""
-    return config.width if pool == "tokens" else sum(_PARTS[part][1](config) for part in check_pool(pool))
+    return config.width if pool == TOKENS else sum(POOLINGS[name].width(config) for name in check_pool(pool))
 
 
-def pool_tokens(out: TokenOutput, pairs: Sequence[Array], config: ModelConfig, pool: str) -> Array:
-    """The encoder's output to embeddings.
+def pool_tokens(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig, pool: Pool) -> Array:
+    """Pool the encoder's output to embeddings.
 
     - "mean" over all tokens, the published embedding; "patch_mean" over the patches' tokens; "cls": D numbers each.
-    - "unit_mean": "mean" brought to one length, the root of D, as the contrast of pretraining compares it; D.
-    - "patch_std": deviation over the patches' tokens, D.
-    - "stages": the mean over all tokens at the end of each stage, one after the other, 3 D for the published sizes.
+    - "unit_mean": "mean" scaled to length sqrt(D), as the contrastive objective compares it; D.
+    - "patch_std": standard deviation over the patches' tokens, D.
+    - "stages": the mean over all tokens at the end of each stage, concatenated, 3 D for the published sizes.
     - "layer_mean": the mean over all tokens and blocks, D.
-    - "metadata": the eight numbers of week, hour, latitude and longitude as the encoder is told them, for a probe to read
+    - "metadata": the eight numbers of week, hour, latitude and longitude as the encoder is given them, for a probe to read
       beside what the encoder makes of the pixels.
     - "tokens": all of them, (N, T, D).
 
     Args:
-        pairs: (N, 2) each, the [sin, cos] pairs that went in.
+        metadata: week, hour, lat, lon, (N, 2) each: the [sin, cos] pairs that went in.
+        pool: one name, or a tuple of several.
 
     Returns:
         (N, width) float32, or (N, T, D).
     """
-    if pool == "tokens":
+    if pool == TOKENS:
         return out.tokens
-    values = [_PARTS[part][0](out, pairs, config) for part in check_pool(pool)]
+    values = [POOLINGS[name].apply(out, metadata, config) for name in check_pool(pool)]
     return values[0] if len(values) == 1 else jnp.concatenate(values, axis=-1)

@@ -38,11 +38,11 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
     source = data.builder(d.name, d.data_dir)
     kind, _, name = d.statistics.partition(":")
     if known is not None:
-        statistics = data.Statistics(**known)
+        statistics = landsat.Statistics.of(known)
     elif kind == "computed":
         statistics = data.compute_statistics(source, d.train_split)
     elif kind == "published":
-        statistics = data.published_statistics(name or source.name)
+        statistics = landsat.Statistics.published(name or source.name)
     else:
         raise ValueError(f"config.data.statistics = {d.statistics!r} is not 'published', 'published:NAME' or 'computed'")
     rows = rows_of_mix(d.mix, config.train.batch_size, jax.process_count())
@@ -50,7 +50,7 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
     for other, count in rows.items():
         found = data.builder(other, d.data_dir)
         known_there = kind == "published" and found.name in landsat.STATISTICS
-        own = data.published_statistics(found.name) if known_there else data.compute_statistics(found, "train")
+        own = landsat.Statistics.published(found.name) if known_there else data.compute_statistics(found, "train")
         mixed[other] = (found, count, own)
     batch_size = config.train.batch_size
     common = dict(
@@ -100,8 +100,8 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
             f"config.data.val_split = {d.val_split!r} of {d.name} has {count} examples, fewer than the {devices} devices; "
             "hold out more"
         )
-    mix = {other: {"rows": count, "statistics": own.to_dict()} for other, (_, count, own) in mixed.items()}
-    return RunData(statistics.to_dict(), source.info.full_name, mix, data.num_examples(source, d.train_split), train, val)
+    mix = {other: {"rows": count, "statistics": dict(own)} for other, (_, count, own) in mixed.items()}
+    return RunData(dict(statistics), source.info.full_name, mix, data.num_examples(source, d.train_split), train, val)
 
 
 def rows_of_mix(mix: Sequence[str], batch_size: int, processes: int) -> dict[str, int]:

@@ -1,0 +1,90 @@
+"""Band means and standard deviations, and the z-score that they give: one pair `normalize`, `unnormalize`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# In digital numbers, as published with the datasets.
+STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
+    "bigearthnet_landsat": {
+        "mean": (9405.194, 9649.677, 10425.686, 10444.589, 16067.627, 12699.184, 10596.475),
+        "std": (6016.344, 6095.472, 5839.462, 6068.493, 6271.440, 4256.046, 3130.776),
+    },
+    "eurosat_landsat": {
+        "mean": (8515.321, 8829.601, 9795.921, 9891.655, 15499.884, 13146.115, 11004.212),
+        "std": (3938.756, 4057.718, 4205.960, 4434.423, 6150.640, 4923.020, 4044.071),
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics(Mapping[str, Any]):
+    """Mean and standard deviation of each band, and the z-score (value - mean) / std.
+
+    As a mapping it has the keys "mean", "std" and "source", which is how files hold it: `dict(statistics)`.
+
+    Attributes:
+        mean, std: (C,) floats, in the unit of the images, most often Collection 2 digital numbers.
+        source: where they come from, as "published:bigearthnet_landsat" or "computed:...".
+
+    Raises:
+        ValueError: mean and std differ in length, or a std is not above 0.
+
+    >>> statistics = Statistics((9000.0,), (3000.0,), "by hand")
+    >>> statistics.normalize(np.array([[12000.0]])).tolist(), statistics.unnormalize(np.array([[1.0]])).tolist()
+    ([[1.0]], [[12000.0]])
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    source: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
+        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        if len(self.mean) != len(self.std) or not all(v > 0 for v in self.std):
+            raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} must match, with std > 0")
+
+    def __getitem__(self, key: str) -> Any:
+        if key not in ("mean", "std", "source"):
+            raise KeyError(key)
+        value = getattr(self, key)
+        return value if isinstance(value, str) else list(value)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("mean", "std", "source"))
+
+    def __len__(self) -> int:
+        return 3
+
+    @classmethod
+    def of(cls, values: Statistics | Mapping[str, Any]) -> Statistics:
+        """The statistics themselves, or those that a mapping with "mean", "std" and (where there is one) "source" holds."""
+        return values if isinstance(values, cls) else cls(values["mean"], values["std"], values.get("source", "given"))
+
+    @classmethod
+    def published(cls, dataset: str) -> Statistics:
+        """The published statistics of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers.
+
+        Raises:
+            ValueError: there are none of this dataset.
+        """
+        if dataset not in STATISTICS:
+            raise ValueError(f"no published statistics of {dataset!r}; there are {', '.join(STATISTICS)}")
+        return cls(**STATISTICS[dataset], source=f"published:{dataset}")
+
+    def select(self, bands: Sequence[int]) -> Statistics:
+        """Those of some of the bands, by index."""
+        return Statistics(tuple(self.mean[i] for i in bands), tuple(self.std[i] for i in bands), self.source)
+
+    def normalize(self, images: Any) -> Any:
+        """(..., C) values to z-scores; numpy or jax arrays, computed in float32 where the images are float32."""
+        return (images - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+
+    def unnormalize(self, z: Any) -> Any:
+        """(..., C) z-scores to values; the inverse of `normalize`."""
+        return z * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
