@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
+
+from geomoe.cli import setup
+
+EXAMPLE = "python probe.py --config configs/probe_synthetic.py --config.checkpoint=runs/demo"
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/.", lock_config=True)
 flags.mark_flags_as_required(["config"])
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
-    from geomoe.cli import setup
-
+def main(_: list[str]) -> None:
     setup.start()
     from geomoe.probing import run, tables
 
@@ -25,6 +25,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from geomoe.cli.setup import clear_errors
-
-    sys.exit(clear_errors(app.run, main))
+    sys.exit(setup.run_config_script(main, EXAMPLE))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from absl import app, flags
+from absl import flags
 from ml_collections import config_flags
+
+from geomoe.cli import setup
+
+EXAMPLE = "python train.py --config configs/pretrain_synthetic.py --workdir runs/demo"
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run directory; a run that is there goes on where it stopped.")
@@ -15,11 +19,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-def main(argv: list[str]) -> None:
-    if len(argv) > 1:
-        raise app.UsageError(f"unknown argument {argv[1]!r}")
-    from geomoe.cli import setup
-
+def main(_: list[str]) -> None:
     setup.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     from geomoe.training import loop
 
@@ -31,6 +31,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    from geomoe.cli.setup import clear_errors
-
-    sys.exit(clear_errors(app.run, main))
+    sys.exit(setup.run_config_script(main, EXAMPLE))

@@ -7,25 +7,26 @@
 Submodules load on first use; only `geomoe.data` imports TensorFlow.
 """
 
-from __future__ import annotations
+from etils import epy
 
-import importlib
-from typing import Any
+from geomoe.version import __version__
 
-from geomoe.version import __version__ as __version__
+with epy.lazy_api_imports(globals()):
+    from geomoe import analysis, data, embeddings, export, landsat, metadata, models, probing, training, weights
+    from geomoe.pretrained import PretrainedEncoder, load
 
-
-_SUBMODULES = ("analysis", "data", "embeddings", "export", "landsat", "metadata", "models", "probing", "training", "weights")
-_NAMES = {"load": "geomoe.pretrained", "PretrainedEncoder": "geomoe.pretrained"}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"geomoe.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'geomoe' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *_SUBMODULES, *_NAMES])
+__all__ = [
+    "PretrainedEncoder",
+    "__version__",
+    "analysis",
+    "data",
+    "embeddings",
+    "export",
+    "landsat",
+    "load",
+    "metadata",
+    "models",
+    "probing",
+    "training",
+    "weights",
+]

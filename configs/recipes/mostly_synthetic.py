@@ -10,5 +10,5 @@ from geomoe.training.presets import multi_objective_on_few_patches
 
 def get_config():
     config = multi_objective_on_few_patches()
-    config.data.mix = ("synthetic_landsat=0.9",)
+    config.data.mix = (("synthetic_landsat", 0.9),)
     return config

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from geomoe.benchmark.flops import encoder_flops, training_flops
+from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE, ModelConfig, build_mae
 from geomoe.pretrained import PretrainedEncoder
@@ -130,9 +131,10 @@ def embed(size: str = "S", batch: int = 256, repeats: int = 7, **changes: Any) -
     """`PretrainedEncoder.embed_batch` on whole images, mean over the tokens."""
     config = ModelConfig.from_dict({"size": size, **changes})
     data = _batch(config, batch)
-    pairs = [data[name] for name in FIELDS]
-    encoder = PretrainedEncoder(config, init_params(MAE(config), 0), {}, "bench")
-    once = lambda: encoder.embed_batch(data["image"], pairs, "mean", batch)
+    metadata = [data[name] for name in FIELDS]
+    statistics_ = Statistics.published("bigearthnet_landsat")
+    encoder = PretrainedEncoder(config, init_params(MAE(config), 0), statistics_, "bench")
+    once = lambda: encoder.embed_batch(data["image"], metadata, "mean", batch)
     start = time.perf_counter()
     once()
     first = time.perf_counter() - start
@@ -144,7 +146,8 @@ def embed(size: str = "S", batch: int = 256, repeats: int = 7, **changes: Any) -
 
 def experts(counts: tuple[int, ...] = (3, 5, 8, 16, 32, 64), tokens: int = 3840, repeats: int = 5) -> list[Row]:
     """One mixture (width 144, hidden 108, top 2), forward and gradient, by number of experts and dispatch."""
-    from geomoe.models.moe import ExpertParams, mix_experts, route
+    from geomoe.models.experts import ExpertParams, mix_experts
+    from geomoe.models.router import route
 
     rng = np.random.default_rng(0)
     normal = lambda *shape: jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32)
@@ -187,7 +190,7 @@ def input_(count: int = 2048, batch: int = 128, seconds: float = 4.0) -> list[Ro
     with _synthetic(count) as folder:
         options = dict(data_dir=folder, statistics=landsat.STATISTICS["bigearthnet_landsat"], batch_size=batch, cache=True)
         augmented = dict(resize_mode="random_crop", augment=data.Augment(flips=True, rot90=True))
-        for name, more in (("centre crop", {}), ("random crop, flips, turns", augmented)):
+        for name, more in (("centre crop", {}), ("random crop, flips, rotations", augmented)):
             batches = data.load("synthetic_landsat/bench", "train", train=True, **options, **more).as_numpy_iterator()
             for _ in range(2 * count // batch):
                 next(batches)
@@ -243,7 +246,7 @@ def scene_(side: int = 1540, size: str = "S", stride: int = 40) -> list[Row]:
     from geomoe.data.synthetic import scene
 
     model = build_mae(size)
-    statistics_ = {**landsat.STATISTICS["bigearthnet_landsat"], "source": "bench"}
+    statistics_ = Statistics.published("bigearthnet_landsat")
     encoder = PretrainedEncoder(model.config, init_params(model, 0), statistics_, "bench")
     tile = scene(0, "train", 0).image[:40, :40]
     with tempfile.TemporaryDirectory() as folder:

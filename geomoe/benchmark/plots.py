@@ -35,11 +35,12 @@ def save_plots(rows: Sequence[dict[str, Any]], folder: str | os.PathLike) -> lis
         figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
         for ax, column in zip(axes, ("forward_ms", "gradient_ms")):
             for dispatch in ("dense", "sparse"):
-                mine = [r for r in mixtures if r["dispatch"] == dispatch]
-                ax.loglog([r["experts"] for r in mine], [r[column] for r in mine], marker="o", label=dispatch)
+                of_dispatch = [r for r in mixtures if r["dispatch"] == dispatch]
+                ax.loglog([r["experts"] for r in of_dispatch], [r[column] for r in of_dispatch], marker="o", label=dispatch)
             ax.set(xlabel="experts", ylabel="ms", title=column.removesuffix("_ms"))
         axes[0].legend()
-        paths.append(os.path.join(folder, "experts.png"))
-        figure.savefig(paths[-1], dpi=120)
+        path = os.path.join(folder, "experts.png")
+        paths.append(path)
+        figure.savefig(path, dpi=120)
         plt.close(figure)
     return [path for path in paths if path]

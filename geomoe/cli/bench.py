@@ -23,6 +23,7 @@ import rich.console
 import rich.table
 
 from geomoe.cli.setup import clear_errors, start
+from geomoe.files import atomic_open
 
 _COLUMNS = {
     "per_s": ("images/s", "{:,.0f}"),
@@ -40,7 +41,7 @@ _COLUMNS = {
     "model_gflop": ("model GFLOP", "{:.0f}"),
     "gbyte": ("GB moved", "{:.1f}"),
 }
-_SCALING = {
+_SCALING: dict[str, list[tuple[str, tuple[int, ...]]]] = {
     "train": [("batch", (16, 32, 64)), ("devices", (1, 2))],
     "embed": [("batch", (8, 32, 256)), ("img_size", (24, 32, 56))],
 }
@@ -112,9 +113,8 @@ def main(argv: list[str] | None = None) -> None:
         if "peak_gflops" in found[0]:
             console.print(f"matmul peak in the same process: {found[0]['peak_gflops']:.0f} GFLOP/s")
     if args.json:
-        with open(f"{args.json}.partial", "w") as file:
+        with atomic_open(args.json) as file:
             json.dump(rows, file, indent=1)
-        os.replace(f"{args.json}.partial", args.json)
     if args.plots:
         from geomoe.benchmark.plots import save_plots
 

@@ -29,25 +29,24 @@ def main(argv: list[str] | None = None) -> None:
     if os.path.exists(args.output):
         raise ValueError(f"{args.output} is there already; remove it or take another name")
     start()
-    import geomoe
-    from geomoe import weights
+    from geomoe.models.pooling import parse_pool
+    from geomoe.pretrained import load
 
-    encoder = geomoe.load(args.checkpoint, int(args.which) if args.which.isdigit() else args.which)
+    encoder = load(args.checkpoint, args.which)
     if args.output.endswith(".stablehlo"):
         from geomoe.export.stablehlo import export_encoder
 
-        facts = export_encoder(encoder, args.output, pool=args.pool, platforms=args.platforms.split(","))
+        facts = export_encoder(encoder, args.output, pool=parse_pool(args.pool), platforms=args.platforms.split(","))
         size = facts["bytes"] / 1e6
         print(f"{args.output}: {size:.1f} MB, for {', '.join(facts['platforms'])}; inputs in {args.output}.json")
     elif args.output.endswith(".pth"):
-        weights.save_torch_checkpoint(args.output, encoder.params, encoder.config)
-        print(
-            f"{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB, PyTorch's format, {encoder.num_params:,} parameters"
-        )
-    else:
-        from geomoe.training.checkpoints import write_run
+        from geomoe.weights import save_torch_checkpoint
 
-        write_run(args.output, encoder)
+        save_torch_checkpoint(args.output, encoder.params, encoder.config)
+        size = os.path.getsize(args.output) / 1e6
+        print(f"{args.output}: {size:.1f} MB, PyTorch's format, {encoder.num_params:,} parameters")
+    else:
+        encoder.save_run(args.output)
         print(f"{args.output}: a run directory for geomoe.load, probe.py and geomoe.cli.embed")
 
 

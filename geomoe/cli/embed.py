@@ -1,4 +1,4 @@
-"""Embeds a dataset, a folder of patches or a scene into a file.
+"""Embed a dataset, a folder of patches or a scene into a file.
 
     python -m geomoe.cli.embed --checkpoint RUN --dataset synthetic_landsat --split test --output test.parquet
     python -m geomoe.cli.embed --checkpoint RUN --folder DIR --output patches.npz
@@ -13,10 +13,8 @@ import argparse
 import os
 import sys
 
-import rich.console
-import rich.progress
-
 from geomoe.cli.setup import clear_errors, start
+from geomoe.progress import progress_bar
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     source.add_argument("--folder", help="folder of GeoTIFF patches")
     source.add_argument("--scene", nargs="+", help="a GeoTIFF, a folder with one file a band, or the band files")
     parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif for scenes")
-    parser.add_argument("--pool", default="mean", help="readout, as mean, stages or stages+metadata (default: mean)")
+    parser.add_argument("--pool", default="mean", help="pooling, as mean, stages or stages+metadata (default: mean)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the vectors in the file")
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--split", default="test", help="of --dataset (default: test)")
@@ -66,40 +64,48 @@ def main(argv: list[str] | None = None) -> None:
         )
 
     start()
-    import geomoe
     from geomoe import embeddings
-    from geomoe.data import preprocess
+    from geomoe.data.preprocess import InputSpec
+    from geomoe.models.pooling import parse_pool
+    from geomoe.pretrained import load
 
     options = {key: value for key, value in described.items() if value is not None}
     if args.bands:
         options["bands"] = tuple(args.bands.split(","))
     if args.uint8_range:
         options["uint8_range"] = tuple(args.uint8_range)
-    given = preprocess.InputSpec(fill_missing=args.fill_missing, resize_mode=args.resize_mode or "centre_crop", **options)
-    encoder = geomoe.load(args.checkpoint, int(args.which) if args.which.isdigit() else args.which)
-    console = rich.console.Console(stderr=True)
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-    )
-    with rich.progress.Progress(*columns, console=console) as bar:
+    resize_mode = args.resize_mode or "centre_crop"
+    spec = InputSpec(fill_missing=args.fill_missing, resize_mode=resize_mode, **options)
+    encoder = load(args.checkpoint, args.which)
+    with progress_bar() as bar:
         task = bar.add_task("embedding", total=None)
-        progress = lambda done, total: bar.update(task, completed=done, total=total)
-        sink = embeddings.Sink(args.output, args.pool, args.dtype, args.batch_size, progress)
+
+        def progress(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        sink = embeddings.Sink(args.output, parse_pool(args.pool), args.dtype, args.batch_size, progress)
         if args.dataset:
-            resize_mode = args.resize_mode or "centre_crop"
             counts = embeddings.embed_dataset(
                 encoder, sink, args.dataset, args.split, data_dir=args.data_dir, resize_mode=resize_mode
             )
         elif args.folder:
-            skipped = lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True)
-            counts = embeddings.embed_folder(encoder, sink, args.folder, given=given, skipped=skipped)
+            counts = embeddings.embed_folder(
+                encoder,
+                sink,
+                args.folder,
+                spec=spec,
+                skipped=lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True),
+            )
         else:
-            limits = dict(min_valid=args.min_valid, max_cloud=args.max_cloud)
-            scene = args.scene[0] if len(args.scene) == 1 else args.scene
-            counts = embeddings.embed_scene(encoder, sink, scene, given=given, **limits, **scene_only)
+            counts = embeddings.embed_scene(
+                encoder,
+                sink,
+                args.scene[0] if len(args.scene) == 1 else args.scene,
+                spec=spec,
+                min_valid=args.min_valid,
+                max_cloud=args.max_cloud,
+                **scene_only,
+            )
     size = os.path.getsize(args.output) / 1e6
     marked = counts["patches"] - counts["embedded"]
     print(f"{args.output}: {counts['embedded']:,} embeddings, {marked:,} marked (too little data, or clouds), {size:.1f} MB")

@@ -8,12 +8,14 @@ import json
 import os
 import sys
 import time
+from typing import Any
 
 import rich.console
-import rich.progress
 import rich.table
 
-from geomoe.cli.setup import clear_errors
+from geomoe.cli.setup import clear_errors, start
+from geomoe.files import atomic_open
+from geomoe.progress import progress_bar
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,8 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
 
+    start()
     from geomoe import data
-    from geomoe.data.builders import read_skipped
 
     base, _, config = args.dataset.partition("/")
     if base not in data.BUILDERS:
@@ -67,25 +69,21 @@ def main(argv: list[str] | None = None) -> None:
         options |= scene_only
         if config:
             options["config"] = config
-        _prepare(data.BUILDERS[base], options, args, console, read_skipped)
+        _prepare(data.BUILDERS[base], options, args, console)
     if args.statistics:
         statistics = data.compute_statistics(args.dataset, args.split, args.data_dir)
         path = os.path.join(data.builder(args.dataset, args.data_dir).data_dir, "statistics.json")
-        with open(path, "w") as file:
+        with atomic_open(path) as file:
             json.dump(dict(statistics), file, indent=1)
         print(json.dumps(dict(statistics)))
         console.print(f"written to {path}; a run computes its own with --config.data.statistics=computed")
 
 
-def _prepare(builder_class, options, args, console, read_skipped) -> None:
-    columns = (
-        rich.progress.TextColumn("{task.description}"),
-        rich.progress.BarColumn(),
-        rich.progress.MofNCompleteColumn(),
-        rich.progress.TimeRemainingColumn(),
-    )
-    start = time.monotonic()
-    with rich.progress.Progress(*columns, console=console) as bar:
+def _prepare(builder_class: Any, options: dict[str, Any], args: argparse.Namespace, console: rich.console.Console) -> None:
+    from geomoe.data.builders import read_skipped
+
+    began = time.monotonic()
+    with progress_bar(console) as bar:
         task = bar.add_task(f"converting {args.dataset}", total=None)
         builder = builder_class(
             data_dir=args.data_dir,
@@ -98,7 +96,7 @@ def _prepare(builder_class, options, args, console, read_skipped) -> None:
         there = os.path.exists(os.path.join(builder.data_dir, "dataset_info.json"))
         if not there:
             builder.download_and_prepare()
-    seconds = time.monotonic() - start
+    seconds = time.monotonic() - began
     skipped = read_skipped(builder.data_dir)
     counts = {name: info.num_examples for name, info in builder.info.splits.items()}
     used = sum(counts.values())

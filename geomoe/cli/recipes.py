@@ -24,9 +24,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dataset", default="bigearthnet_landsat", help="prepared dataset with labels that is scored on")
     parser.add_argument("--split", default="train", help="of --dataset, cross-validated (default: train)")
     parser.add_argument("--transfer", default="", help="another prepared dataset with labels, to try the embeddings on as well")
-    parser.add_argument("--pools", nargs="+", help="readouts to score (default: six of them)")
+    parser.add_argument("--pools", nargs="+", help="poolings to score (default: six of them)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
-    parser.add_argument("--nested", action="store_true", help="choose recipe and readout by nested folds, with the first seed")
+    parser.add_argument("--nested", action="store_true", help="choose recipe and pooling by nested folds, with the first seed")
     parser.add_argument("--markdown", help="file that the table is written to, between its two marks")
     args = parser.parse_args(argv)
     if args.minutes <= 0:
@@ -34,11 +34,9 @@ def main(argv: list[str] | None = None) -> None:
 
     start()
     from geomoe import experiments
-    from geomoe.models.pooling import check_pool
+    from geomoe.models.pooling import parse_pool
 
-    pools = tuple(args.pools or experiments.POOLS)
-    for pool in pools:
-        check_pool(pool)
+    pools = tuple(map(parse_pool, args.pools)) if args.pools else experiments.POOLS
     names = [os.path.splitext(os.path.basename(path))[0] for path in args.recipes]
     common = dict(minutes=args.minutes, output=args.output, pools=pools)
     common |= dict(name=args.dataset, split=args.split, data_dir=args.data_dir)

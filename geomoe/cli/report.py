@@ -23,9 +23,14 @@ def main(argv: list[str] | None = None) -> None:
     start()
     from geomoe.analysis.report import write_report
 
-    which = int(args.which) if args.which.isdigit() else args.which
-    options = dict(checkpoint=which, data_dir=args.data_dir, split=args.split, max_images=args.max_images)
-    path = write_report(args.run_dir, args.output, **options)
+    path = write_report(
+        args.run_dir,
+        args.output,
+        checkpoint=args.which,
+        data_dir=args.data_dir,
+        split=args.split,
+        max_images=args.max_images,
+    )
     print(f"report: {os.path.abspath(path)} ({os.path.getsize(path) / 1e6:.1f} MB)")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
+import re
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _USER_ERRORS = (
@@ -20,18 +21,21 @@ _USER_ERRORS = (
 
 
 def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
-    """Prepares JAX: a persistent compilation cache, and several processes where asked for.
+    """Prepare JAX: a persistent compilation cache, and several processes where asked for.
 
     The cache is in $GEOMOE_CACHE, or else ~/.cache/geomoe; an empty GEOMOE_CACHE turns it off. On TPU pods and under
     cluster managers that JAX knows, set GEOMOE_DISTRIBUTED=1 and leave the arguments out.
     """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads data here
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and announces this one before it does
     import absl.logging
     import jax
 
     from geomoe import compilation
 
     absl.logging.set_verbosity(absl.logging.ERROR)
-    _keep_freed_memory()
+    absl.logging.use_absl_handler()  # before TensorFlow's C++ says that nobody has
+    compilation.keep_freed_memory()
     compilation.set_flags()
     jax.config.update("jax_cpu_enable_async_dispatch", False)  # or a step begins before the last one's memory is given back
     cache = os.environ.get("GEOMOE_CACHE", os.path.join(os.path.expanduser("~"), ".cache", "geomoe"))
@@ -44,24 +48,8 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
         jax.distributed.initialize()
 
 
-def _keep_freed_memory() -> None:
-    """Has the C library keep large blocks that are freed, on Linux.
-
-    XLA on CPU takes the temporary memory of a program anew for every call. Given back to the system each time, it comes again
-    as hundreds of thousands of page faults a training step, a quarter of its time at size S.
-    """
-    trim_threshold, mmap_max, arena_max = -1, -4, -8  # names of mallopt(3)
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return  # another C library
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(arena_max, 1)
-
-
 def clear_errors(run: Callable[..., Any], *args: Any) -> int:
-    """Calls `run(*args)`; a mistake of the user's ends in one line on stderr and exit code 1.
+    """Call `run(*args)`; a mistake of the user's ends in one line on stderr and exit code 1.
 
     GEOMOE_TRACEBACK=1 shows the whole traceback.
     """
@@ -71,9 +59,56 @@ def clear_errors(run: Callable[..., Any], *args: Any) -> int:
     try:
         run(*args)
     except _USER_ERRORS as error:
-        while error.args and isinstance(error.args[0], Exception):  # ml_collections puts a KeyError into an AttributeError
-            error = error.args[0]
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"error: {text}\n(GEOMOE_TRACEBACK=1 shows where)", file=sys.stderr)
+        print(f"error: {_text(error)}\n(GEOMOE_TRACEBACK=1 shows where)", file=sys.stderr)
         return 1
     return 0
+
+
+def _text(error: BaseException) -> str:
+    """What an error says, without quotes around quotes."""
+    while error.args and isinstance(error.args[0], Exception):  # ml_collections puts a KeyError into an AttributeError
+        error = error.args[0]
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    return f"unknown config key {text}" if "Did you mean" in text else text  # ml_collections names the key alone
+
+
+def run_config_script(main: Callable[[list[str]], Any], example: str) -> int:
+    """Run a script whose flags are absl's and whose `--config` is a config file; returns its exit code.
+
+    Args:
+        main: called with the arguments that are no flags.
+        example: a command to show where flags are missing.
+    """
+    from absl import app
+
+    return clear_errors(lambda: app.run(main, flags_parser=lambda argv: _parse_flags(argv, example)))
+
+
+def _parse_flags(argv: Sequence[str], example: str) -> list[str]:
+    """Parse absl's flags, with errors that name the config file and say what to do.
+
+    Raises:
+        ValueError: a flag is missing or unknown, or the config file cannot be loaded.
+    """
+    from absl import flags
+
+    config = next((m[1] for m in (re.match(r"--?config(?:=|$)(.*)", arg) for arg in argv) if m), None)
+    if config == "" and "--config" in argv[:-1]:
+        config = argv[argv.index("--config") + 1]
+    path = (config or "").rsplit(":", 1)[0] if not os.path.exists(config or "") else config
+    if path and not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no config file {path}; the experiments are files in configs/")
+    try:
+        remaining: list[str] = flags.FLAGS(argv)
+    except flags.Error as error:
+        text = re.sub(r"flag (--\w+)=None: Flag --\w+ must have a value other than None\.", r"\1 is missing", str(error))
+        raise ValueError(f"{', '.join(text.splitlines())}; for example: {example}") from None
+    except AttributeError:
+        raise  # of a misspelt key, which the message names
+    except Exception as error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename.endswith(path)]
+        where = f", line {frames[-1].lineno}" if frames else ""
+        raise ValueError(f"the config file {path}{where} cannot be loaded: {type(error).__name__}: {_text(error)}") from error
+    if len(remaining) > 1:
+        raise ValueError(f"unknown argument {remaining[1]!r}; for example: {example}")
+    return remaining

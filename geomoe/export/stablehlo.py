@@ -21,8 +21,10 @@ import jax.export  # a module of its own, not brought by `import jax`
 import jax.numpy as jnp
 import numpy as np
 
-from geomoe.models import Encoder
-from geomoe.models.pooling import check_pool, pool_tokens
+from geomoe.files import atomic_open
+from geomoe.metadata import FIELDS
+from geomoe.models import encode
+from geomoe.models.pooling import Pool, check_pool, pool_name, pool_tokens
 from geomoe.pretrained import PretrainedEncoder
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -32,10 +34,10 @@ def export_encoder(
     encoder: PretrainedEncoder,
     path: str | os.PathLike,
     *,
-    pool: str = "mean",
+    pool: Pool = "mean",
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
 ) -> dict[str, Any]:
-    """Writes PATH (the serialised function) and PATH.json (what it is).
+    """Write PATH (the serialised function) and PATH.json (what it is).
 
     Args:
         pool: as for `PretrainedEncoder.embed`.
@@ -53,12 +55,10 @@ def export_encoder(
     check_pool(pool)
     cfg = encoder.config
     params = jax.tree.map(np.asarray, encoder.params["encoder"])
-    mean, std = (np.asarray(encoder.statistics[key], np.float32) for key in ("mean", "std"))
 
     def function(images: jax.Array, week: jax.Array, hour: jax.Array, lat: jax.Array, lon: jax.Array) -> jax.Array:
-        z = (images - mean) / std
-        pairs = week, hour, lat, lon
-        return pool_tokens(Encoder(cfg).apply({"params": params}, z, *pairs), pairs, cfg, pool)
+        metadata = week, hour, lat, lon
+        return pool_tokens(encode(cfg, params, encoder.statistics.normalize(images), *metadata), metadata, cfg, pool)
 
     (count,) = jax.export.symbolic_shape("n")
     image = jax.ShapeDtypeStruct((count, cfg.img_size, cfg.img_size, cfg.in_channels), jnp.float32)
@@ -68,20 +68,20 @@ def export_encoder(
     facts = {
         "inputs": {
             "images": ["N", cfg.img_size, cfg.img_size, cfg.in_channels],
-            **{name: ["N", 2] for name in ("week", "hour", "lat", "lon")},
+            **{name: ["N", 2] for name in FIELDS},
         },
         "output": ["N", *exported.out_avals[0].shape[1:]],
         "bands": list(encoder.bands),
         "unit": "collection2_dn",
-        "normalisation (inside)": {key: np.asarray(encoder.statistics[key]).tolist() for key in ("mean", "std")},
-        "pool": pool,
+        "normalisation (inside)": {key: encoder.statistics[key] for key in ("mean", "std")},
+        "pool": pool_name(pool),
         "platforms": list(platforms),
         "encoder": encoder.source,
         "jax_version": jax.__version__,
         "bytes": len(blob),
     }
-    for name, content in ((os.fspath(path), bytes(blob)), (f"{os.fspath(path)}.json", json.dumps(facts, indent=1).encode())):
-        with open(f"{name}.partial", "wb") as file:
-            file.write(content)
-        os.replace(f"{name}.partial", name)
+    with atomic_open(path, "wb") as file:
+        file.write(bytes(blob))
+    with atomic_open(f"{os.fspath(path)}.json") as file:
+        json.dump(facts, file, indent=1)
     return facts

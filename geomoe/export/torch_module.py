@@ -5,7 +5,6 @@ The module is a thin shell: tensors go to JAX and back, no gradient flows. Weigh
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,8 @@ try:
 except ImportError as error:
     raise ImportError("geomoe.export.torch_module needs PyTorch: pip install torch") from error
 
-from geomoe.models.pooling import pool_width
+from geomoe.data.preprocess import InputSpec
+from geomoe.models.pooling import Pool, pool_width
 from geomoe.pretrained import PretrainedEncoder
 
 
@@ -24,43 +24,25 @@ class TorchEncoder(torch.nn.Module):
 
     Args:
         encoder: from `geomoe.load`.
-        bands: names of the channels that come in, in their order; None says that they are the model's.
-        unit: of the numbers that come in, as for `PretrainedEncoder.embed`; "zscored" says that they are z-scored already.
-        resize_mode: "exact", "centre_crop" or "resize", for images of another size.
+        spec: what the images that come in are; None says that they are z-scored already.
         pool: of the embedding.
-        **options: fill_missing, sun_elevation, uint8_range, statistics, as for `PretrainedEncoder.embed`.
     """
 
     def __init__(
-        self,
-        encoder: PretrainedEncoder,
-        *,
-        bands: Sequence[str] | None = None,
-        unit: str = "collection2_dn",
-        resize_mode: str = "resize",
-        pool: str = "mean",
-        **options: Any,
+        self, encoder: PretrainedEncoder, spec: InputSpec | None = InputSpec(resize_mode="resize"), *, pool: Pool = "mean"
     ):
         super().__init__()
-        self.encoder = encoder
-        self.unit, self.resize_mode, self.pool = unit, resize_mode, pool
-        self.bands = None if bands is None else tuple(bands)
-        self.options = options
+        self.encoder, self.spec, self.pool = encoder, spec, pool
         self.num_features = pool_width(encoder.config, pool)
 
     @torch.no_grad()
     def forward(self, images: torch.Tensor, lat: Any = None, lon: Any = None, time: Any = None) -> torch.Tensor:
-        """(N, C, H, W) of `unit` -> (N, D) float32, on the images' device.
+        """(N, C, H, W) -> (N, D) float32, on the images' device.
 
         Args:
+            images: as `spec` says.
             lat, lon, time: (N,), or None, as for `PretrainedEncoder.embed`.
         """
         array = np.ascontiguousarray(images.detach().cpu().numpy().transpose(0, 2, 3, 1))
-        place = dict(lat=lat, lon=lon, time=time, pool=self.pool)
-        if self.unit == "zscored":
-            z = self.encoder.embed(array, normalized=True, **place)
-        else:
-            z = self.encoder.embed(
-                array, **place, unit=self.unit, resize_mode=self.resize_mode, bands=self.bands, **self.options
-            )
+        z = self.encoder.embed(array, lat, lon, time, self.pool, normalized=self.spec is None, spec=self.spec)
         return torch.from_numpy(z).to(images.device)

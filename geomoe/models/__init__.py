@@ -7,8 +7,8 @@ from typing import Any
 import jax
 
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, SIZES, ModelConfig
-from geomoe.models.encoder import Encoder, TokenOutput, patchify, unpatchify
-from geomoe.models.mae import MAE, MAEOutput, normalise_patches, random_masking, reconstruction_losses
+from geomoe.models.encoder import Encoder, TokenOutput, encode, patchify, unpatchify
+from geomoe.models.mae import MAE, MAEOutput, autoencode, random_masking
 
 
 def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> Encoder:
@@ -45,12 +45,12 @@ __all__ = [
     "MAEOutput",
     "ModelConfig",
     "TokenOutput",
+    "autoencode",
     "build_encoder",
     "build_mae",
     "count_params",
-    "normalise_patches",
+    "encode",
     "patchify",
     "random_masking",
-    "reconstruction_losses",
     "unpatchify",
 ]

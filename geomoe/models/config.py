@@ -41,7 +41,7 @@ class ModelConfig:
         img_size, patch_size, in_channels: side of the square input and of a patch, in pixels; number of bands.
         share_projections: whether V and W2 are one for all experts of a block (published) or one for each expert.
         load_estimator: "reference" (published) or "shazeer" (Shazeer et al. 2017, eq. 8-9).
-        dispatch: how experts are computed, see `geomoe.models.moe.mix_experts`; the result is the same.
+        dispatch: how experts are computed, see `geomoe.models.experts.mix_experts`; the result is the same.
         dropout: dropout rate on the output of each mixture, in training.
         dtype: type of activations and matmuls, "float32" or "bfloat16". Parameters, router and softmax are always float32.
         decoder_width, decoder_depth, decoder_experts, decoder_heads, decoder_groups: the decoder; its experts are half as
@@ -51,7 +51,7 @@ class ModelConfig:
         missing_metadata: what stands for a missing week, hour, latitude or longitude: "zero", the projection of [0, 0], which
             is its bias (published), or "learned", a token of its own.
         selection_bias: whether routers have a bias that only ranks experts, and that training moves to balance their use
-            (`geomoe.models.moe.balanced_bias`).
+            (`geomoe.models.router.balanced_bias`).
     """
 
     width: int = 144
@@ -80,7 +80,7 @@ class ModelConfig:
     missing_metadata: str = "zero"
     selection_bias: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "stage_experts", tuple(self.stage_experts))
         for name in ("width", "depth", "expert_width_first", "expert_width_last", "img_size", "patch_size", "in_channels"):
             if getattr(self, name) < 1:

@@ -1,110 +1,118 @@
-"""Small pieces that every block uses: LayerNorm, and a linear layer with PyTorch's default initialisation.
+"""Small layers that every block uses, and their initialisation.
 
 The published weights start from PyTorch's defaults, so random-weight baselines and training curves compare only if ours do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from geomoe.models import kernels
 
 Array = jax.Array
 
-LAYER_NORM_EPSILON = 1e-5
+
+@dataclasses.dataclass(frozen=True)
+class Initializer:
+    """How a parameter starts: a Flax initialiser that can be drawn on the host as well.
+
+    Attributes:
+        kind: "uniform" in (-scale, scale), "normal" with standard deviation `scale`, or "constant".
+        scale: see `kind`.
+    """
+
+    kind: str
+    scale: float
+
+    def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
+        """A draw by JAX, as Flax asks for it."""
+        if self.kind == "uniform":
+            return jax.random.uniform(key, shape, dtype, -self.scale, self.scale)
+        if self.kind == "normal":
+            return self.scale * jax.random.normal(key, shape, dtype)
+        return jnp.full(shape, self.scale, dtype)
+
+    def on_host(self, rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+        """A draw by numpy, float32: nothing to compile, and the same numbers on every platform."""
+        if self.kind == "uniform":
+            values = rng.uniform(-self.scale, self.scale, shape)
+        elif self.kind == "normal":
+            values = self.scale * rng.standard_normal(shape)
+        else:
+            values = np.full(shape, self.scale)
+        return values.astype(np.float32)
 
 
-def fan_in_uniform(fan_in: int):
+def fan_in_uniform(fan_in: int) -> Initializer:
     """U(-1/sqrt(fan_in), 1/sqrt(fan_in)): PyTorch's default for the weights and the biases of linear and conv layers."""
-
-    def init(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
-        bound = fan_in**-0.5
-        return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-    return init
+    return Initializer("uniform", fan_in**-0.5)
 
 
-def param(module: nn.Module, name: str, init: Callable[..., Array], shape: tuple[int, ...]) -> Array:
+ZEROS, ONES = Initializer("constant", 0.0), Initializer("constant", 1.0)
+TOKEN_INIT = Initializer("normal", 0.02)  # of learned tokens and positions
+
+_recorded: contextvars.ContextVar[dict[tuple[str, ...], Initializer] | None] = contextvars.ContextVar("recorded", default=None)
+
+
+@contextlib.contextmanager
+def recorded_initializers() -> Iterator[dict[tuple[str, ...], Initializer]]:
+    """Collect the initialiser of each parameter that modules declare meanwhile, by its path in the tree."""
+    record: dict[tuple[str, ...], Initializer] = {}
+    token = _recorded.set(record)
+    try:
+        yield record
+    finally:
+        _recorded.reset(token)
+
+
+def param(module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...]) -> Array:
     """`module.param` in float32, which checks the shape without tracing the initialiser again at every call.
 
     Raises:
         ValueError: the parameter is there with another shape.
     """
     if not module.has_variable("params", name):
+        if (record := _recorded.get()) is not None:
+            record[(*module.path, name)] = init
         return module.param(name, init, shape, jnp.float32)
-    value = module.get_variable("params", name)
+    value: Array = module.get_variable("params", name)
     if jnp.shape(value) != shape:
         where = "/".join((*module.path, name))
         raise ValueError(f"parameter {where} has shape {jnp.shape(value)}, and the model needs {shape}")
     return value
 
 
-class LinearParams(nn.Module):
-    """Declares the parameters of a linear layer and returns them, for callers that join several into one matmul."""
+class Linear(nn.Module):
+    """x W + b, computed in `dtype`: (..., in_features) -> (..., features). Parameters: kernel, bias."""
 
     in_features: int
     features: int
+    dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self) -> tuple[Array, Array]:
+    def __call__(self, x: Array) -> Array:
         init = fan_in_uniform(self.in_features)
         kernel = param(self, "kernel", init, (self.in_features, self.features))
-        return kernel, param(self, "bias", init, (self.features,))
+        bias = param(self, "bias", init, (self.features,))
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
 
 
-def linear(x: Array, params: tuple[Array, Array], dtype: Any) -> Array:
-    """x W + b in `dtype`: (..., in) -> (..., features)."""
-    kernel, bias = params
-    return x.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
-
-
-class LayerNormParams(nn.Module):
-    """Declares the scale and the bias of a LayerNorm of width D and returns them, (D,) each."""
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis (Ba et al. 2016, arXiv 1607.06450), in float32. Parameters: scale, bias."""
 
     width: int
 
     @nn.compact
-    def __call__(self) -> tuple[Array, Array]:
-        scale = param(self, "scale", nn.initializers.ones, (self.width,))
-        return scale, param(self, "bias", nn.initializers.zeros, (self.width,))
-
-
-@jax.custom_vjp
-def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
-    """(x - mean) / sqrt(variance + 1e-5) * scale + bias over the last axis, in float32 (Ba et al. 2016, arXiv 1607.06450).
-
-    The gradient is written out, since differentiating the line above compiles to more operations.
-
-    Args:
-        x: (..., D).
-        scale, bias: (D,) float32.
-
-    Returns:
-        (..., D), in the type of `x`.
-    """
-    return _layer_norm(x, scale, bias)[0]
-
-
-def _layer_norm(x: Array, scale: Array, bias: Array) -> tuple[Array, tuple[Array, ...]]:
-    values = x.astype(jnp.float32)
-    mean = jnp.mean(values, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(values), axis=-1, keepdims=True) - jnp.square(mean)
-    inverse = jax.lax.rsqrt(jnp.maximum(variance, 0) + LAYER_NORM_EPSILON)
-    return ((values - mean) * inverse * scale + bias).astype(x.dtype), (x, mean, inverse, scale)
-
-
-def _layer_norm_gradient(saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
-    x, mean, inverse, scale = saved
-    normed = (x.astype(jnp.float32) - mean) * inverse
-    cotangent = cotangent.astype(jnp.float32)
-    toward = cotangent * scale
-    along = jnp.mean(toward * normed, axis=-1, keepdims=True)
-    d_x = inverse * (toward - jnp.mean(toward, axis=-1, keepdims=True) - normed * along)
-    rows = tuple(range(x.ndim - 1))
-    return d_x.astype(x.dtype), jnp.sum(cotangent * normed, axis=rows), jnp.sum(cotangent, axis=rows)
-
-
-layer_norm.defvjp(_layer_norm, _layer_norm_gradient)
+    def __call__(self, x: Array) -> Array:
+        """(..., D) -> (..., D), in the dtype of `x`."""
+        scale, bias = param(self, "scale", ONES, (self.width,)), param(self, "bias", ZEROS, (self.width,))
+        return kernels.layer_norm(x, scale, bias)

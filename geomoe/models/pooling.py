@@ -53,6 +53,10 @@ def _stages(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) ->
     return jnp.concatenate(_layer_means(out)[depth - 1 :: depth], axis=-1)
 
 
+def _layer_mean(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) -> Array:
+    return jnp.mean(jnp.stack(_layer_means(out)), axis=0)
+
+
 POOLINGS: dict[str, Pooling] = {
     "mean": _of_tokens(lambda tokens: jnp.mean(tokens, axis=1)),
     "unit_mean": _of_tokens(_unit_mean),
@@ -60,7 +64,7 @@ POOLINGS: dict[str, Pooling] = {
     "patch_std": _of_tokens(lambda tokens: jnp.std(tokens[:, NUM_PREFIX_TOKENS:], axis=1)),
     "cls": _of_tokens(lambda tokens: tokens[:, NUM_METADATA_TOKENS]),
     "stages": Pooling(_stages, lambda config: config.width * len(config.stage_experts)),
-    "layer_mean": Pooling(lambda out, metadata, config: sum(_layer_means(out)) / config.depth, lambda config: config.width),
+    "layer_mean": Pooling(_layer_mean, lambda config: config.width),
     "metadata": Pooling(lambda out, metadata, config: jnp.concatenate(list(metadata), axis=-1), lambda config: 2 * len(FIELDS)),
 }
 TOKENS = "tokens"

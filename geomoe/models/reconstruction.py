@@ -12,7 +12,7 @@ import numpy as np
 
 from geomoe.metadata import FIELDS
 from geomoe.models.encoder import patchify, unpatchify
-from geomoe.models.mae import MAE
+from geomoe.models.mae import MAE, autoencode
 
 
 class Reconstruction(NamedTuple):
@@ -35,9 +35,9 @@ class Reconstruction(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(
-    model: MAE, params: Any, images: jax.Array, pairs: list[jax.Array], noise: jax.Array
+    model: MAE, params: Any, images: jax.Array, metadata: list[jax.Array], noise: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    out = model.apply({"params": params}, images, *pairs, mask_noise=noise)
+    out = autoencode(model, params, images, *metadata, mask_noise=noise)
     return out.pred, out.mask
 
 

@@ -1,13 +1,16 @@
-"""Pretraining: config, state, step, devices, checkpoints, loop."""
+"""Pretraining: config, losses, state, step, devices, evaluation, checkpoints, loop."""
 
 from geomoe.training.checkpoints import load_params, read_run
 from geomoe.training.config import default_config, validate
+from geomoe.training.evaluate import make_eval_step
+from geomoe.training.losses.config import LossConfig
 from geomoe.training.optimizer import build_optimizer, warmup_cosine
 from geomoe.training.presets import multi_objective_config
 from geomoe.training.state import TrainState, create_state, init_params
-from geomoe.training.step import make_eval_step, make_train_step
+from geomoe.training.step import make_train_step
 
 __all__ = [
+    "LossConfig",
     "TrainState",
     "build_optimizer",
     "create_state",
@@ -16,8 +19,8 @@ __all__ = [
     "load_params",
     "make_eval_step",
     "make_train_step",
-    "read_run",
     "multi_objective_config",
+    "read_run",
     "validate",
     "warmup_cosine",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,18 +13,18 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from geomoe.training.config import differences
+from geomoe.files import atomic_open
+from geomoe.training.config import default_config, differences, modernised
 from geomoe.training.state import TrainState
-
-if TYPE_CHECKING:
-    from geomoe.pretrained import PretrainedEncoder
 
 RUN_FILE = "run.json"
 FOLDER = "checkpoints"
 
 
 def read_run(workdir: str | os.PathLike) -> dict[str, Any]:
-    """A run's facts: config, model, statistics, dataset and geomoe_version.
+    """Read a run's facts: config, model, statistics, dataset and geomoe_version.
+
+    A config that an older version wrote comes with today's keys.
 
     Raises:
         FileNotFoundError: the folder is no run directory.
@@ -32,7 +33,8 @@ def read_run(workdir: str | os.PathLike) -> dict[str, Any]:
     if not os.path.exists(path):
         raise FileNotFoundError(f"{workdir} is no run directory of train.py: it has no {RUN_FILE}")
     with open(path) as file:
-        return json.load(file)
+        run = json.load(file)
+    return {**run, "config": modernised(run["config"])}
 
 
 def known_statistics(workdir: str | os.PathLike) -> dict[str, Any] | None:
@@ -59,39 +61,29 @@ def open_run(workdir: str | os.PathLike, facts: dict[str, Any]) -> None:
         raise ValueError(f"{workdir} has checkpoints but no {RUN_FILE}: it is no run directory of this version")
     if jax.process_index() == 0:
         os.makedirs(workdir, exist_ok=True)
-        with open(f"{path}.partial", "w") as file:
+        with atomic_open(path) as file:
             json.dump(facts, file, indent=1)
-        os.replace(f"{path}.partial", path)
 
 
-def write_run(workdir: str | os.PathLike, encoder: PretrainedEncoder) -> None:
-    """Makes a run directory of an encoder that comes from elsewhere, for everything that takes one; step 0.
+def write_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any], params: Any) -> None:
+    """Make a run directory of parameters that come from elsewhere, for everything that takes one; step 0.
+
+    Args:
+        facts: model, statistics, dataset and geomoe_version; the config is the default with what `facts["config"]` changes, as
+            dotted keys.
+        params: {"encoder", "decoder"}.
 
     Raises:
         ValueError: the folder holds a run already.
     """
-    import geomoe
-    from geomoe.training.config import default_config
-
-    config = default_config()
-    config.data.name = "converted"
-    facts = {
-        "geomoe_version": geomoe.__version__,
-        "config": config.to_dict(),
-        "model": encoder.config.to_dict(),
-        "statistics": encoder.statistics,
-        "dataset": f"converted from {encoder.source}",
-        "total_steps": 0,
-    }
-    facts["config"]["loss"]["normalise_targets"] = encoder.normalised_targets
     if os.path.exists(os.path.join(workdir, RUN_FILE)):
         raise ValueError(f"{workdir} holds a run already")
-    open_run(workdir, facts)
-    manager = ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, FOLDER)))
-    params = jax.tree.map(np.asarray, encoder.params)
-    manager.save(0, args=ocp.args.Composite(params=ocp.args.StandardSave(params)), metrics={"val_loss": float("inf")})
-    manager.wait_until_finished()
-    manager.close()
+    config = default_config()
+    config.update_from_flattened_dict(facts["config"])
+    open_run(workdir, {**facts, "config": config.to_dict(), "total_steps": 0})
+    with ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, FOLDER))) as manager:
+        args = ocp.args.Composite(params=ocp.args.StandardSave(jax.tree.map(np.asarray, params)))
+        manager.save(0, args=args, metrics={"val_loss": float("inf")})
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -105,7 +97,10 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike, keep_last: int = 2):
         policies = checkpoint_managers.preservation_policy
-        loss = lambda metrics: metrics["val_loss"]  # noqa: E731
+
+        def loss(metrics: Mapping[str, float]) -> float:
+            return metrics["val_loss"]
+
         self._manager = ocp.CheckpointManager(
             os.path.abspath(os.path.join(workdir, FOLDER)),
             options=ocp.CheckpointManagerOptions(
@@ -148,11 +143,11 @@ class Checkpoints:
 
 
 def load_params(workdir: str | os.PathLike, which: str | int = "last") -> tuple[int, Any]:
-    """Parameters of a run as numpy arrays, and their step.
+    """Load the parameters of a run as numpy arrays, and their step.
 
     Args:
         workdir: the run directory.
-        which: "last", "best" (by validation loss), or a step.
+        which: "last", "best" (by validation loss), or a step, as a number or its digits.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
@@ -165,7 +160,7 @@ def load_params(workdir: str | os.PathLike, which: str | int = "last") -> tuple[
         step = steps[-1]
     elif which == "best":
         step = min(steps, key=lambda s: _val_loss(os.path.join(folder, str(s))))
-    elif which in steps:
+    elif str(which).isdigit() and int(which) in steps:
         step = int(which)
     else:
         raise FileNotFoundError(f"{workdir} has no checkpoint {which!r}; it has last, best, {', '.join(map(str, steps))}")

@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
+import flax.traverse_util
 import ml_collections
 
 from geomoe.models.config import ModelConfig
-from geomoe.training.step import LossConfig
+from geomoe.training.losses.config import LossConfig
+
+# Keys of older versions, and what they are called today; `data.statistics = "published:NAME"` became two keys.
+RETIRED_KEYS = {
+    "data.fit": "data.resize_mode",
+    "data.turns": "data.rot90",
+    "loss.painted_views": "loss.decoded_views",
+    "loss.contrast_weight": "loss.info_nce_weight",
+    "loss.contrast_temperature": "loss.info_nce_temperature",
+    "loss.variance_weight": "loss.vicreg_weight",
+    "loss.latent_weight": "loss.data2vec_weight",
+    "loss.indices_weight": "loss.spectral_indices_weight",
+    "loss.place_time_weight": "loss.metadata_weight",
+}
+_RETIRED_NAMES = {old.rpartition(".")[2]: new for old, new in RETIRED_KEYS.items()}
+
+
+class Config(ml_collections.ConfigDict):
+    """A `ConfigDict` that names the new key where a retired one is asked for or set."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _RETIRED_NAMES and name not in self:
+            raise AttributeError(f"the config key {name} was renamed: it is now config.{_RETIRED_NAMES[name]}")
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _RETIRED_NAMES and name not in self:
+            raise AttributeError(f"the config key {name} was renamed: it is now config.{_RETIRED_NAMES[name]}")
+        super().__setattr__(name, value)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -17,10 +46,10 @@ def default_config() -> ml_collections.ConfigDict:
 
     The result is locked: assigning a key that does not exist is an error.
     """
-    config = ml_collections.ConfigDict()
+    config = Config()
     config.seed = 0
 
-    config.model = ml_collections.ConfigDict()  # the fields of geomoe.models.ModelConfig
+    config.model = Config()  # the fields of geomoe.models.ModelConfig
     config.model.size = "S"  # or XS, XXS, tiny, custom
     for key, value in ModelConfig().to_dict().items():
         if key in ("width", "depth", "expert_width_first", "expert_width_last", "num_heads", "num_groups", "decoder_width"):
@@ -28,25 +57,26 @@ def default_config() -> ml_collections.ConfigDict:
         else:
             config.model[key] = tuple(value) if isinstance(value, list) else value
 
-    data = config.data = ml_collections.ConfigDict()
+    data = config.data = Config()
     data.name = ""  # a prepared dataset, "name" or "name/config"; "fake" for random numbers without any input cost
     data.data_dir = "data"  # where `geomoe.cli.prepare` put it
     data.train_split = "train"  # TFDS notation
     data.val_split = "val"
-    data.statistics = "published"  # "published", "published:NAME", or "computed" from the training split
+    data.statistics = "published"  # with the dataset, or "computed" from the training split
+    data.statistics_dataset = ""  # whose published statistics; "" for those of data.name itself
     data.resize_mode = "centre_crop"  # centre_crop, random_crop, random_resized_crop or resize to model.img_size
     data.crop_sides = ()  # smallest and largest side, in pixels, of random_resized_crop
     data.clip = ()  # (lowest, highest) digital number before the z-score; () clips nothing
     data.hour = "utc"  # or "published": the first digit of the hour, as the published preprocessing read it
-    data.flips = False
-    data.rot90 = False
+    data.flips = False  # left-right and up-down, each for half of the images
+    data.rot90 = False  # rotations by 0, 90, 180 or 270 degrees
     data.metadata_dropout = 0.0  # of each of week, hour, latitude and longitude, on its own
     data.coastal_dropout = 0.0  # of the coastal band, which Landsat 4 to 7 lack
-    data.band_jitter = 0.0  # deviation of a random gain and offset of each band, of each view, in z-scores
-    data.mix = ()  # "NAME=SHARE": other prepared datasets that give this share of each batch, each z-scored by its own
+    data.band_jitter = 0.0  # standard deviation of a random gain and offset of each band, of each view, in z-scores
+    data.mix = ()  # of (name, share): other prepared datasets that give this share of each batch, each z-scored by its own
     data.cache = False  # keep the records in memory
 
-    train = config.train = ml_collections.ConfigDict()
+    train = config.train = Config()
     train.batch_size = 128  # over all devices, processes and accumulated parts
     train.accumulate = 1  # parts into which a device's batch is cut, one after the other, gradients averaged
     train.num_epochs = 500.0  # used where num_steps is 0
@@ -54,7 +84,7 @@ def default_config() -> ml_collections.ConfigDict:
     train.router_noise_end = 1.0  # factor of the routers' noise at the last step; it falls linearly from 1
     train.selection_rate = 0.001  # by which a step moves the routers' selection biases (model.selection_bias)
 
-    optimizer = config.optimizer = ml_collections.ConfigDict()
+    optimizer = config.optimizer = Config()
     optimizer.lr = 3e-4
     optimizer.weight_decay = 0.05
     optimizer.b1 = 0.9
@@ -62,15 +92,15 @@ def default_config() -> ml_collections.ConfigDict:
     optimizer.clip_norm = 1.0  # of the global gradient norm; 0 for none
     optimizer.warmup_fraction = 0.05  # of the steps; then cosine to 0
 
-    config.loss = ml_collections.ConfigDict(dataclasses.asdict(LossConfig()))  # its docstring says what each is
+    config.loss = Config(LossConfig.default_section())  # geomoe/training/losses says what each is
 
-    log = config.log = ml_collections.ConfigDict()
+    log = config.log = Config()
     log.every_steps = 10
     log.eval_every_steps = 500
     log.eval_batches = 8
     log.images = 8  # reconstructions shown at each evaluation; 0 for none
 
-    checkpoint = config.checkpoint = ml_collections.ConfigDict()
+    checkpoint = config.checkpoint = Config()
     checkpoint.every_steps = 500
     checkpoint.keep_last = 2  # and the best by validation loss
     return config.lock()
@@ -80,15 +110,14 @@ def default_config() -> ml_collections.ConfigDict:
 _FREE_KEYS = ("log.", "checkpoint.", "data.data_dir", "data.cache")
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one dict with dotted keys; tuples become lists, as JSON has them."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings to one dict with dotted keys; tuples become lists, as JSON has them.
+
+    >>> flatten({"data": {"clip": (1, 2)}, "seed": 0})
+    {'data.clip': [1, 2], 'seed': 0}
+    """
+    plain = json.loads(json.dumps(config))
+    return flax.traverse_util.flatten_dict(plain, sep=".")
 
 
 def validate(config: ml_collections.ConfigDict) -> ModelConfig:
@@ -97,18 +126,20 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
     Raises:
         ValueError: a key is unknown or missing, or a value makes no sense; the message names the key.
     """
-    wanted, given = flatten(default_config().to_dict()), flatten(config.to_dict())
-    for key in given.keys() - wanted.keys():
-        raise ValueError(f"unknown config key {key}; known keys: {', '.join(sorted(wanted))}")
-    for key in wanted.keys() - given.keys():
+    defaults, values = flatten(default_config().to_dict()), flatten(config.to_dict())
+    for key in values.keys() - defaults.keys():
+        if key in RETIRED_KEYS:
+            raise ValueError(f"the config key {key} was renamed: it is now {RETIRED_KEYS[key]}")
+        raise ValueError(f"unknown config key {key}; known keys: {', '.join(sorted(defaults))}")
+    for key in defaults.keys() - values.keys():
         raise ValueError(f"the config lacks the key {key}; start from geomoe.training.default_config()")
     if not config.data.name:
         raise ValueError(
             "config.data.name is empty: name a prepared dataset, for example --config.data.name=landsat_folder/mine"
         )
     for key in ("train.batch_size", "train.accumulate", "log.every_steps", "log.eval_every_steps", "checkpoint.every_steps"):
-        if given[key] < 1:
-            raise ValueError(f"config.{key} = {given[key]} must be at least 1")
+        if values[key] < 1:
+            raise ValueError(f"config.{key} = {values[key]} must be at least 1")
     if config.train.num_steps < 0 or (config.train.num_steps == 0 and config.train.num_epochs <= 0):
         raise ValueError("set config.train.num_steps or config.train.num_epochs above 0")
     if not 0 <= config.optimizer.warmup_fraction <= 1:
@@ -122,12 +153,12 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
             "config.data.crop_sides is for config.data.resize_mode = 'random_resized_crop'; "
             f"with {config.data.resize_mode!r} it would be ignored"
         )
-    loss = LossConfig(**config.loss.to_dict())
-    if loss.metadata_weight and loss.views == 1 and not config.data.metadata_dropout:
-        raise ValueError(
-            "config.loss.metadata_weight needs images whose encoder is not told place and time: set "
-            "config.data.metadata_dropout, or compare two crops"
-        )
+    if config.data.statistics not in ("published", "computed"):
+        raise ValueError(f"config.data.statistics = {config.data.statistics!r} is not 'published' or 'computed'")
+    loss = LossConfig.from_section(config.loss.to_dict())
+    for objective, _ in loss.active:
+        if objective.check is not None:
+            objective.check(config, loss.views)
     return ModelConfig.from_dict(config.model.to_dict())
 
 
@@ -148,9 +179,32 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
     A key that an older version did not know had what is now its default.
     """
-    a, b = flatten(default_config().to_dict()) | flatten(old), flatten(new)
+    a, b = (flatten(default_config().to_dict()) | flatten(values) for values in (old, new))
     return [
         f"{key}: {a.get(key, 'absent')} -> {b.get(key, 'absent')}"
         for key in sorted(a.keys() | b.keys())
         if a.get(key) != b.get(key) and not key.startswith(_FREE_KEYS)
     ]
+
+
+def modernised(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that an older version wrote, with today's keys and values.
+
+    >>> modernised({"data": {"fit": "resize", "mix": ["a/b=0.5"], "statistics": "published:eurosat_landsat"}})["data"]
+    {'resize_mode': 'resize', 'mix': [['a/b', 0.5]], 'statistics': 'published', 'statistics_dataset': 'eurosat_landsat'}
+    """
+    new: dict[str, Any] = {}
+    for section, values in config.items():
+        if not isinstance(values, Mapping):
+            new[section] = values
+            continue
+        renamed = {str(RETIRED_KEYS.get(f"{section}.{key}", key)): value for key, value in values.items()}
+        new[section] = {key.rpartition(".")[2]: value for key, value in renamed.items()}
+    data = new.get("data", {})
+    if any(isinstance(entry, str) for entry in data.get("mix", ())):
+        data["mix"] = [[name, float(share)] for name, _, share in (entry.partition("=") for entry in data["mix"])]
+    if "statistics" in data:
+        kind, _, dataset = data["statistics"].partition(":")
+        data["statistics"] = kind
+        data.setdefault("statistics_dataset", dataset)
+    return new

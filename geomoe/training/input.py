@@ -3,57 +3,76 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
 
-from geomoe import landsat
+from geomoe.landsat import STATISTICS, Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import ModelConfig
-from geomoe.training.step import LossConfig
+from geomoe.training.losses.config import LossConfig
+
+Batches = Iterator[dict[str, np.ndarray]]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(frozen=True)
 class RunData:
-    """The input of a run: facts, and functions that start its two streams of numpy batches."""
+    """The input of a run.
 
-    statistics: dict[str, Any]
+    Attributes:
+        statistics: of the z-score of the main dataset.
+        dataset: its full name.
+        mix: name of each dataset mixed in -> {"rows": its rows of a batch, "statistics": its own}.
+        examples: of the main dataset's training split.
+        train: number of a batch -> the stream of this process's training batches from there on.
+        val: starts the stream of this process's held-out batches.
+    """
+
+    statistics: Statistics
     dataset: str
-    mix: dict[str, Any]  # name of each dataset mixed in -> its rows of a batch and its statistics
+    mix: dict[str, dict[str, Any]]
     examples: int
-    train: Any  # start_batch -> iterator
-    val: Any  # () -> iterator
+    train: Callable[[int], Batches]
+    val: Callable[[], Batches]
 
 
-def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict[str, Any] | None) -> RunData:
-    """Opens the datasets; `known` are the statistics of the run if it is there already."""
+def open_data(
+    config: ml_collections.ConfigDict, model: ModelConfig, known_statistics: Mapping[str, Any] | None = None
+) -> RunData:
+    """Open the datasets of a config; `known_statistics` are those of the run if it is there already."""
+    loss = LossConfig.from_section(config.loss.to_dict())
     if config.data.name == "fake":
-        return _fake_data(config, model)
+        return _fake_data(config, model, loss)
     from geomoe import data  # imports TensorFlow
 
-    d = config.data
-    source = data.builder(d.name, d.data_dir)
-    kind, _, name = d.statistics.partition(":")
-    if known is not None:
-        statistics = landsat.Statistics.of(known)
-    elif kind == "computed":
-        statistics = data.compute_statistics(source, d.train_split)
-    elif kind == "published":
-        statistics = landsat.Statistics.published(name or source.name)
+    d, batch_size = config.data, config.train.batch_size
+    main = data.builder(d.name, d.data_dir)
+    if known_statistics is not None:
+        statistics = Statistics.of(known_statistics)
+    elif d.statistics == "computed":
+        statistics = data.compute_statistics(main, d.train_split)
     else:
-        raise ValueError(f"config.data.statistics = {d.statistics!r} is not 'published', 'published:NAME' or 'computed'")
-    rows = rows_of_mix(d.mix, config.train.batch_size, jax.process_count())
-    mixed = {}
-    for other, count in rows.items():
-        found = data.builder(other, d.data_dir)
-        known_there = kind == "published" and found.name in landsat.STATISTICS
-        own = landsat.Statistics.published(found.name) if known_there else data.compute_statistics(found, "train")
-        mixed[other] = (found, count, own)
-    batch_size = config.train.batch_size
-    common = dict(
+        statistics = Statistics.published(d.statistics_dataset or main.name)
+    rows = rows_of_mix(d.mix, batch_size, jax.process_count())
+    streams = [(main, d.train_split, batch_size - sum(rows.values()), statistics)]
+    for name, count in rows.items():
+        mixed = data.builder(name, d.data_dir)
+        published = d.statistics == "published" and mixed.name in STATISTICS
+        streams.append(
+            (mixed, "train", count, Statistics.published(mixed.name) if published else data.compute_statistics(mixed, "train"))
+        )
+    augment = data.Augment(
+        flips=d.flips,
+        rot90=d.rot90,
+        metadata_dropout=d.metadata_dropout,
+        coastal_dropout=d.coastal_dropout,
+        band_jitter=d.band_jitter,
+        crop_sides=d.crop_sides,
+    )
+    common: dict[str, Any] = dict(
         img_size=model.img_size,
         clip=tuple(d.clip) or None,
         hour=d.hour,
@@ -63,87 +82,80 @@ def open_data(config: ml_collections.ConfigDict, model: ModelConfig, known: dict
         cache=d.cache,
         train=True,
     )
-    augment = data.Augment(d.flips, d.rot90, d.metadata_dropout, d.coastal_dropout, d.band_jitter, d.crop_sides)
-    loss = LossConfig(**config.loss.to_dict())
 
-    def batches(dataset: Any, keys: tuple[str, ...]) -> Iterator[dict[str, np.ndarray]]:
+    def batches(keys: Sequence[str], source: Any, split: str, count: int, z_score: Statistics, **options: Any) -> Batches:
+        dataset = data.load(source, split, batch_size=count, statistics=z_score, **common, **options)
         return dataset.map(lambda batch: {key: batch[key] for key in keys}).as_numpy_iterator()
 
-    def train(start_batch: int) -> Iterator[dict[str, np.ndarray]]:
-        chosen = dict(resize_mode=d.resize_mode, augment=augment, start_batch=start_batch, views=loss.views, **common)
-        main = batch_size - sum(rows.values())
-        streams = [batches(data.load(source, d.train_split, batch_size=main, statistics=statistics, **chosen), loss.batch_keys)]
-        for found, count, own in mixed.values():
-            loaded = data.load(found, "train", batch_size=count, statistics=own, **chosen)
-            streams.append(batches(loaded, loss.batch_keys))
-        if len(streams) == 1:
-            return streams[0]
-        return ({key: np.concatenate([part[key] for part in parts]) for key in loss.batch_keys} for parts in zip(*streams))
+    def train(start_batch: int) -> Batches:
+        options = dict(resize_mode=d.resize_mode, augment=augment, start_batch=start_batch, views=loss.views)
+        parts = [batches(loss.batch_keys, *stream, **options) for stream in streams]
+        if len(parts) == 1:
+            return parts[0]
+        return ({key: np.concatenate([part[key] for part in row]) for key in loss.batch_keys} for row in zip(*parts))
 
-    def val() -> Iterator[dict[str, np.ndarray]]:
-        chosen = dict(batch_size=val_batch, statistics=statistics, **common)
-        resize_mode = "centre_crop" if d.resize_mode in ("random_crop", "random_resized_crop") else d.resize_mode
-        told = data.Augment(metadata_dropout=d.metadata_dropout)  # as much of place and time as in training
-        keys = tuple(key for key in loss.batch_keys if key not in ("second_view", "second_valid"))
-        first = batches(data.load(source, d.val_split, resize_mode=resize_mode, augment=told, **chosen), keys)
+    def val() -> Batches:
+        split = main, d.val_split, val_batch, statistics
+        cropped = "centre_crop" if d.resize_mode in ("random_crop", "random_resized_crop") else d.resize_mode
+        dropout = data.Augment(metadata_dropout=d.metadata_dropout)  # of metadata alone, as much as in training
+        keys = [key for key in loss.batch_keys if key not in ("second_view", "second_valid")]
+        first = batches(keys, *split, resize_mode=cropped, augment=dropout)
         if loss.views == 1:
             return first
-        second = batches(
-            data.load(source, d.val_split, resize_mode=d.resize_mode, augment=augment, **chosen), ("image", "valid")
-        )
+        second = batches(("image", "valid"), *split, resize_mode=d.resize_mode, augment=augment)
         return (a | {"second_view": b["image"], "second_valid": b["valid"]} for a, b in zip(first, second))
 
-    count, devices = data.num_examples(source, d.val_split), jax.device_count()
+    count, devices = data.num_examples(main, d.val_split), jax.device_count()
     val_batch = min(batch_size, count) // devices * devices
     if not val_batch:
         raise ValueError(
             f"config.data.val_split = {d.val_split!r} of {d.name} has {count} examples, fewer than the {devices} devices; "
             "hold out more"
         )
-    mix = {other: {"rows": count, "statistics": dict(own)} for other, (_, count, own) in mixed.items()}
-    return RunData(dict(statistics), source.info.full_name, mix, data.num_examples(source, d.train_split), train, val)
+    mix = {name: {"rows": stream[2], "statistics": dict(stream[3])} for name, stream in zip(rows, streams[1:])}
+    return RunData(statistics, main.info.full_name, mix, data.num_examples(main, d.train_split), train, val)
 
 
-def rows_of_mix(mix: Sequence[str], batch_size: int, processes: int) -> dict[str, int]:
+def rows_of_mix(mix: Sequence[tuple[str, float]], batch_size: int, processes: int) -> dict[str, int]:
     """Rows of a batch that each dataset of `config.data.mix` gives, a multiple of the number of processes.
 
-    >>> rows_of_mix(("landsat_folder/scene=0.15",), 64, 2)
+    >>> rows_of_mix([("landsat_folder/scene", 0.15)], 64, 2)
     {'landsat_folder/scene': 10}
 
     Raises:
-        ValueError: an entry is not "NAME=SHARE", or nothing is left for the main dataset.
+        ValueError: an entry is no (name, share), or nothing is left for the main dataset.
     """
-    rows = {}
+    rows: dict[str, int] = {}
     for entry in mix:
-        name, _, share = entry.partition("=")
-        try:
-            rows[name] = round(float(share) * batch_size / processes) * processes
-        except ValueError:
-            raise ValueError(
-                f"config.data.mix has {entry!r}, which is not 'NAME=SHARE', as in 'synthetic_landsat=0.2'"
-            ) from None
+        if isinstance(entry, str) or len(entry) != 2 or not isinstance(entry[0], str) or isinstance(entry[1], str):
+            raise ValueError(f"config.data.mix has {entry!r}, which is no (name, share), as in ('synthetic_landsat', 0.2)")
+        name, share = entry
+        if name in rows:
+            raise ValueError(f"config.data.mix names {name!r} twice")
+        rows[name] = round(float(share) * batch_size / processes) * processes
         if rows[name] < 1:
-            raise ValueError(f"config.data.mix: {entry!r} gives no row of a batch of {batch_size}; raise it")
+            raise ValueError(f"config.data.mix: {tuple(entry)!r} gives no row of a batch of {batch_size}; raise it")
     if sum(rows.values()) >= batch_size:
         raise ValueError(f"config.data.mix = {tuple(mix)} leaves no row of a batch of {batch_size} for config.data.name")
     return rows
 
 
-def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig) -> RunData:
+def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig, loss: LossConfig) -> RunData:
     """One batch of random numbers, again and again: the cost of a step without that of its input."""
     rng = np.random.default_rng([config.seed, jax.process_index()])
     local = config.train.batch_size // jax.process_count()
-    batch = {"image": rng.standard_normal((local, model.img_size, model.img_size, model.in_channels), np.float32)}
+    shape = (local, model.img_size, model.img_size, model.in_channels)
+    batch = {"image": rng.standard_normal(shape, np.float32)}
     batch |= {name: rng.standard_normal((local, 2), np.float32) for name in FIELDS}
-    batch["valid"] = batch["second_valid"] = np.ones(batch["image"].shape[:3], bool)
-    batch["second_view"] = rng.standard_normal(batch["image"].shape, np.float32)
+    batch["valid"] = batch["second_valid"] = np.ones(shape[:3], bool)
+    batch["second_view"] = rng.standard_normal(shape, np.float32)
     batch["metadata"] = np.stack([batch[name] for name in FIELDS], axis=1)
-    batch = {key: batch[key] for key in LossConfig(**config.loss.to_dict()).batch_keys}
+    batch = {key: batch[key] for key in loss.batch_keys}
 
-    def stream(start_batch: int = 0) -> Iterator[dict[str, np.ndarray]]:
+    def stream(start_batch: int = 0) -> Batches:
         del start_batch
         while True:
             yield batch
 
-    zeros, ones = [0.0] * model.in_channels, [1.0] * model.in_channels
-    return RunData({"mean": zeros, "std": ones, "source": "fake"}, "fake", {}, config.train.batch_size, stream, stream)
+    statistics = Statistics((0.0,) * model.in_channels, (1.0,) * model.in_channels, "fake")
+    return RunData(statistics, "fake", {}, config.train.batch_size, stream, stream)

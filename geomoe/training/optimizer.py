@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import jax
-import jax.numpy as jnp
 import ml_collections
 import optax
 
@@ -16,25 +12,18 @@ def warmup_cosine(base_lr: float, total_steps: int, warmup_steps: int) -> optax.
     >>> float(warmup_cosine(1.0, 100, 10)(5))
     0.5
     """
-
-    def schedule(step: jax.Array | int) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        warm = step / max(warmup_steps, 1)
-        progress = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
-        return base_lr * jnp.where(step < warmup_steps, warm, 0.5 * (1 + jnp.cos(jnp.pi * progress)))
-
-    return schedule
+    return optax.warmup_cosine_decay_schedule(0.0, base_lr, warmup_steps, max(total_steps, warmup_steps + 1))
 
 
-def noise_factor(end: float, total_steps: int) -> Callable[[jax.Array], jax.Array] | None:
-    """Step -> factor of the routers' noise, falling linearly from 1 to `end`; None where it stays 1."""
-    return None if end == 1 else lambda step: 1 - (1 - end) * step.astype(jnp.float32) / max(total_steps - 1, 1)
+def router_noise_schedule(end: float, total_steps: int) -> optax.Schedule:
+    """Step -> factor of the routers' noise, falling linearly from 1 to `end` at the last step."""
+    return optax.linear_schedule(1.0, end, max(total_steps - 1, 1))
 
 
 def build_optimizer(config: ml_collections.ConfigDict, total_steps: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW after clipping by the global norm, and its schedule. `config` is the `optimizer` section.
 
-    Weight decay acts on every parameter, as PyTorch's AdamW does by default. The parameters are updated as one long vector,
+    Weight decay acts on every parameter, as PyTorch's AdamW does by default. The parameters are updated as one flat vector,
     which compiles to a few loops where a tree of several hundred arrays takes a few each.
     """
     schedule = warmup_cosine(config.lr, total_steps, int(config.warmup_fraction * total_steps))

@@ -16,15 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from geomoe.training.step import AXIS
+AXIS = "devices"
 
 
-def map_train_step(step: Callable) -> Callable:
+def map_train_step(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step(state, batch, key)` over all devices; the state is donated."""
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None, donate_argnums=(0,))
 
 
-def map_eval_step(step: Callable) -> Callable:
+def map_eval_step(step: Callable[..., Any]) -> Callable[..., Any]:
     """`step(params, batch, key)` over all devices."""
     return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0, None), out_axes=None)
 

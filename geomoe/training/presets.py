@@ -8,11 +8,11 @@ from geomoe.training.config import default_config
 
 
 def multi_objective_config(size: str = "S") -> ml_collections.ConfigDict:
-    """geomoe's own recipe, for real patches: what users get by default for their own data (docs/recipes.md has its figures).
+    """The recipe for real patches that users get by default for their own data (docs/recipes.md has its figures).
 
-    Two masked crops of a place, of 22 to 45 pixels brought to the model's size, flipped and turned, neither of them told place
-    and time. The first is painted, each patch normalised by itself, over the pixels that hold data; a light contrast tells the
-    place from others, and linear heads on the mean token tell its spectral indices and where and when it is. Balance in encoder
+    Two masked crops of a place, of 22 to 45 pixels resized to the model's size, flipped and rotated, neither of them given its
+    metadata. The first is reconstructed, each patch normalised by itself, over the pixels that hold data; a light InfoNCE
+    compares the two, and linear heads on the mean token predict the place's spectral indices and metadata. Balance in encoder
     and decoder; no dropout. Files in `configs/` set the data and the length.
     """
     config = default_config()
@@ -28,7 +28,7 @@ def multi_objective_config(size: str = "S") -> ml_collections.ConfigDict:
     config.train.batch_size = 64
     config.train.num_steps = 1000
     config.optimizer.lr = 3e-4
-    config.loss.balance_weight = 20.0  # against gradients of a painting error that is summed over the values of a patch
+    config.loss.balance_weight = 20.0  # against gradients of a reconstruction error that is summed over the values of a patch
     config.loss.normalise_targets = True
     config.loss.valid_pixels = True
     config.loss.decoded_views = 1
@@ -41,7 +41,7 @@ def multi_objective_config(size: str = "S") -> ml_collections.ConfigDict:
 
 
 def few_patches(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Sets a recipe on what the files in `configs/recipes` are compared on: nine tenths of a small prepared BigEarthNet-L."""
+    """Set a recipe on what the files in `configs/recipes` are compared on: nine tenths of a small prepared BigEarthNet-L."""
     config.data.name = "bigearthnet_landsat/19"
     config.data.train_split = "train[:90%]"
     config.data.val_split = "train[90%:]"
@@ -51,7 +51,7 @@ def few_patches(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 
 def multi_objective_on_few_patches() -> ml_collections.ConfigDict:
-    """geomoe's own recipe there, half of each batch synthetic since there are few real patches: where the others start from."""
+    """The multi-objective recipe there, half of each batch synthetic since there are few real patches."""
     config = few_patches(multi_objective_config())
-    config.data.mix = ("synthetic_landsat=0.5",)
+    config.data.mix = (("synthetic_landsat", 0.5),)
     return config

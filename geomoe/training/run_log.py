@@ -1,4 +1,4 @@
-"""What a run tells: progress on the terminal, metrics.csv, expert_usage.csv, TensorBoard."""
+"""The log of a run: progress on the terminal, metrics.csv, expert_usage.csv, TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,33 +12,20 @@ from typing import Any
 import numpy as np
 import rich.progress
 
-COLUMNS = (
-    "step",
-    "epoch",
-    "lr",
-    "loss",
-    "loss_masked",
-    "loss_unmasked",
-    "loss_balance",
-    "loss_router_z",
-    "loss_info_nce",
-    "loss_vicreg",
-    "loss_data2vec",
-    "loss_spectral_indices",
-    "loss_metadata",
-    "grad_norm",
-    "val_loss_masked",
-    "val_loss_unmasked",
-    "val_loss_balance",
-    "val_loss_info_nce",
-    "val_loss_vicreg",
-    "val_loss_spectral_indices",
-    "val_loss_metadata",
-    "val_least_used_expert",  # share of the held-out tokens of the least used expert of any block, over an even share
-    "images_per_second",
-    "input_wait_share",
-)
+from geomoe.progress import progress_bar
+from geomoe.training.losses import OBJECTIVES
+
 TIMING_COLUMNS = ("images_per_second", "input_wait_share")  # the columns that two equal runs may differ in
+_LOSSES = ("masked", "unmasked", "balance", *(objective.name for objective in OBJECTIVES))
+_HELD_OUT = ("masked", "unmasked", "balance", *(objective.name for objective in OBJECTIVES if objective.held_out))
+COLUMNS = (
+    *("step", "epoch", "lr", "loss"),
+    *(f"loss_{name}" for name in _LOSSES),
+    "grad_norm",
+    *(f"val_loss_{name}" for name in _HELD_OUT),
+    "val_least_used_expert",  # share of the held-out tokens of the least used expert of any block, over an even share
+    *TIMING_COLUMNS,
+)
 
 
 class _Table:
@@ -76,15 +63,9 @@ class RunLog:
         self._metrics = _Table(os.path.join(workdir, "metrics.csv"), COLUMNS, resume_step)
         self._usage = _Table(os.path.join(workdir, "expert_usage.csv"), ("step", "block", "expert", "share"), resume_step)
         self._summary = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
-        self._bar = None
+        self._bar: rich.progress.Progress | None = None
         if sys.stderr.isatty():
-            self._bar = rich.progress.Progress(
-                rich.progress.TextColumn("{task.description}"),
-                rich.progress.BarColumn(),
-                rich.progress.MofNCompleteColumn(),
-                rich.progress.TimeRemainingColumn(),
-                console=rich.console.Console(stderr=True),
-            )
+            self._bar = progress_bar()
             self._task = self._bar.add_task("compiling", total=total_steps, completed=resume_step)
             self._bar.start()
         self._start, self._first = time.monotonic(), resume_step
@@ -119,7 +100,7 @@ class RunLog:
                     self._tf.summary.scalar(f"usage/{block}/{expert}", float(share))
 
     def images(self, step: int, images: np.ndarray) -> None:
-        """(N, H, W, 3) pictures in [0, 1]."""
+        """(N, H, W, 3) RGB images in [0, 1]."""
         if self._active:
             with self._summary.as_default(step=step):
                 self._tf.summary.image("reconstructions", images, max_outputs=len(images))

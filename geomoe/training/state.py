@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import flax.struct
 import flax.traverse_util
@@ -12,10 +12,9 @@ import numpy as np
 import optax
 
 from geomoe.models import MAE
+from geomoe.models.layers import recorded_initializers
+from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.heads import init_heads
-
-if TYPE_CHECKING:
-    from geomoe.training.step import LossConfig
 
 
 @flax.struct.dataclass
@@ -36,45 +35,25 @@ class TrainState:
 
 
 def init_params(model: MAE, seed: int) -> Any:
-    """Fresh parameters of a masked autoencoder, the same for the same seed on every platform.
+    """Initialise the parameters of a masked autoencoder, the same for the same seed on every platform.
 
-    Drawn on the host by the rule that the modules' own initialisers follow, since compiling several hundred draws takes XLA
-    longer than compiling the training step: tokens and positions are normal with deviation 0.02, scales of norms are 1 and
-    their biases 0, and every weight and bias of a layer with `fan_in` inputs is uniform within 1/sqrt(fan_in).
+    Drawn on the host, each by the initialiser that its module declares, since compiling several hundred draws takes XLA longer
+    than compiling the training step.
     """
     cfg = model.config
-    pairs = [jnp.zeros((1, 2))] * 4
-    images = jnp.zeros((1, cfg.img_size, cfg.img_size, cfg.in_channels))
+    arguments = (jnp.zeros((1, cfg.img_size, cfg.img_size, cfg.in_channels)), *[jnp.zeros((1, 2))] * 4)
     noise = jnp.zeros((1, cfg.num_patches))
-    shapes = jax.eval_shape(
-        lambda key: model.init({"params": key}, images, *pairs, mask_noise=noise)["params"], jax.random.key(0)
-    )
-    flat = flax.traverse_util.flatten_dict(shapes)
+    with recorded_initializers() as initializers:
+        shapes = jax.eval_shape(lambda key: model.init({"params": key}, *arguments, mask_noise=noise), jax.random.key(0))
     rng = np.random.default_rng(seed)
-    params = {}
-    for path, leaf in sorted(flat.items()):
-        *parent, name = path
-        if name in ("pos_embed", "cls_token", "mask_token", "missing_metadata"):
-            value = 0.02 * rng.standard_normal(leaf.shape)
-        elif name == "scale":
-            value = np.ones(leaf.shape)
-        elif name == "selection_bias" or (*parent, "scale") in flat:  # or the bias of a norm
-            value = np.zeros(leaf.shape)
-        else:
-            weight = "kernel" if name == "bias" else name.removesuffix("_bias")
-            bound = flat[(*parent, weight)].shape[-2] ** -0.5
-            value = rng.uniform(-bound, bound, leaf.shape)
-        params[path] = value.astype(np.float32)
-    return flax.traverse_util.unflatten_dict(params)
+    flat = sorted(flax.traverse_util.flatten_dict(shapes["params"]).items())
+    return flax.traverse_util.unflatten_dict({path: initializers[path].on_host(rng, leaf.shape) for path, leaf in flat})
 
 
-def create_state(model: MAE, optimizer: optax.GradientTransformation, seed: int, loss: LossConfig | None = None) -> TrainState:
+def create_state(model: MAE, optimizer: optax.GradientTransformation, seed: int, loss: LossConfig = LossConfig()) -> TrainState:
     """A fresh state, with the heads and the teacher that a loss needs."""
     params = init_params(model, seed)
-    teacher = None
-    if loss is not None:
-        if heads := loss.heads(model.config):
-            params["heads"] = init_heads(heads, seed)
-        if loss.data2vec_weight:
-            teacher = jax.tree.map(np.copy, params["encoder"])
+    if heads := loss.heads(model.config):
+        params["heads"] = init_heads(heads, seed)
+    teacher = jax.tree.map(np.copy, params["encoder"]) if loss.needs_teacher else None
     return TrainState(jnp.int32(0), params, jax.jit(optimizer.init)(params), teacher)

@@ -19,6 +19,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from geomoe.files import atomic_path
+
 _DTYPES = {
     "DoubleStorage": np.dtype(np.float64),
     "FloatStorage": np.dtype(np.float32),
@@ -44,8 +46,7 @@ class _StorageType:
         self.dtype = _DTYPES[name]
 
 
-def _rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=None, metadata=None):
-    del requires_grad, hooks, metadata
+def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> np.ndarray:
     if offset < 0 or any(n < 0 for n in shape) or any(s < 0 for s in strides):
         raise TorchFormatError(f"a tensor has negative geometry: offset {offset}, shape {shape}, strides {strides}")
     if all(shape):
@@ -59,8 +60,7 @@ def _rebuild_tensor(storage, offset, shape, strides, requires_grad=False, hooks=
     return np.array(view)
 
 
-def _rebuild_parameter(data, requires_grad=False, hooks=None):
-    del requires_grad, hooks
+def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
     return data
 
 
@@ -72,7 +72,7 @@ class _TensorUnpickler(pickle.Unpickler):
         self._archive, self._root = archive, root
         self._storages: dict[str, np.ndarray] = {}
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
@@ -86,7 +86,7 @@ class _TensorUnpickler(pickle.Unpickler):
             "loading it could run code. Save it again as {'model_state': model.state_dict()}."
         )
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> np.ndarray:
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
             raise TorchFormatError(f"unknown kind of storage in the checkpoint: {pid!r}")
         _, storage_type, key, _location, _numel = pid
@@ -134,7 +134,7 @@ class _TensorPickler:
     The standard pickler cannot be used: it insists on importing `torch` to write a reference to `torch.FloatStorage`.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.out = io.BytesIO()
         self.storages: list[np.ndarray] = []
         self._keys: dict[int, int] = {}
@@ -209,11 +209,9 @@ def write(path: str | os.PathLike, tree: dict) -> None:
     root = os.path.splitext(os.path.basename(path))[0]
     pickler = _TensorPickler()
     body = pickler.dump(tree)
-    partial = f"{path}.partial"
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
+    with atomic_path(path) as partial, zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED) as archive:
         archive.writestr(f"{root}/data.pkl", body)
         archive.writestr(f"{root}/byteorder", "little")
         for key, array in enumerate(pickler.storages):
             archive.writestr(f"{root}/data/{key}", np.ascontiguousarray(array).tobytes())
         archive.writestr(f"{root}/version", "3\n")
-    os.replace(partial, path)

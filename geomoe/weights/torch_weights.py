@@ -15,10 +15,11 @@ from typing import Any
 import jax
 import numpy as np
 
+from geomoe.metadata import FIELDS
 from geomoe.models.config import NUM_PREFIX_TOKENS, SIZES, ModelConfig
 from geomoe.weights import torch_format
 
-_ENTRIES = ("week_proj", "hour_proj", "lat_proj", "lon_proj")
+_ENTRIES = tuple(f"{name}_proj" for name in FIELDS)
 
 
 def load_torch_checkpoint(
@@ -79,7 +80,7 @@ def save_torch_checkpoint(path: str | os.PathLike, params: Any, model_config: Mo
     if config.missing_metadata != "zero" or config.selection_bias:
         raise ValueError(
             "the published format holds no learned token for missing metadata (model.missing_metadata) and no selection bias "
-            "(model.selection_bias); export StableHLO instead (geomoe.weights.export_stablehlo)"
+            "(model.selection_bias); export StableHLO instead (geomoe.export.stablehlo.export_encoder)"
         )
     state = torch_state(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), config)
     torch_format.write(path, {"epoch": 0, "model_state": state, "best_train_loss": float("inf")})
@@ -132,7 +133,8 @@ def _torch_block(name: str, block: dict) -> dict[str, np.ndarray]:
 
 def torch_mixture_state(prefix: str, moe: dict) -> dict[str, np.ndarray]:
     """One mixture layer's parameters under PyTorch's names, each starting with `prefix`."""
-    experts, state = moe["experts"], {}
+    experts = moe["experts"]
+    state: dict[str, np.ndarray] = {}
     shared = {
         part: _torch_linear(part, {"kernel": experts[name], "bias": experts[f"{name}_bias"]})
         for part, name in (("V", "v"), ("W2", "w2"))
@@ -149,7 +151,7 @@ def torch_mixture_state(prefix: str, moe: dict) -> dict[str, np.ndarray]:
 def flax_mixture_params(state: dict[str, np.ndarray], prefix: str, share_projections: bool = True) -> dict:
     """The inverse of `torch_mixture_state`."""
     count = 1 + max(
-        int(re.match(r"experts\.(\d+)\.", name[len(prefix) :])[1]) for name in state if name.startswith(f"{prefix}experts.")
+        int(name[len(f"{prefix}experts.") :].split(".")[0]) for name in state if name.startswith(f"{prefix}experts.")
     )
     params: dict[str, Any] = {"experts": {}, "router": {}}
     for part, name in (("W", "w"), ("V", "v"), ("W2", "w2")):

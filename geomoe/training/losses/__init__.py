@@ -1,22 +1,14 @@
-"""What pretraining asks of the model: one file an objective, pure functions, all weighed by the `loss` section of the config.
+"""What pretraining asks of the model: reconstruction, and the objectives, one file each and one entry here.
 
-Painting hidden patches is always there (`geomoe.models.reconstruction_losses`); the others are off in the published recipe.
+An objective has its weight and its options in the `loss` section of a config, its columns in metrics.csv and its curve in the
+report by being in `OBJECTIVES`. All are off in the published recipe.
 """
 
-from geomoe.training.losses.data2vec import data2vec_loss, data2vec_targets, moving_average
-from geomoe.training.losses.info_nce import info_nce
-from geomoe.training.losses.metadata import metadata_loss
-from geomoe.training.losses.spectral_indices import INDICES, index_statistics, spectral_indices
-from geomoe.training.losses.vicreg import vicreg
+from geomoe.training.losses import data2vec, info_nce, metadata, router_z, spectral_indices, vicreg
+from geomoe.training.losses.objective import LossInputs, Objective
 
-__all__ = [
-    "INDICES",
-    "index_statistics",
-    "info_nce",
-    "data2vec_loss",
-    "data2vec_targets",
-    "moving_average",
-    "metadata_loss",
-    "spectral_indices",
-    "vicreg",
-]
+OBJECTIVES: tuple[Objective, ...] = tuple(
+    module.OBJECTIVE for module in (router_z, info_nce, vicreg, spectral_indices, data2vec, metadata)
+)
+
+__all__ = ["OBJECTIVES", "LossInputs", "Objective"]

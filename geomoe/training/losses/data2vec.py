@@ -1,4 +1,4 @@
-"""Latent prediction: what a slowly moving teacher makes of the whole image is told from its visible patches."""
+"""data2vec: what a slowly moving teacher makes of the whole image is predicted from its visible patches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+
+from geomoe.metadata import FIELDS
+from geomoe.models import NUM_PREFIX_TOKENS, encode
+from geomoe.training.losses.objective import LossInputs, Objective
 
 Array = jax.Array
 
@@ -18,8 +22,8 @@ def data2vec_targets(layers: Sequence[Array], prefix: int) -> Array:
         prefix: how many tokens come before the patches.
 
     Returns:
-        (B, P, D), the mean of the layers, each token of each layer and of the mean by its own mean and deviation. No gradient
-        flows back.
+        (B, P, D), the mean of the layers, each token of each layer and of the mean normalised by its own mean and standard
+        deviation. No gradient flows back.
     """
 
     def standardised(x: Array) -> Array:
@@ -27,7 +31,7 @@ def data2vec_targets(layers: Sequence[Array], prefix: int) -> Array:
         return x / jnp.sqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
 
     later = [standardised(x[:, prefix:].astype(jnp.float32)) for x in layers[len(layers) // 2 :]]
-    return jax.lax.stop_gradient(standardised(sum(later) / len(later)))
+    return jax.lax.stop_gradient(standardised(jnp.mean(jnp.stack(later), axis=0)))
 
 
 def data2vec_loss(predicted: Array, target: Array, mask: Array) -> Array:
@@ -38,12 +42,26 @@ def data2vec_loss(predicted: Array, target: Array, mask: Array) -> Array:
         mask: (B, P), 1 for hidden patches.
 
     Returns:
-        scalar; 1 for a prediction of zeros, since the targets have deviation 1.
+        scalar; 1 for a prediction of zeros, since the targets have variance 1.
     """
     error = jnp.mean(jnp.square(predicted - target), axis=-1)
     return jnp.sum(error * mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
-def moving_average(old: Array, new: Array, momentum: float) -> Array:
-    """The teacher's next parameters."""
-    return momentum * old + (1 - momentum) * new
+def _loss(inputs: LossInputs) -> Array:
+    count = len(inputs.out.pred)
+    crops = (inputs.crops[name][:count] for name in ("image", *FIELDS))
+    whole = encode(inputs.model, inputs.teacher, *crops)
+    target = data2vec_targets(whole.layer_tokens, NUM_PREFIX_TOKENS)
+    return data2vec_loss(inputs.head(inputs.out.decoder_tokens), target, inputs.out.mask[:count])
+
+
+OBJECTIVE = Objective(
+    "data2vec",
+    "data2vec: the teacher's tokens of hidden patches",
+    _loss,
+    head=lambda model: (model.decoder_width, model.width),
+    options={"teacher_momentum": 0.996},
+    needs_teacher=True,
+    held_out=False,
+)

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import jax
 import numpy as np
 
-from geomoe.models.layers import linear
+from geomoe.models.layers import Linear, fan_in_uniform
 
 Array = jax.Array
 
 
-def init_heads(sizes: dict[str, tuple[int, int]], seed: int) -> dict[str, dict[str, np.ndarray]]:
-    """Fresh weights of heads of (D, outputs): name -> {"kernel" (D, outputs), "bias"}, uniform within 1/sqrt(D)."""
+def init_heads(sizes: Mapping[str, tuple[int, int]], seed: int) -> dict[str, dict[str, np.ndarray]]:
+    """Initialise heads of (in, out): name -> {"kernel" (in, out), "bias" (out,)}, as `Linear` is."""
     rng = np.random.default_rng([seed, 1])
-
-    def draw(width: int, *shape: int) -> np.ndarray:
-        return rng.uniform(-(width**-0.5), width**-0.5, shape).astype(np.float32)
-
-    return {
-        name: {"kernel": draw(width, width, count), "bias": draw(width, count)}
-        for name, (width, count) in sorted(sizes.items())
-    }
+    heads = {}
+    for name, (width, outputs) in sizes.items():
+        init = fan_in_uniform(width)
+        heads[name] = {"kernel": init.on_host(rng, (width, outputs)), "bias": init.on_host(rng, (outputs,))}
+    return heads
 
 
-def apply_head(head: dict[str, Array], z: Array) -> Array:
-    """(..., D) -> (..., outputs)."""
-    return linear(z, (head["kernel"], head["bias"]), z.dtype)
+def apply_head(params: Mapping[str, Array], x: Array) -> Array:
+    """(..., in) -> (..., out)."""
+    width, outputs = params["kernel"].shape
+    y: Any = Linear(width, outputs, x.dtype).apply({"params": params}, x)
+    return y

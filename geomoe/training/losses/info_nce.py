@@ -1,15 +1,18 @@
-"""Contrast: the embeddings of two crops of a place are told apart from those of other places."""
+"""InfoNCE: the embeddings of two crops of a place are distinguished from those of other places."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
 
+from geomoe.training.losses.objective import LossInputs, Objective
+
 Array = jax.Array
 
 
 def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None = None) -> Array:
-    """Tells the two views of one place from the views of other places (van den Oord et al. 2018, arXiv 1807.03748, eq. 4).
+    """Distinguish the two views of one place from the views of other places (van den Oord et al. 2018, arXiv 1807.03748, eq.
+    4).
 
     Symmetric cross-entropy over cosine similarities; under `axis_name` the other places are those of all devices.
 
@@ -18,18 +21,25 @@ def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None
         temperature: divides the similarities.
 
     Returns:
-        scalar; log(number of places) for embeddings that tell nothing.
+        scalar; log(number of places) for embeddings that are all alike.
     """
     a, b = (x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-8) for x in (a, b))
-    own = jnp.arange(a.shape[0])
+    positive = jnp.arange(a.shape[0])
     all_a, all_b = a, b
     if axis_name is not None:
         all_a, all_b = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (a, b))
-        own = own + jax.lax.axis_index(axis_name) * a.shape[0]
+        positive = positive + jax.lax.axis_index(axis_name) * a.shape[0]
 
     def one_way(query: Array, keys: Array) -> Array:
         logits = query @ keys.T / temperature
-        mine = jnp.sum(jax.nn.one_hot(own, keys.shape[0]) * logits, axis=-1)
-        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - mine)
+        same = jnp.sum(jax.nn.one_hot(positive, keys.shape[0]) * logits, axis=-1)
+        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - same)
 
     return 0.5 * (one_way(a, all_b) + one_way(b, all_a))
+
+
+def _loss(inputs: LossInputs) -> Array:
+    return info_nce(*inputs.views, inputs.options["info_nce_temperature"], inputs.axis_name)
+
+
+OBJECTIVE = Objective("info_nce", "InfoNCE between two crops", _loss, views=2, options={"info_nce_temperature": 0.1})

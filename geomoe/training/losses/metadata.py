@@ -1,24 +1,51 @@
-"""Place and time: told from the pixels, where they are known and the encoder was not told them."""
+"""Metadata: week, hour, latitude and longitude are predicted from the pixels, where the encoder is not given them."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+
+from geomoe.metadata import FIELDS
+from geomoe.models import ModelConfig
+from geomoe.training.losses.objective import LossInputs, Objective
 
 Array = jax.Array
 
 
-def metadata_loss(predicted: Array, pairs: Array, hidden: Array) -> Array:
+def metadata_loss(predicted: Array, target: Array, hidden: Array) -> Array:
     """Mean squared distance of predicted and true [sin, cos] pairs, over those that are known and hidden from the encoder.
 
     Args:
         predicted: (B, 4, 2), for week, hour, latitude and longitude.
-        pairs: (B, 4, 2) true; [0, 0] where unknown.
-        hidden: (B, 4) bool, which the encoder was not told.
+        target: (B, 4, 2) true; [0, 0] where unknown.
+        hidden: (B, 4) bool, which the encoder is not given.
 
     Returns:
         scalar; 0 where nothing is both known and hidden. A prediction of [0, 0] has a distance of 1.
     """
-    counted = (hidden & jnp.any(pairs != 0, axis=-1)).astype(predicted.dtype)
-    distance = jnp.sum(jnp.square(predicted - pairs), axis=-1)
+    counted = (hidden & jnp.any(target != 0, axis=-1)).astype(predicted.dtype)
+    distance = jnp.sum(jnp.square(predicted - target), axis=-1)
     return jnp.sum(distance * counted) / jnp.maximum(jnp.sum(counted), 1)
+
+
+def _loss(inputs: LossInputs) -> Array:
+    z = inputs.embedding
+    predicted = inputs.head(z).reshape(len(z), len(FIELDS), 2)
+    hidden = ~jnp.any(jnp.stack([inputs.crops[name] for name in FIELDS], axis=1) != 0, axis=-1)
+    return metadata_loss(predicted, inputs.crops["metadata"], hidden)
+
+
+def _check(config: ml_collections.ConfigDict, views: int) -> None:
+    if views == 1 and not config.data.metadata_dropout:
+        raise ValueError(
+            "config.loss.metadata_weight needs images whose encoder is not given their metadata: set "
+            "config.data.metadata_dropout, or an objective that compares two crops"
+        )
+
+
+def _head(model: ModelConfig) -> tuple[int, int]:
+    return model.width, 2 * len(FIELDS)
+
+
+OBJECTIVE = Objective("metadata", "metadata from the embedding", _loss, batch_keys=("metadata",), head=_head, check=_check)

@@ -1,9 +1,11 @@
-"""Variance and covariance: the embeddings of two crops of a place agree without other places to be told from."""
+"""VICReg: the embeddings of two crops of a place agree, without other places to distinguish them from."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+
+from geomoe.training.losses.objective import LossInputs, Objective
 
 Array = jax.Array
 
@@ -11,14 +13,14 @@ INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0  # weights of the three terms
 
 
 def vicreg(a: Array, b: Array, axis_name: str | None = None) -> Array:
-    """VICReg (Bardes et al. 2022, arXiv 2105.04906, eq. 1-6): 25 invariance + 25 variance + covariance.
+    """25 invariance + 25 variance + covariance (Bardes et al. 2022, arXiv 2105.04906, eq. 1-6).
 
     Invariance is the squared distance of the two embeddings of a place over D, variance a hinge that keeps each dimension's
-    deviation over the places above 1, covariance the squared off-diagonal covariances over D. The published invariance is not
-    divided by D; it is here, as in the authors' code, so that the weights mean what they meant there.
+    standard deviation over the places above 1, covariance the squared off-diagonal covariances over D. The published invariance
+    is not divided by D; it is here, as in the authors' code, so that the weights mean what they meant there.
 
     Args:
-        a, b: (B, D) embeddings, row i of both from place i. Under `axis_name` deviations and covariances are those over all
+        a, b: (B, D) embeddings, row i of both from place i. Under `axis_name` variance and covariance are those over all
             devices' places.
 
     Returns:
@@ -28,12 +30,19 @@ def vicreg(a: Array, b: Array, axis_name: str | None = None) -> Array:
     if axis_name is not None:
         a, b = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (a, b))
 
-    def spread(z: Array) -> tuple[Array, Array]:
+    def regularisers(z: Array) -> tuple[Array, Array]:
         z = z - jnp.mean(z, axis=0)
-        deviation = jnp.sqrt(jnp.var(z, axis=0, ddof=1) + 1e-4)
+        std = jnp.sqrt(jnp.var(z, axis=0, ddof=1) + 1e-4)
         covariance = z.T @ z / (z.shape[0] - 1)
-        beside = jnp.sum(jnp.square(covariance)) - jnp.sum(jnp.square(jnp.diag(covariance)))
-        return jnp.mean(jax.nn.relu(1 - deviation)), beside / z.shape[1]
+        off_diagonal = jnp.sum(jnp.square(covariance)) - jnp.sum(jnp.square(jnp.diag(covariance)))
+        return jnp.mean(jax.nn.relu(1 - std)), off_diagonal / z.shape[1]
 
-    (var_a, cov_a), (var_b, cov_b) = spread(a), spread(b)
+    (var_a, cov_a), (var_b, cov_b) = regularisers(a), regularisers(b)
     return INVARIANCE * invariance + VARIANCE * 0.5 * (var_a + var_b) + COVARIANCE * (cov_a + cov_b)
+
+
+def _loss(inputs: LossInputs) -> Array:
+    return vicreg(*inputs.views, inputs.axis_name)
+
+
+OBJECTIVE = Objective("vicreg", "VICReg between two crops", _loss, views=2)

@@ -1,0 +1,149 @@
+"""A transformer block with a mixture of experts, and several one after the other.
+
+Axes: B images, N tokens, T = B * N tokens of a batch, D width, E experts, F hidden width of an expert.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from geomoe.models.attention import Attention
+from geomoe.models.config import ModelConfig
+from geomoe.models.experts import Experts
+from geomoe.models.kernels import Draws, draw
+from geomoe.models.layers import LayerNorm
+from geomoe.models.router import Router, RouterOutput, balance_loss, router_z_loss
+
+Array = jax.Array
+
+
+class MixtureOfExperts(nn.Module):
+    """A router and E SwiGLU experts on tokens of width D.
+
+    Attributes:
+        config: top_k, share_projections, selection_bias, dispatch, dropout and dtype.
+        width, num_experts, hidden: D, E and F.
+    """
+
+    config: ModelConfig
+    width: int
+    num_experts: int
+    hidden: int
+
+    def setup(self) -> None:
+        cfg = self.config
+        self.router = Router(self.width, self.num_experts, cfg.top_k, cfg.selection_bias)
+        self.experts = Experts(
+            self.width, self.num_experts, self.hidden, cfg.top_k, cfg.share_projections, cfg.dispatch, jnp.dtype(cfg.dtype)
+        )
+
+    def __call__(self, x: Array, draws: Draws | None = None) -> tuple[Array, RouterOutput]:
+        """Mix the experts of each token.
+
+        Args:
+            x: (B, N, D).
+            draws: the random numbers of training; None is the deterministic layer.
+
+        Returns:
+            (B, N, D) in the type of the activations, and what the router decided for the T tokens. The experts being linear in
+            W2, dropout acts once on their combined output.
+        """
+        rows = x.reshape(-1, self.width)
+        out = self.router(rows, None if draws is None else draws.noise)
+        y = self.experts(rows, out.gates)
+        if draws is not None and draws.keep is not None:
+            y = jnp.where(draws.keep, y / (1 - self.config.dropout), 0)
+        return y.reshape(x.shape), out
+
+
+class BlockOutput(NamedTuple):
+    """What a block gives: its output and the mixture's input, (B, N, D) each, and what the router decided."""
+
+    x: Array
+    mixture_input: Array
+    router: RouterOutput
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mixture(norm(x)).
+
+    Attributes:
+        config: what all blocks of a model share.
+        width, num_heads, num_groups, num_experts, hidden: of this one.
+    """
+
+    config: ModelConfig
+    width: int
+    num_heads: int
+    num_groups: int
+    num_experts: int
+    hidden: int
+
+    def setup(self) -> None:
+        self.norm1 = LayerNorm(self.width)
+        self.attention = Attention(self.width, self.num_heads, self.num_groups, jnp.dtype(self.config.dtype))
+        self.norm2 = LayerNorm(self.width)
+        self.moe = MixtureOfExperts(self.config, self.width, self.num_experts, self.hidden)
+
+    def __call__(self, x: Array, draws: Draws | None = None) -> BlockOutput:
+        """(B, N, D) -> (B, N, D); `draws` are the mixture's random numbers in training, or None."""
+        x = x + self.attention(self.norm1(x))
+        mixture_input = self.norm2(x)
+        y, router = self.moe(mixture_input, draws)
+        return BlockOutput(x + y, mixture_input, router)
+
+
+class StackOutput(NamedTuple):
+    """What blocks one after the other give.
+
+    Attributes:
+        x: (B, N, D) the last output.
+        gates: (B, N, E) of each block.
+        layers, mixture_inputs: (B, N, D) of each block: its output, and the input of its mixture.
+        balance_loss, router_z_loss: scalars, sums over the blocks.
+    """
+
+    x: Array
+    gates: list[Array]
+    layers: list[Array]
+    mixture_inputs: list[Array]
+    balance_loss: Array
+    router_z_loss: Array
+
+
+def run_blocks(
+    module: nn.Module, blocks: Sequence[Block], x: Array, deterministic: bool, router_noise: Array | float = 1.0
+) -> StackOutput:
+    """Run blocks one after the other.
+
+    Args:
+        module: the caller, whose rng streams "router" and "dropout" training draws from.
+        blocks: of one width; those with equally many experts stand side by side.
+        x: (B, N, D).
+        deterministic: without router noise and dropout.
+        router_noise: multiplies the router's noise.
+    """
+    config, (b, n, width) = blocks[0].config, x.shape
+    draws: Sequence[Draws | None] = [None] * len(blocks)
+    if not deterministic:
+        keys, experts = (module.make_rng("router"), module.make_rng("dropout")), [block.num_experts for block in blocks]
+        draws = draw(*keys, (b * n, width), experts, config.dropout, router_noise)
+    outputs: list[BlockOutput] = []
+    for block, numbers in zip(blocks, draws):
+        outputs.append(block(x, numbers))
+        x = outputs[-1].x
+    loss = functools.partial(balance_loss, top_k=config.top_k, estimator=config.load_estimator)
+    balance = z_loss = jnp.float32(0)
+    for count in dict.fromkeys(block.num_experts for block in blocks):  # a stage at once, which compiles to fewer operations
+        routers = [out.router for out, block in zip(outputs, blocks) if block.num_experts == count]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *routers)
+        balance += jnp.sum(jax.vmap(loss)(stacked))
+        z_loss += jnp.sum(jax.vmap(router_z_loss)(stacked))
+    gates = [out.router.gates.reshape(b, n, -1) for out in outputs]
+    return StackOutput(x, gates, [out.x for out in outputs], [out.mixture_input for out in outputs], balance, z_loss)

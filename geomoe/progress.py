@@ -1,0 +1,17 @@
+"""The progress bar of every command."""
+
+from __future__ import annotations
+
+import rich.console
+import rich.progress
+
+
+def progress_bar(console: rich.console.Console | None = None) -> rich.progress.Progress:
+    """A bar with description, count and time left, on stderr unless a console is given."""
+    return rich.progress.Progress(
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=console or rich.console.Console(stderr=True),
+    )

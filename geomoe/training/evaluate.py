@@ -1,0 +1,107 @@
+"""Evaluation on held-out images: one call, parameters in, metrics out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from geomoe.data.composites import side_by_side
+from geomoe.landsat import Statistics
+from geomoe.metadata import FIELDS
+from geomoe.models import MAE
+from geomoe.models.reconstruction import reconstruct
+from geomoe.training import parallel
+from geomoe.training.losses.config import LossConfig
+from geomoe.training.losses.objective import Batch
+from geomoe.training.losses.total import batch_losses
+
+Array = jax.Array
+Batches = Callable[[], Iterator[Mapping[str, np.ndarray]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What held-out images give.
+
+    Attributes:
+        metrics: columns of metrics.csv: `val_loss_NAME`, and `val_least_used_expert`, the least share of the tokens that an
+            expert of any block gets, over an even share.
+        usage: block -> (E,), the share of the token assignments of each expert.
+    """
+
+    metrics: dict[str, float]
+    usage: dict[str, np.ndarray]
+
+    @property
+    def loss(self) -> float:
+        """The reconstruction loss on hidden patches, by which checkpoints are compared."""
+        return self.metrics["val_loss_masked"]
+
+
+def make_eval_step(
+    model: MAE,
+    loss: LossConfig = LossConfig(),
+    *,
+    statistics: Statistics | Mapping[str, Any] | None = None,
+    axis_name: str | None = parallel.AXIS,
+) -> Callable[[Any, Batch, Array], dict[str, Any]]:
+    """Build `step(params, batch, key) -> metrics`, without router noise and dropout.
+
+    `val_loss_masked` and `val_loss_unmasked` are of the first crops; beside them each objective that is evaluated on held-out
+    images. The key fixes the masks, so that evaluations of one run compare.
+    """
+    statistics = None if statistics is None else Statistics.of(statistics)
+
+    def step(params: Any, batch: Batch, key: Array) -> dict[str, Any]:
+        if axis_name is not None:
+            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+        values, usage = batch_losses(model, params, batch, loss, rngs={"mask": key}, statistics=statistics, axis_name=axis_name)
+        metrics = {**{f"val_loss_{name}": value for name, value in values.items()}, "usage": usage}
+        return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)
+
+    return step
+
+
+class Evaluator:
+    """Evaluates parameters on the same held-out batches with the same masks each time.
+
+    Args:
+        eval_step: from `make_eval_step`, mapped over devices.
+        batches: starts the stream of this process's held-out batches.
+        num_batches: how many of them are averaged over, at most.
+        key: of the masks.
+    """
+
+    def __init__(self, eval_step: Callable[..., Any], batches: Batches, num_batches: int, key: Array):
+        self._step, self._batches, self._num_batches, self._key = eval_step, batches, num_batches, key
+
+    def __call__(self, params: Any) -> Evaluation:
+        """The means over the batches."""
+        batches = parallel.prefetch(self._batches())
+        found = [
+            parallel.fetch(self._step(params, batch, jax.random.fold_in(self._key, i)))
+            for i, batch in zip(range(self._num_batches), batches)
+        ]
+        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *found)
+        usage = means.pop("usage")
+        metrics = {name: float(value) for name, value in means.items()}
+        metrics["val_least_used_expert"] = min(float(shares.min() * shares.size) for shares in usage.values())
+        return Evaluation(metrics, usage)
+
+
+def reconstruction_images(
+    model: MAE,
+    params: Any,
+    batch: Mapping[str, np.ndarray],
+    count: int,
+    statistics: Statistics,
+    normalised_targets: bool,
+    seed: int,
+) -> np.ndarray:
+    """Original, masked and reconstructed images side by side: (count, S, 3 * S + 4, 3) in [0, 1]."""
+    part = {name: batch[name][:count] for name in ("image", *FIELDS)}
+    return side_by_side(reconstruct(model, params, part, seed, normalised_targets), statistics)

@@ -1,0 +1,51 @@
+"""Reconstruction: squared error of the predicted patches (He et al. 2022, arXiv 2111.06377).
+
+Axes: B images, P patches, L = C * patch_size**2 values a patch.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def reconstruction_losses(pred: Array, target: Array, mask: Array, valid: Array | None = None) -> tuple[Array, Array]:
+    """Squared error summed over the L values of a patch, averaged over the hidden and over the visible patches.
+
+    Args:
+        pred, target: (B, P, L).
+        mask: (B, P), 1 for hidden patches.
+        valid: (B, P, L), 1 where the target holds data and 0 elsewhere; None counts every value. What lacks data counts
+            neither in the sum nor in the average: a loss is L times the mean error of its valid values.
+
+    Returns:
+        loss over hidden patches, loss over visible patches: scalars; 0 where no value is valid.
+    """
+    error = jnp.square(pred - target)
+    if valid is None:
+        error, count = jnp.sum(error, axis=-1), jnp.ones_like(mask)
+    else:
+        error, count = jnp.sum(error * valid, axis=-1), jnp.mean(valid, axis=-1)
+
+    def over(chosen: Array) -> Array:
+        return jnp.sum(error * chosen) / jnp.maximum(jnp.sum(count * chosen), 1e-6)
+
+    return over(mask), over(1 - mask)
+
+
+def normalise_patches(patches: Array, valid: Array | None = None, epsilon: float = 1e-6) -> Array:
+    """Normalise each patch by the mean and standard deviation of its own L values (He et al. 2022, section 4.1): (B, P, L) ->
+    (B, P, L).
+
+    Args:
+        valid: (B, P, L), 1 for the values that both are taken over; None takes all.
+    """
+    if valid is None:
+        mean = jnp.mean(patches, axis=-1, keepdims=True)
+        return (patches - mean) / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True) + epsilon)
+    count = jnp.maximum(jnp.sum(valid, axis=-1, keepdims=True), 1)
+    mean = jnp.sum(patches * valid, axis=-1, keepdims=True) / count
+    variance = jnp.sum(jnp.square(patches - mean) * valid, axis=-1, keepdims=True) / count
+    return (patches - mean) / jnp.sqrt(variance + epsilon)
