@@ -1,20 +1,25 @@
-"""Place and time of an image as the model takes them: cyclic [sin, cos] pairs, with [0, 0] for a missing value.
+"""The metadata of an image as the model takes them: cyclic [sin, cos] pairs, with [0, 0] for a missing value.
 
 - week: ISO week number (1 to 53) times 2 pi / 52;
 - hour: hour of the day in UTC (0 to 23) times 2 pi / 24;
 - lat, lon: the angle itself.
 
 A pair on the unit circle is never [0, 0], so "missing" is a value of its own.
+
+Also here: the one parser of time stamps, and the one rule for which stamp to believe.
 """
 
 from __future__ import annotations
 
+import datetime
 import re
 from typing import NamedTuple
 
 import numpy as np
 
 UNKNOWN_TIME = "unknown"  # how prepared records say that a patch has no time
+_NAT = np.datetime64("NaT", "s")
+_YEARS = range(1972, 2100)  # from the first Landsat on
 
 
 class Metadata(NamedTuple):
@@ -29,13 +34,14 @@ class Metadata(NamedTuple):
 FIELDS = Metadata._fields  # the one order of the four
 
 
-def _pairs(angle: np.ndarray, known: np.ndarray) -> np.ndarray:
-    pairs = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
-    return np.where(known[:, None], pairs, 0.0).astype(np.float32)
+def _cyclic(angle: np.ndarray, present: np.ndarray) -> np.ndarray:
+    """(N,) angles to (N, 2) float32 [sin, cos], [0, 0] where not present."""
+    values = np.stack([np.sin(angle), np.cos(angle)], axis=-1)
+    return np.where(present[:, None], values, 0.0).astype(np.float32)
 
 
 def iso_week(time: np.ndarray) -> np.ndarray:
-    """ISO 8601 week number of datetime64 values: (N,) -> (N,) int64; NaT gives an arbitrary number.
+    """Compute the ISO 8601 week number of datetime64 values: (N,) -> (N,) int64; NaT gives an arbitrary number.
 
     >>> iso_week(np.array(["2021-01-01", "2018-12-31"], "datetime64[s]")).tolist()
     [53, 1]
@@ -47,7 +53,7 @@ def iso_week(time: np.ndarray) -> np.ndarray:
 
 
 def encode_time(time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Week and hour of UTC times.
+    """Encode week and hour of UTC times.
 
     Args:
         time: (N,) datetime64; NaT is a missing time.
@@ -56,27 +62,27 @@ def encode_time(time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         week (N, 2), hour (N, 2): float32 [sin, cos], [0, 0] where missing.
     """
     time = np.asarray(time, "datetime64[s]")
-    known = ~np.isnat(time)
-    time = np.where(known, time, np.datetime64(0, "s"))
+    present = ~np.isnat(time)
+    time = np.where(present, time, np.datetime64(0, "s"))
     hour = (time - time.astype("datetime64[D]")).astype("timedelta64[h]").astype(np.int64)
-    return _pairs(iso_week(time) * (2 * np.pi / 52), known), np.where(known[:, None], hour_pairs(hour), np.float32(0))
+    return _cyclic(iso_week(time) * (2 * np.pi / 52), present), _cyclic(hour * (2 * np.pi / 24), present)
 
 
-def hour_pairs(hour: np.ndarray) -> np.ndarray:
-    """Hours of the day, (N,), to (N, 2) float32 [sin, cos]."""
+def encode_hour(hour: np.ndarray) -> np.ndarray:
+    """Encode hours of the day, (N,), as (N, 2) float32 [sin, cos]."""
     hour = np.asarray(hour)
-    return _pairs(hour * (2 * np.pi / 24), np.ones(hour.shape, bool))
+    return _cyclic(hour * (2 * np.pi / 24), np.ones(hour.shape, bool))
 
 
 def encode_degrees(degrees: np.ndarray) -> np.ndarray:
-    """Latitudes or longitudes in degrees, (N,), to (N, 2) float32 [sin, cos]; NaN is missing and gives [0, 0]."""
+    """Encode latitudes or longitudes in degrees, (N,), as (N, 2) float32 [sin, cos]; NaN is missing and gives [0, 0]."""
     degrees = np.asarray(degrees, np.float64)
-    known = np.isfinite(degrees)
-    return _pairs(np.radians(np.where(known, degrees, 0.0)), known)
+    present = np.isfinite(degrees)
+    return _cyclic(np.radians(np.where(present, degrees, 0.0)), present)
 
 
 def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
-    """Places and times to the model's four inputs.
+    """Encode latitudes, longitudes and times as the model's four inputs.
 
     Args:
         lat, lon: (N,) degrees, NaN where missing.
@@ -94,46 +100,112 @@ def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
     return Metadata(week, hour, encode_degrees(lat), encode_degrees(lon))
 
 
+# What `datetime.fromisoformat` takes beyond a date, a time and an offset is refused: week dates, any separator.
+_STAMP = re.compile(r"(\d{4}-\d\d-\d\d|\d{8})([T ][\d:]+([.,]\d+)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
+_TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
+
+
 def parse_time(text: str | bytes) -> np.datetime64:
-    """A record's time, "2017-10-02T09:40:31" or "unknown", as datetime64 in seconds; unknown is NaT."""
-    text = text.decode() if isinstance(text, bytes) else text
-    return np.datetime64("NaT", "s") if text == UNKNOWN_TIME else np.datetime64(text, "s")
+    """Parse a time stamp to datetime64 in seconds, UTC.
+
+    Args:
+        text: ISO 8601 from a day to fractions of a second ("2017-10-02", "2017-10-02 09:40:31", "20171002T094031",
+            "2017-10-02T09:40:31.5Z"), UTC unless it names an offset; the form of TIFFTAG_DATETIME ("2017:10:02 09:40:31"); or
+            "unknown", which is NaT.
+
+    Raises:
+        ValueError: the text is no time, or no time between 1972 and 2100.
+
+    >>> str(parse_time("2017:10:02 09:40:31")), str(parse_time("2017-10-02T09:40:31+02:00"))
+    ('2017-10-02T09:40:31', '2017-10-02T07:40:31')
+    """
+    stamp = (text.decode("utf-8", "replace") if isinstance(text, bytes) else text).strip("\x00 \t\r\n")
+    if stamp == UNKNOWN_TIME:
+        return _NAT
+    if stamp[4:5] == ":":
+        stamp = _TAG_DATE.sub(r"\1-\2-\3", stamp, count=1)
+    try:
+        time = datetime.datetime.fromisoformat(stamp)
+    except ValueError:
+        time = None
+    if time is None or time.year not in _YEARS or not _STAMP.fullmatch(stamp):
+        raise ValueError(f"{text!r} is no time (as 2017-10-02T09:40:31) between {_YEARS.start} and {_YEARS.stop}")
+    if time.tzinfo is not None:
+        time = time.astimezone(datetime.UTC)
+    return np.datetime64(time.isoformat()[:19], "s")
 
 
-_SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)")
-_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_L\w{3}_\d{6}_(\d{8})")
-_LANDSAT_SCENE = re.compile(r"L[COTEM]\d\d{6}(\d{4})(\d{3})")
+def format_time(time: np.datetime64) -> str:
+    """Write a time as prepared records hold it: ISO 8601 in seconds, or "unknown" for NaT; the inverse of `parse_time`."""
+    return UNKNOWN_TIME if np.isnat(time) else str(time.astype("datetime64[s]"))
 
 
-def time_from_name(name: str) -> np.datetime64 | None:
-    """The time of acquisition that a file or product name tells, or None if it tells none.
+_SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
+_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_L\w{3}_\d{6}_(\d{8})", re.ASCII)
+_LANDSAT_SCENE = re.compile(r"L[COTEM]\d\d{6}(\d{4})(\d{3})", re.ASCII)
+
+
+def time_from_name(name: str) -> np.datetime64:
+    """Read the time of acquisition from the name of a file or product; NaT if it has none.
 
     Knows Sentinel-2 stamps as BigEarthNet patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading
     zero of its hour), Landsat Collection product names and pre-collection scene names (date alone: hour 0).
 
     Raises:
-        ValueError: the name has a stamp that is no date.
+        ValueError: the name has a stamp that is no time.
 
     >>> str(time_from_name("S2B_MSIL2A_20180525T94030_78_30"))
     '2018-05-25T09:40:30'
     """
     if match := _SENTINEL_STAMP.search(name):
-        date, clock = match[1], match[2].zfill(6)
-    elif match := _LANDSAT_STAMP.search(name):
-        date, clock = match[1], "000000"
-    elif match := _LANDSAT_SCENE.search(name):
-        day = np.datetime64(f"{match[1]}-01-01", "D") + (int(match[2]) - 1)
+        return parse_time(f"{match[1]}T{match[2].zfill(6)}")
+    if match := _LANDSAT_STAMP.search(name):
+        return parse_time(match[1])
+    if match := _LANDSAT_SCENE.search(name):
+        day = parse_time(f"{match[1]}-01-01").astype("datetime64[D]") + (int(match[2]) - 1)
+        if str(day)[:4] != match[1]:
+            raise ValueError(f"{name!r}: year {match[1]} has no day {match[2]}")
         return day.astype("datetime64[s]")
-    else:
-        return None
-    return np.datetime64(f"{date[:4]}-{date[4:6]}-{date[6:]}T{clock[:2]}:{clock[2:4]}:{clock[4:]}", "s")
+    return _NAT
+
+
+def acquisition_time(*, explicit: str = "", name: str = "", date_tag: str = "", strict: bool = False) -> np.datetime64:
+    """Read the time of acquisition from the most trustworthy source that has one; NaT where none has.
+
+    Args:
+        explicit: of a table of the user's or of a product's metadata file.
+        name: of the file or product, which may hold a stamp of the acquisition.
+        date_tag: TIFFTAG_DATETIME of the file, which is often the time of its writing.
+        strict: whether a stamp of `name` or `date_tag` that is no time is an error; otherwise the next source is read.
+
+    Raises:
+        ValueError: `explicit` is no time, or (strict) the first stamp is none.
+
+    >>> str(acquisition_time(name="S2A_MSIL2A_20170613T101031_1_1", date_tag="2021:01:01 00:00:00"))
+    '2017-06-13T10:10:31'
+    """
+    if explicit.strip():
+        return parse_time(explicit)
+    for text, parse in ((name, time_from_name), (date_tag, parse_time)):
+        try:
+            time = parse(text) if text.strip("\x00 ") else _NAT
+        except ValueError:
+            if strict:
+                raise
+            time = _NAT
+        if not np.isnat(time):
+            return time
+    return _NAT
 
 
 def published_hour(patch_id: str) -> int:
-    """The hour that the published preprocessing gives a BigEarthNet patch: the first digit alone of the time in its name.
+    """Give the hour that the published preprocessing gives a BigEarthNet patch: the first digit of the time in its name.
 
     `..._20171002T094031_...` gives 0 and `..._20180525T94030_...` gives 9, where the hour is 9 in both. geomoe encodes the
     true hour; this is for reproducing published inputs.
+
+    Raises:
+        ValueError: the name has no time stamp.
     """
     match = _SENTINEL_STAMP.search(patch_id)
     if not match:

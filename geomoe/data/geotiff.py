@@ -1,4 +1,4 @@
-"""One patch from a GeoTIFF, checked: pixels, place, and a clear error for each flaw that real files have.
+"""One patch from a GeoTIFF, checked: pixels, location, and a clear error for each flaw that real files have.
 
 Patches are small and many, so the usual file (whole image in memory, EPSG code among its keys) is read by tifffile, three
 times as fast as GDAL opens it; everything else goes to rasterio.
@@ -26,16 +26,16 @@ class PatchError(ValueError):
         path: the file.
     """
 
-    def __init__(self, kind: str, path: str, message: str):
+    def __init__(self, kind: str, path: str, message: str) -> None:
         super().__init__(f"{path}: {kind}: {message}")
         self.kind, self.path, self.message = kind, path, message
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type[PatchError], tuple[str, str, str]]:
         return PatchError, (self.kind, self.path, self.message)
 
 
 class Patch(NamedTuple):
-    """Pixels and place of a patch.
+    """Pixels and location of a patch.
 
     Attributes:
         image: (H, W, C) uint16 digital numbers, 0 where there are no data.
@@ -51,7 +51,7 @@ class Patch(NamedTuple):
 
 class _Raster(NamedTuple):
     image: np.ndarray  # (H, W, C)
-    centre: tuple[float, float] | None  # x, y in the file's CRS
+    centre: tuple[float, float]  # x, y in the file's CRS
     crs: str | None  # anything that pyproj takes
     nodata: float | None
     date_tag: str
@@ -63,18 +63,18 @@ def _to_wgs84(crs: str) -> pyproj.Transformer:
 
 
 def _read_simple(path: str) -> _Raster | None:
-    """Reads a plain GeoTIFF with tifffile; None if it is not plain enough."""
+    """Read a plain GeoTIFF with tifffile; None if it is not plain enough."""
     with tifffile.TiffFile(path) as tif:
         if len(tif.pages) != 1:
             return None
-        page = tif.pages[0]
+        page = tif.pages.first
         tags = page.tags
-        scale, tie, keys = (tags.get(code) for code in (33550, 33922, 34735))
-        if scale is None or tie is None or keys is None or tags.get(34264) is not None or len(tie.value) != 6:
+        scale, tie, directory = (tags.get(code) for code in (33550, 33922, 34735))
+        if scale is None or tie is None or directory is None or tags.get(34264) is not None or len(tie.value) != 6:
             return None
-        keys = np.asarray(keys.value).reshape(-1, 4)[1:]
-        values = {int(key): int(value) for key, location, _, value in keys if location == 0}
-        epsg = values.get(3072, values.get(2048, 0))
+        entries = np.asarray(directory.value).reshape(-1, 4)[1:]
+        keys = {int(key): int(value) for key, location, _, value in entries if location == 0}
+        epsg = keys.get(3072, keys.get(2048, 0))
         if not 1024 <= epsg < 32767:
             return None
         image = page.asarray()
@@ -83,7 +83,7 @@ def _read_simple(path: str) -> _Raster | None:
         elif tags["PlanarConfiguration"].value == 2:
             image = image.transpose(1, 2, 0)
         # Pixel-is-point files name the centre of a pixel, pixel-is-area ones (the rule) its corner.
-        half = 0.5 if values.get(1025) == 2 else 0.0
+        half = 0.5 if keys.get(1025) == 2 else 0.0
         column, row, _, x0, y0, _ = tie.value
         x = x0 + (image.shape[1] / 2 - half - column) * scale.value[0]
         y = y0 - (image.shape[0] / 2 - half - row) * scale.value[1]
@@ -94,12 +94,12 @@ def _read_simple(path: str) -> _Raster | None:
             (x, y),
             f"EPSG:{epsg}",
             float(str(nodata.value).strip("\x00 ")) if nodata is not None else None,
-            str(date.value) if date is not None else "",
+            str(date.value).strip("\x00 ") if date is not None else "",
         )
 
 
 def _read_any(path: str) -> _Raster:
-    """Reads any raster with rasterio."""
+    """Read any raster with rasterio."""
     import rasterio
 
     with warnings.catch_warnings():
@@ -113,20 +113,20 @@ def _read_any(path: str) -> _Raster:
 
 
 def read_patch(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     num_bands: int = len(landsat.BANDS),
     drop_extra: int = 0,
     need_crs: bool = True,
     keep_nodata: bool = False,
     dtypes: tuple[str, ...] = ("uint16",),
 ) -> Patch:
-    """Reads and checks one patch.
+    """Read and check one patch.
 
     Args:
         path: a GeoTIFF, of uint16 digital numbers unless `dtypes` says otherwise.
-        num_bands: bands wanted.
+        num_bands: bands of the patch.
         drop_extra: bands that the file may have beyond them, dropped from the end (EuroSAT-L carries ST_B10 as its eighth).
-        need_crs: whether a file without a CRS is refused; otherwise its place is NaN.
+        need_crs: whether a file without a CRS is refused; otherwise its latitude and longitude are NaN.
         keep_nodata: whether a patch without any data is taken.
         dtypes: types that are taken. In float files NaN is no data; elsewhere 0 is.
 
@@ -149,12 +149,12 @@ def read_patch(
     image = raster.image
     bands = image.shape[2]
     if bands not in (num_bands, num_bands + drop_extra):
-        wanted = f"{num_bands}" if not drop_extra else f"{num_bands} or {num_bands + drop_extra}"
+        counts = f"{num_bands}" if not drop_extra else f"{num_bands} or {num_bands + drop_extra}"
         six, seven = len(landsat.TM_BANDS), len(landsat.BANDS)
         hint = f" ({', '.join(landsat.BANDS)})" if num_bands == seven else ""
         if (bands, num_bands) == (six, seven):
             hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
-        raise PatchError("wrong band count", path, f"{bands} bands where {wanted} are needed{hint}")
+        raise PatchError("wrong band count", path, f"{bands} bands where {counts} are needed{hint}")
     image = image[:, :, :num_bands]
     if image.dtype.name not in dtypes:
         if image.dtype.kind == "f" and np.isnan(image).any():
@@ -167,7 +167,7 @@ def read_patch(
         raise PatchError("all nodata", path, "every pixel is 0")
     if raster.crs is None:
         if need_crs:
-            raise PatchError("no CRS", path, "the file is not georeferenced, so it has no place")
+            raise PatchError("no CRS", path, "the file is not georeferenced, so its latitude and longitude are unknown")
         return Patch(np.ascontiguousarray(image), np.nan, np.nan, raster.date_tag)
     longitude, latitude = _to_wgs84(raster.crs).transform(*raster.centre)
     if not (np.isfinite(longitude) and np.isfinite(latitude)):

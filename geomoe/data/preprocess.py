@@ -1,4 +1,4 @@
-"""A user's images -> the images that a model takes: bands by name, unit, size, z-score. Numpy alone.
+"""Images -> the images that a model takes: bands by name, unit, size, z-score, and where there are data. Numpy alone.
 
 Axes: N images, H and W pixels, C bands, S the model's image side.
 """
@@ -14,9 +14,14 @@ from typing import Any
 import numpy as np
 
 from geomoe import landsat
+from geomoe.landsat import Statistics
 
+# How an image gets the model's size: "exact" refuses others, "centre_crop" cuts the middle (offset rounded down) and "resize"
+# is bilinear. "random_crop" and "random_resized_crop" (a square of a random side, brought to the size) are for training.
+RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")
 RESIZE_MODES = ("exact", "centre_crop", "resize")
-_FAR = 3.0  # deviations of a band's mean over the batch, beyond which a user is warned
+WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: nothing without data is mixed in
+_FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 
 
 class StatisticsWarning(UserWarning):
@@ -33,15 +38,18 @@ class InputSpec:
             to top-of-atmosphere reflectance), "uint8" (0 without data, 1 to 255 linear over `uint8_range`).
         bands: names of the channels, in their order; None says that they are the sensor's. Bands beyond the model's are
             dropped.
-        fill_missing: whether bands that the model has and the images lack are given as the training mean. Otherwise they are
-            an error.
+        fill_missing: whether bands that the model has and the images lack are filled with the training mean. Otherwise they
+            are an error.
         resize_mode: "exact" (other sizes are an error), "centre_crop" or "resize" (bilinear).
-        sun_elevation: degrees, for "level1_dn"; None leaves the sun's angle uncorrected.
+        sun_elevation: degrees, one number or one an image, for "level1_dn"; None leaves the sun's angle uncorrected.
         uint8_range: reflectances that 1 and 255 stand for.
         statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; None takes the model's, after
             conversion to Collection 2 digital numbers.
         sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are. Landsat 4, 5 and 7 have no coastal band;
             the blue band's z-score stands in its place.
+
+    Raises:
+        ValueError: a value has no meaning, or does not go with the others.
     """
 
     unit: str = "collection2_dn"
@@ -53,7 +61,7 @@ class InputSpec:
     statistics: Mapping[str, Any] | None = None
     sensor: str = "landsat8"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.unit not in landsat.UNITS:
             raise ValueError(f"unit = {self.unit!r} is not one of {', '.join(landsat.UNITS)}")
         landsat.check_sensor(self.sensor)
@@ -70,41 +78,47 @@ class InputSpec:
             raise ValueError(f"sun_elevation is for unit='level1_dn'; with unit={self.unit!r} it would be ignored")
         if not self.uint8_range[0] < self.uint8_range[1]:
             raise ValueError(f"uint8_range = {self.uint8_range} must rise")
+        if self.statistics is not None:
+            object.__setattr__(self, "statistics", Statistics.of(self.statistics))
 
     def channels(self, bands: Sequence[str]) -> tuple[str, ...]:
-        """Names of the images' channels, for a model that takes `bands`."""
+        """List the names of the images' channels, for a model that takes `bands`."""
         if self.bands is not None:
             return tuple(self.bands)
         return tuple(landsat.TM_BANDS) if landsat.lacks_coastal(self.sensor) else tuple(bands)
 
     def part(self, rows: slice) -> InputSpec:
-        """The same for some of the images."""
+        """Describe some of the images alone."""
         if self.sun_elevation is None or np.ndim(self.sun_elevation) == 0:
             return self
         return dataclasses.replace(self, sun_elevation=np.asarray(self.sun_elevation)[rows])
 
 
-def band_order(given: Sequence[str], wanted: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
-    """For each band that the model takes its index among those given, or None where it is missing and may be filled.
+def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
+    """Find each band that the model takes among the channels of the images: its index, or None where it is missing.
 
-    A sensor without the coastal band may lack it.
+    Args:
+        channels: names of the images' channels, in their order.
+        bands: the model's.
+        fill_missing: whether bands may be missing; of a sensor without the coastal band that one may be in any case.
+        sensor: whose numbers those in `channels` are.
 
     Raises:
-        ValueError: a band is missing, unknown or given twice.
+        ValueError: a band is missing, unknown or named twice.
     """
-    names = [landsat.band_name(name, sensor) for name in given]
+    names = [landsat.band_name(name, sensor) for name in channels]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ValueError(f"band {twice[0]} is given twice: {', '.join(given)}")
+        raise ValueError(f"band {twice[0]} is named twice: {', '.join(channels)}")
     may_lack = landsat.BANDS[:1] if landsat.lacks_coastal(sensor) else ()
-    missing = [band for band in wanted if band not in names and band not in may_lack]
+    missing = [band for band in bands if band not in names and band not in may_lack]
     if missing and not fill_missing:
-        titles = ", ".join(f"{b} ({landsat.BAND_TITLES[landsat.BANDS.index(b)]})" for b in missing)
+        titles = ", ".join(f"{band} ({landsat.band_title(band)})" for band in missing)
         raise ValueError(
-            f"the model needs {titles}, which the images lack (they have {', '.join(given)}); "
+            f"the model needs {titles}, which the images lack (they have {', '.join(channels)}); "
             "fill_missing=True puts the training mean there, at a cost in quality"
         )
-    return [names.index(band) if band in names else None for band in wanted]
+    return [names.index(band) if band in names else None for band in bands]
 
 
 def _check_range(images: np.ndarray, unit: str) -> None:
@@ -130,33 +144,41 @@ def _check_range(images: np.ndarray, unit: str) -> None:
         raise ValueError(f"float values up to {high:g} are no digital numbers; for reflectance pass unit='reflectance'")
 
 
-def to_collection2(images: np.ndarray, given: InputSpec) -> np.ndarray:
-    """Images (..., C) of any unit to Collection 2 digital numbers, float32, 0 without data; not rounded.
+def to_collection2(images: np.ndarray, spec: InputSpec) -> np.ndarray:
+    """Convert images (..., C) of any unit to Collection 2 digital numbers, float32, 0 without data; not rounded.
 
     Raises:
         ValueError: the values are not of that unit.
     """
     if images.dtype.kind not in "uif":
         raise ValueError(f"images must be numbers, got dtype {images.dtype}")
-    _check_range(images, given.unit)
-    if given.unit == "collection2_dn":
+    _check_range(images, spec.unit)
+    if spec.unit == "collection2_dn":
         return images.astype(np.float32)
-    if given.unit == "reflectance":
+    if spec.unit == "reflectance":
         reflectance = np.asarray(images, np.float32)
         if np.isinf(reflectance).any():
             raise ValueError("images hold infinite values; give pixels without data NaN")
-    elif given.unit == "level1_dn":
-        reflectance = landsat.level1_to_reflectance(images, given.sun_elevation)
+    elif spec.unit == "level1_dn":
+        reflectance = landsat.level1_to_reflectance(images, spec.sun_elevation)
     else:
-        low, high = given.uint8_range
+        low, high = spec.uint8_range
         reflectance = np.where(images == 0, np.nan, low + (images.astype(np.float32) - 1) * ((high - low) / 254))
     dn = (reflectance - landsat.REFLECTANCE_OFFSET) / landsat.REFLECTANCE_SCALE
     return np.where(np.isnan(dn), landsat.NODATA, np.clip(dn, 1, 65535)).astype(np.float32)
 
 
+def has_data(images: np.ndarray, unit: str = "collection2_dn") -> np.ndarray:
+    """Find the pixels with data in every band: (..., C) -> (...) bool. No data is NaN in reflectances, 0 in other units."""
+    lacking = np.isnan(images) if images.dtype.kind == "f" else images == landsat.NODATA
+    if images.dtype.kind == "f" and unit != "reflectance":
+        lacking |= images == landsat.NODATA
+    return ~lacking.any(axis=-1)
+
+
 @functools.lru_cache(maxsize=256)
 def resize_weights(source: int, target: int) -> np.ndarray:
-    """(target, source) float32: bilinear interpolation along one axis, pixel centres aligned, without antialiasing."""
+    """Compute (target, source) float32 weights of bilinear interpolation: pixel centres aligned, no antialiasing."""
     position = np.clip((np.arange(target) + 0.5) * source / target - 0.5, 0, source - 1)
     low = np.floor(position).astype(int)
     weights = np.zeros((target, source), np.float32)
@@ -166,49 +188,65 @@ def resize_weights(source: int, target: int) -> np.ndarray:
     return weights
 
 
-def resized(images: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(N, H, W, C) -> (N, height, width, C) float32, bilinear."""
+def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (N, H, W, C) to (N, height, width, C) float32, bilinear."""
     n, h, w, c = images.shape
     rows, columns = resize_weights(h, height), resize_weights(w, width)
     tall = rows @ images.astype(np.float32).reshape(n, h, w * c)
     return columns @ tall.reshape(n, height, w, c)
 
 
-def fitted_shape(height: int, width: int, size: int, resize_mode: str) -> tuple[int, int]:
-    """What an image is resized to: `size` by `size` for "resize", else no side shorter than `size` and the same form."""
-    if resize_mode == "resize":
-        return size, size
-    scale = size / min(height, width)
-    return max(round(height * scale), size), max(round(width * scale), size)
+def to_size(
+    images: np.ndarray,
+    size: int,
+    resize_mode: str,
+    position: tuple[float, float] | None = None,
+    side: int | None = None,
+) -> np.ndarray:
+    """Bring images (N, H, W, C) to (N, size, size, C), a view of them where nothing is resized.
 
+    Images with a side too short for a crop of the size are enlarged first, in their own form.
 
-def fit_size(images: np.ndarray, size: int, resize_mode: str) -> np.ndarray:
-    """(N, H, W, C) -> (N, size, size, C), as `geomoe.data.load` does it; enlarged before a crop where a side is too short.
+    Args:
+        images: of any number type.
+        size: side of the result, in pixels.
+        resize_mode: one of `RESIZE_MODES` or `RANDOM_RESIZE_MODES`.
+        position: of a random crop between the first and the last that there is room for, row and column in [0, 1); None is
+            the middle, rounded down.
+        side: of the square that "random_resized_crop" cuts, in pixels, no longer than the image's.
 
     Raises:
         ValueError: the size is another and `resize_mode` is "exact".
     """
     height, width = images.shape[1:3]
-    if (height, width) == (size, size):
-        return images
-    if resize_mode == "exact":
+    if resize_mode == "exact" and (height, width) != (size, size):
         raise ValueError(
-            f"images of {height} x {width} pixels for a model of {size} x {size}; pass resize_mode='centre_crop' or resize_mode='resize'"
+            f"images of {height} x {width} pixels for a model of {size} x {size}; pass resize_mode='centre_crop' or "
+            "resize_mode='resize'"
         )
-    if resize_mode == "resize" or min(height, width) < size:
-        images = resized(images, *fitted_shape(height, width, size, resize_mode))
-        height, width = images.shape[1:3]
-    top, left = (height - size) // 2, (width - size) // 2
-    return images[:, top : top + size, left : left + size]
+    if resize_mode == "resize":
+        return images if (height, width) == (size, size) else resize(images, size, size)
+    side = size if side is None else side
+    if min(height, width) < side:
+        scale = side / min(height, width)
+        height, width = max(round(height * scale), side), max(round(width * scale), side)
+        images = resize(images, height, width)
+    if position is None:
+        top, left = (height - side) // 2, (width - side) // 2
+    else:
+        top, left = (min(int(p * (room + 1)), room) for p, room in zip(position, (height - side, width - side)))
+    images = images[:, top : top + side, left : left + side]
+    return images if side == size else resize(images, size, size)
 
 
 def prepare(
-    images: np.ndarray, given: InputSpec, bands: Sequence[str], size: int, statistics: Mapping[str, Any]
+    images: np.ndarray, spec: InputSpec, bands: Sequence[str], size: int, statistics: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Brings images to what a model takes.
+    """Bring images to what a model takes.
 
     Args:
-        images: (N, H, W, C) in the unit and with the bands of `given`.
+        images: (N, H, W, C) in the unit and with the bands of `spec`.
+        spec: what the images are.
         bands: the model's.
         size: the model's image side.
         statistics: the model's {"mean", "std"}, in Collection 2 digital numbers.
@@ -221,55 +259,57 @@ def prepare(
     """
     if images.ndim != 4:
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}")
-    by_name = given.bands is not None or landsat.lacks_coastal(given.sensor)
-    names = given.channels(bands)
+    by_name = spec.bands is not None or landsat.lacks_coastal(spec.sensor)
+    names = spec.channels(bands)
     if images.shape[-1] != len(names):
-        what = "bands names" if given.bands is not None else f"{given.sensor} has" if by_name else "the model takes"
+        what = "bands names" if spec.bands is not None else f"{spec.sensor} has" if by_name else "the model takes"
         raise ValueError(
             f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}; bands=(...) says which "
             "bands there are"
         )
-    order = band_order(names, bands, given.fill_missing, given.sensor) if by_name else list(range(len(names)))
-    own = given.statistics
-    present = [i for i in order if i is not None]
-    images = images if present == list(range(images.shape[-1])) else images[..., present]
-    if own is None:
-        values = to_collection2(images, given)
-        mean, std = (np.asarray(statistics[key], np.float32)[[i is not None for i in order]] for key in ("mean", "std"))
+    order = band_order(names, bands, spec.fill_missing, spec.sensor) if by_name else list(range(len(names)))
+    channels = [channel for channel in order if channel is not None]
+    images = images if channels == list(range(images.shape[-1])) else images[..., channels]
+    if spec.statistics is None:
+        values = to_collection2(images, spec)
+        zscore = Statistics.of(statistics).select([i for i, channel in enumerate(order) if channel is not None])
     else:
-        _check_range(images, given.unit)
+        _check_range(images, spec.unit)
         values = np.nan_to_num(images.astype(np.float32))
-        mean, std = (np.asarray(own[key], np.float32) for key in ("mean", "std"))
-        if mean.shape != (len(names),) or std.shape != (len(names),) or not (std > 0).all():
-            raise ValueError(f"statistics must hold a mean and a std > 0 for each of the {len(names)} bands of the images")
-        mean, std = mean[present], std[present]
-    nodata = np.isnan(images) if given.unit == "reflectance" else images == landsat.NODATA
-    valid = ~nodata.any(axis=-1)
-    if values.shape[1:3] != (size, size):
-        values = fit_size(values, size, given.resize_mode)
-        valid = fit_size(valid[..., None].astype(np.float32), size, given.resize_mode)[..., 0] > 0.999
-    z = (values - mean) / std
-    if None in order:
-        full = np.zeros((*z.shape[:3], len(order)), np.float32)
-        full[..., [i for i, source in enumerate(order) if source is not None]] = z
-        if landsat.lacks_coastal(given.sensor):
-            coastal, blue = (bands.index(name) for name in landsat.BANDS[:2])
-            full[..., coastal] = full[..., blue]
-        z = full
-    return z.astype(np.float32, copy=False), valid
+        zscore = Statistics.of(spec.statistics)
+        if len(zscore.mean) != len(names):
+            raise ValueError(f"statistics hold {len(zscore.mean)} bands where the images have {len(names)}: {', '.join(names)}")
+        zscore = zscore.select(channels)
+    z = zscore.normalize(to_size(values, size, spec.resize_mode)).astype(np.float32, copy=False)
+    valid = to_size(has_data(images, spec.unit)[..., None], size, spec.resize_mode)[..., 0] > WHOLE
+    if None not in order:
+        return z, valid
+    full = np.zeros((*z.shape[:3], len(order)), np.float32)  # 0 is the training mean
+    full[..., [i for i, channel in enumerate(order) if channel is not None]] = z
+    if landsat.lacks_coastal(spec.sensor):
+        coastal, blue = (bands.index(name) for name in landsat.BANDS[:2])
+        full[..., coastal] = full[..., blue]
+    return full, valid
 
 
 def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any], bands: Sequence[str], unit: str) -> None:
-    """Warns where a band's mean over the batch lies 3 or more deviations from that of the training data; says both.
+    """Warn where a band's mean over the batch lies 3 or more standard deviations from that of the training data.
 
     Args:
-        z: (N, S, S, C) z-scored; valid: (N, S, S).
+        z: (N, S, S, C) z-scored images.
+        valid: (N, S, S) bool, which pixels count.
+        statistics: of the z-score.
+        bands: names of the bands.
+        unit: of the images as they came, for the message.
+
+    Warns:
+        StatisticsWarning: says both means, in digital numbers.
     """
     if not valid.any():
         return
     mean = z[valid].mean(axis=0)
-    far = np.flatnonzero(np.abs(mean) > _FAR)
-    if far.size:
+    far = [i for i, value in enumerate(mean) if abs(value) > _FAR]
+    if far:
         seen = ", ".join(
             f"{bands[i]}: mean {mean[i] * statistics['std'][i] + statistics['mean'][i]:.0f} where training had "
             f"{statistics['mean'][i]:.0f} +- {statistics['std'][i]:.0f}"

@@ -28,7 +28,7 @@ class SceneError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class SceneInfo:
-    """What a scene is.
+    """A scene: its files and what they say of themselves.
 
     Attributes:
         name: of the product.
@@ -39,9 +39,9 @@ class SceneInfo:
         crs: rasterio's.
         nodata: the number that means no data beside 0, or None.
         time: datetime64[s] in UTC, NaT where unknown.
-        level: 1 or 2, None where neither the name nor the metadata tell.
+        level: 1 or 2, None where neither the name nor the metadata file says it.
         sun_elevation: degrees from the metadata file, or None.
-        sensor: "landsat4" ... "landsat9", by the name of the product; "landsat8" where that does not tell.
+        sensor: "landsat4" ... "landsat9", by the name of the product; "landsat8" where that does not say.
     """
 
     name: str
@@ -58,89 +58,106 @@ class SceneInfo:
     sensor: str = "landsat8"
 
 
-def read_mtl(path: str | os.PathLike) -> dict[str, str]:
-    """The `KEY = VALUE` lines of a Landsat metadata file, quotes taken off."""
-    with open(path) as file:
-        pairs = (line.split("=", 1) for line in file if "=" in line)
-        return {key.strip(): value.strip().strip('"') for key, value in pairs}
+def parse_mtl(text: str) -> dict[str, str]:
+    """Read the `KEY = VALUE` lines of a Landsat metadata file, quotes taken off.
+
+    >>> parse_mtl('GROUP = IMAGE_ATTRIBUTES\\n  SUN_ELEVATION = 51.5\\n  STATION_ID = "LGN"\\nEND')
+    {'GROUP': 'IMAGE_ATTRIBUTES', 'SUN_ELEVATION': '51.5', 'STATION_ID': 'LGN'}
+    """
+    lines = (line.split("=", 1) for line in text.splitlines() if "=" in line)
+    return {key.strip(): value.strip().strip('"') for key, value in lines}
 
 
-def holds_band_files(folder: str | os.PathLike) -> bool:
-    """Whether a folder has files of single bands, and so is a scene."""
+def holds_band_files(folder: str | os.PathLike[str]) -> bool:
+    """Say whether a folder has files of single bands, and so is a scene."""
     return any(_BAND_FILE.search(name) for name in os.listdir(folder))
 
 
 def open_scene(
-    path: str | os.PathLike | Sequence[str], bands: Sequence[str] | None = None, sensor: str | None = None
+    path: str | os.PathLike[str] | Sequence[str], bands: Sequence[str] | None = None, sensor: str | None = None
 ) -> SceneInfo:
-    """Finds the files of a scene and reads what they tell, no pixels.
+    """Find the files of a scene and read what they say of themselves, no pixels.
 
     Args:
         path: a GeoTIFF with several bands; a folder with one file a band (`*_SR_B1.TIF` or `*_B1.TIF` ...), its quality band
             and its `*_MTL.txt`; or the band files themselves.
         bands: names of the bands of a single file, in their order. Without it a file with seven bands is taken as SR_B1 to
-            SR_B7, and another one must tell in its band descriptions.
+            SR_B7, and another one must name them in its band descriptions.
         sensor: whose numbers those of the bands are; None goes by the name of the product.
 
     Raises:
-        SceneError: files are missing, do not fit together, have no CRS, or it is not known which bands they hold.
+        SceneError: files are missing, do not fit together, have no CRS, or do not say which bands they hold.
     """
-    folder = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
-    paths = [folder] if folder else [os.fspath(p) for p in path]
+    paths = [os.fspath(path)] if isinstance(path, str | os.PathLike) else [os.fspath(p) for p in path]
+    where = ", ".join(paths)
     for p in paths:
         if not os.path.exists(p):
             raise SceneError(f"{p}: there is no such file or folder")
-    if folder and os.path.isdir(folder):
-        paths = sorted(glob.glob(os.path.join(folder, "*")))
-    found = {match[1].upper(): p for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
+    if len(paths) == 1 and os.path.isdir(where):
+        paths = sorted(glob.glob(os.path.join(where, "*")))
+    band_files = {match[1].upper(): p for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
     qa = next(((p, m[1].upper()) for p in paths if (m := _QA_FILE.search(os.path.basename(p)))), None)
-    if found:
+    if band_files:
         stems = {_BAND_FILE.sub("", os.path.basename(p)) for p in paths if _BAND_FILE.search(os.path.basename(p))}
         if len(stems) > 1:
-            raise SceneError(
-                f"{folder or paths[0]}: holds more than one scene: {', '.join(sorted(stems))}; name the files of one"
-            )
+            raise SceneError(f"{where}: holds more than one scene: {', '.join(sorted(stems))}; name the files of one")
         name = stems.pop()
         sensor = sensor or landsat.sensor_of(name) or "landsat8"
         thermal = {"B6", "SR_B6"} if landsat.lacks_coastal(sensor) else set()
-        files = {landsat.band_name(b, sensor): (p, 1) for b, p in sorted(found.items()) if b not in thermal}
+        files = {landsat.band_name(b, sensor): (p, 1) for b, p in sorted(band_files.items()) if b not in thermal}
     elif len(paths) == 1 and os.path.isfile(paths[0]):
         name = os.path.splitext(os.path.basename(paths[0]))[0]
         sensor = sensor or landsat.sensor_of(name) or "landsat8"
         files = _bands_of_file(paths[0], bands, sensor)
     else:
-        raise SceneError(f"{folder or ', '.join(paths)}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
-    mtl = next(iter(sorted(glob.glob(os.path.join(os.path.dirname(next(iter(files.values()))[0]), f"{name}*_MTL.txt")))), None)
-    facts = read_mtl(mtl) if mtl else {}
-    first = None
+        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
+    grid = None
     for band, (p, _) in [*files.items(), *([("quality", (qa[0], 1))] if qa else [])]:
         with _opened(p) as src:
-            shape = (src.height, src.width, src.transform, src.crs)
+            of_file = (src.height, src.width, src.transform, src.crs)
             if src.crs is None:
                 raise SceneError(f"{p}: the file is not georeferenced")
             if src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16"):
                 raise SceneError(f"{p}: {src.dtypes[0]} is no type that images have")
-            if first is None:
-                first, nodata, tags = shape, src.nodata, src.tags()
-            elif shape != first:
-                raise SceneError(f"{p}: {band} has {shape[:2]} pixels or another place than the {first[:2]} of the other bands")
-    level = None
-    product = facts.get("PROCESSING_LEVEL") or facts.get("DATA_TYPE") or name
-    if match := re.search(r"(?:^|_)L([12])", product):
-        level = int(match[1])
-    elif "SR_B1" in {k.upper() for k in found} or any(k.startswith("SR_") for k in found):
+            if grid is None:
+                grid, nodata, date_tag = of_file, src.nodata, src.tags().get("TIFFTAG_DATETIME", "")
+                height, width, transform, crs = grid
+            elif of_file != grid:
+                raise SceneError(
+                    f"{p}: {band} has {of_file[:2]} pixels or another location than the {grid[:2]} of the other bands"
+                )
+    beside = os.path.join(os.path.dirname(next(iter(files.values()))[0]), name)
+    mtl = min(glob.glob(f"{glob.escape(beside)}*_MTL.txt"), default=None)
+    level, time, sun_elevation = _read_product(mtl, name, date_tag)
+    if level is None and any(band.startswith("SR_") for band in band_files):
         level = 2
-    return SceneInfo(
-        name,
-        files,
-        qa,
-        *first,
-        nodata=nodata,
-        time=_time(facts, tags, name),
-        level=level,
-        sun_elevation=float(facts["SUN_ELEVATION"]) if "SUN_ELEVATION" in facts else None,
-        sensor=sensor,
-    )
+    return SceneInfo(name, files, qa, height, width, transform, crs, nodata, time, level, sun_elevation, sensor)
+
+
+def _read_product(mtl: str | None, name: str, date_tag: str) -> tuple[int | None, np.datetime64, float | None]:
+    """Processing level, time and sun elevation, by the metadata file, else by the name and the date tag of the image."""
+    values: dict[str, str] = {}
+    if mtl is not None:
+        with open(mtl, encoding="utf-8", errors="replace") as file:
+            values = parse_mtl(file.read())
+    date = values.get("DATE_ACQUIRED", "")
+    match = re.search(r"(?:^|_)L([12])", values.get("PROCESSING_LEVEL") or values.get("DATA_TYPE") or name)
+    try:
+        time = metadata.acquisition_time(
+            explicit=f"{date}T{values.get('SCENE_CENTER_TIME', '00:00:00')}" if date else "", name=name, date_tag=date_tag
+        )
+        sun_elevation = float(values["SUN_ELEVATION"]) if "SUN_ELEVATION" in values else None
+    except ValueError as error:
+        raise SceneError(f"{mtl}: {error}") from None
+    return int(match[1]) if match else None, time, sun_elevation
+
+
+def check_unit(info: SceneInfo, unit: str) -> None:
+    """Raise SceneError where the numbers of a scene are not what a user says they are, by its processing level."""
+    if info.level == 1 and unit == "collection2_dn":
+        raise SceneError(f"{info.name} is a level-1 product, its numbers are no surface reflectance: pass unit='level1_dn'")
+    if info.level == 2 and unit == "level1_dn":
+        raise SceneError(f"{info.name} is a level-2 product: pass unit='collection2_dn'")
 
 
 def _opened(path: str) -> rasterio.DatasetReader:
@@ -153,47 +170,36 @@ def _opened(path: str) -> rasterio.DatasetReader:
 
 
 def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[str, tuple[str, int]]:
+    """Band name -> (path, index of the band from 1) of a file with several bands."""
     with _opened(path) as src:
         count, descriptions = src.count, src.descriptions
-    if bands is not None:
-        if len(bands) != count:
-            raise SceneError(f"{path}: has {count} bands, but {len(bands)} names were given: {', '.join(bands)}")
-        names = [landsat.band_name(band, sensor) for band in bands]
-    elif all(descriptions):
-        try:
+    try:
+        if bands is not None:
+            if len(bands) != count:
+                raise ValueError(f"has {count} bands, but {len(bands)} names stand for them: {', '.join(bands)}")
+            names = [landsat.band_name(band, sensor) for band in bands]
+        elif all(descriptions):
             names = [landsat.band_name(text, sensor) for text in descriptions]
-        except ValueError as error:
-            raise SceneError(f"{path}: {error}; say which bands the file holds") from None
-    elif count == len(landsat.sensor_bands(sensor)):
-        names = list(landsat.sensor_bands(sensor))
-    else:
-        raise SceneError(f"{path}: has {count} bands and does not tell which; name them, as in bands=('blue', 'green', 'red')")
-    if len(set(names)) != len(names):
-        raise SceneError(f"{path}: a band is named twice: {', '.join(names)}")
+        elif count == len(landsat.sensor_bands(sensor)):
+            names = list(landsat.sensor_bands(sensor))
+        else:
+            raise ValueError(f"has {count} bands and does not say which; name them, as in bands=('blue', 'green', 'red')")
+        if len(set(names)) != len(names):
+            raise ValueError(f"a band is named twice: {', '.join(names)}")
+    except ValueError as error:
+        raise SceneError(f"{path}: {error}") from None
     return {name: (path, i + 1) for i, name in enumerate(names)}
 
 
-def _time(facts: dict[str, str], tags: dict[str, str], name: str) -> np.datetime64:
-    if "DATE_ACQUIRED" in facts:
-        return np.datetime64(f"{facts['DATE_ACQUIRED']}T{facts.get('SCENE_CENTER_TIME', '00:00:00')[:8]}", "s")
-    try:
-        told = metadata.time_from_name(name)
-        if told is None and (stamp := tags.get("TIFFTAG_DATETIME")):
-            told = np.datetime64(f"{stamp[:10].replace(':', '-')}T{stamp[11:19]}", "s")
-    except ValueError:
-        told = None
-    return np.datetime64("NaT", "s") if told is None else told.astype("datetime64[s]")
-
-
 class SceneReader(contextlib.AbstractContextManager):
-    """Reads rectangles of a scene; what lies beyond its edges has no data.
+    """Read rectangles of a scene; what lies beyond its edges has no data.
 
     Args:
         info: from `open_scene`.
-        bands: names of the bands to read, in the order wanted.
+        bands: names of the bands to read, in this order.
     """
 
-    def __init__(self, info: SceneInfo, bands: Sequence[str]):
+    def __init__(self, info: SceneInfo, bands: Sequence[str]) -> None:
         self.info, self.bands = info, tuple(bands)
         paths = {info.files[band][0] for band in bands} | ({info.qa[0]} if info.qa else set())
         self._files = {path: _opened(path) for path in paths}
@@ -204,12 +210,11 @@ class SceneReader(contextlib.AbstractContextManager):
             file.close()
 
     def read(self, row: int, column: int, height: int, width: int) -> np.ndarray:
-        """(height, width, C) in the type of the files; 0 where there are no data (NaN in float files)."""
-        parts = [self._band(*self.info.files[band], row, column, height, width) for band in self.bands]
-        return np.stack(parts, axis=-1)
+        """Read (height, width, C) in the type of the files; 0 where there are no data (NaN in float files)."""
+        return np.stack([self._band(*self.info.files[band], row, column, height, width) for band in self.bands], axis=-1)
 
     def clouds(self, row: int, column: int, height: int, width: int) -> np.ndarray | None:
-        """(height, width) bool from the quality band, or None without one."""
+        """Find clouds by the quality band: (height, width) bool, or None without one."""
         if self.info.qa is None:
             return None
         path, kind = self.info.qa
@@ -232,8 +237,8 @@ class SceneReader(contextlib.AbstractContextManager):
             out[top - row : bottom - row, left - column : right - column] = values
         return out
 
-    def places(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Latitudes and longitudes in degrees of pixel positions (0.5 is the middle of the first pixel)."""
+    def locations(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Compute latitudes and longitudes in degrees of pixel positions (0.5 is the middle of the first pixel)."""
         rows, columns = np.asarray(rows, float), np.asarray(columns, float)
         a, b, c, d, e, f = self.info.transform[:6]
         x, y = a * columns + b * rows + c, d * columns + e * rows + f

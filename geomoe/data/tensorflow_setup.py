@@ -1,4 +1,4 @@
-"""Makes TensorFlow what it is here: a reader of data. Imported before any use of it."""
+"""The only import of TensorFlow: a reader of data here, kept from the accelerators."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import tensorflow as tf
+import tensorflow_datasets as tfds
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
+
+__all__ = ["tf", "tfds"]

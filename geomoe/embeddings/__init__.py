@@ -1,6 +1,12 @@
 """Embeddings of whole datasets, folders and scenes, to files and back."""
 
-from geomoe.embeddings.extract import Sink, embed_dataset, embed_folder, embed_scene
-from geomoe.embeddings.files import read, read_features
+from etils import epy as _epy
+
+with _epy.lazy_api_imports(globals()):
+    from geomoe.embeddings.dataset import embed_dataset
+    from geomoe.embeddings.files import read, read_features
+    from geomoe.embeddings.folder import embed_folder
+    from geomoe.embeddings.scene import embed_scene
+    from geomoe.embeddings.sink import Sink
 
 __all__ = ["Sink", "embed_dataset", "embed_folder", "embed_scene", "read", "read_features"]

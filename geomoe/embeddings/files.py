@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 
-def read(path: str | os.PathLike) -> dict[str, Any]:
-    """A `.parquet` or `.npz` file of embeddings in memory.
+def read(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a `.parquet` or `.npz` file of embeddings into memory.
 
     Returns:
         id (N,) text; latitude, longitude (N,); time (N,) datetime64[s]; valid_fraction (N,); embedded (N,) bool; vector (N, D)
-        float32, NaN where not embedded; labels (N, K) 0/1 where the source has labels; facts: a dict that says how they were
-        made (encoder, pool, input, class names).
+        float32, NaN where not embedded; labels (N, K) 0/1 where the source has labels; facts: a dict that says how they came
+        about (encoder, pool, input, class names).
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -70,15 +70,15 @@ def read(path: str | os.PathLike) -> dict[str, Any]:
     return out
 
 
-def read_features(path: str | os.PathLike) -> tuple[np.ndarray, np.ndarray]:
-    """Vectors (N, D) and labels (N, K) of the embedded rows of a file, as probes take them.
+def read_features(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Read vectors (N, D) and labels (N, K) of the embedded rows of a file, as probes take them.
 
     Raises:
         ValueError: the file has no labels.
     """
-    found = read(path)
-    if "labels" not in found:
+    table = read(path)
+    if "labels" not in table:
         raise ValueError(f"{path} has no labels, so nothing can be probed with it")
-    rows = found["embedded"]
-    vector = found["vector"][rows]
-    return vector.reshape(len(vector), -1), found["labels"][rows]
+    rows = table["embedded"]
+    vector = table["vector"][rows]
+    return vector.reshape(len(vector), -1), table["labels"][rows]

@@ -1,105 +1,53 @@
-"""Embeddings on disk, in bounded memory: parts while a run goes on, one file at its end.
-
-A part is a `.npz` of a block of rows, written whole or not at all; a run that was interrupted goes on after the last part. The
-end joins the parts into Parquet, `.npz` or GeoTIFF, one part in memory at a time.
-"""
+"""Parts of embeddings -> one file: Parquet, `.npz` or GeoTIFF, with one part in memory at a time."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from geomoe.embeddings.parts import Columns, Parts
+from geomoe.files import atomic_path
+
 FORMATS = (".parquet", ".npz", ".tif")
+TILE = 128  # pixels a side, of a GeoTIFF
 
 
-class Parts:
-    """The parts of an output that is being made.
+class Grid(NamedTuple):
+    """The windows of a scene as pixels of a raster: how many, where, and in which CRS (rasterio's)."""
 
-    Args:
-        output: the file in the making; parts stand in OUTPUT.parts beside it.
-        facts: plain values that say what is being made. Parts of other facts are refused, not mixed.
-
-    Raises:
-        ValueError: there are parts of another run.
-    """
-
-    def __init__(self, output: str | os.PathLike, facts: Mapping[str, Any]):
-        self.folder = f"{os.fspath(output)}.parts"
-        path = os.path.join(self.folder, "facts.json")
-        if os.path.exists(path):
-            with open(path) as file:
-                known = json.load(file)
-            if known != json.loads(json.dumps(facts)):
-                differs = [k for k in {*known, *facts} if known.get(k) != json.loads(json.dumps(facts)).get(k)]
-                raise ValueError(
-                    f"{self.folder} holds parts of another run ({', '.join(sorted(differs))} differ); "
-                    "remove the folder to start anew"
-                )
-        else:
-            os.makedirs(self.folder, exist_ok=True)
-            with open(f"{path}.partial", "w") as file:
-                json.dump(facts, file)
-            os.replace(f"{path}.partial", path)
-
-    def _path(self, index: int) -> str:
-        return os.path.join(self.folder, f"{index:06d}.npz")
-
-    @property
-    def done(self) -> int:
-        """Number of parts from the first on without a gap."""
-        count = 0
-        while os.path.exists(self._path(count)):
-            count += 1
-        return count
-
-    def add(self, index: int, columns: Mapping[str, np.ndarray]) -> None:
-        """Writes a part."""
-        partial = f"{self._path(index)}.partial"
-        with open(partial, "wb") as file:
-            np.savez(file, **columns)
-        os.replace(partial, self._path(index))
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for index in range(self.done):
-            with np.load(self._path(index), allow_pickle=False) as part:
-                yield dict(part)
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder)
+    height: int
+    width: int
+    transform: Any
+    crs: Any
 
 
 def write_parquet(output: str, parts: Parts, facts: Mapping[str, Any], footprints: bool) -> None:
-    """One row a patch: id, latitude, longitude, time, labels, valid_fraction, vector (null where not embedded).
+    """Write one row a patch: id, latitude, longitude, time, labels, valid_fraction, vector (null where not embedded).
 
     With `footprints` the file is GeoParquet 1.1: a WKB polygon in longitude and latitude for each row.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    schema, writer = None, None
-    for part in parts:
-        columns = _arrow_columns(part, footprints)
-        if schema is None:
-            schema = pa.schema([(name, column.type) for name, column in columns.items()])
-            extra = {b"geomoe": json.dumps(facts).encode()}
-            if footprints:
-                geometry = {"encoding": "WKB", "geometry_types": ["Polygon"], "bbox": _bounds(parts)}
-                geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
-                extra[b"geo"] = json.dumps(geo).encode()
-            writer = pq.ParquetWriter(f"{output}.partial", schema.with_metadata(extra))
-        writer.write_table(pa.table(columns, schema=schema.with_metadata(None)))
-    writer.close()
-    os.replace(f"{output}.partial", output)
+    extra = {b"geomoe": json.dumps(facts).encode()}
+    if footprints:
+        geometry = {"encoding": "WKB", "geometry_types": ["Polygon"], "bbox": _bounds(parts)}
+        geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
+        extra[b"geo"] = json.dumps(geo).encode()
+    tables = (pa.table(_arrow_columns(part, footprints)) for part in parts)
+    first = next(tables)
+    with atomic_path(output) as path, pq.ParquetWriter(path, first.schema.with_metadata(extra)) as writer:
+        writer.write_table(first)
+        for table in tables:
+            writer.write_table(table.cast(first.schema))
 
 
-def _arrow_columns(part: Mapping[str, np.ndarray], footprints: bool) -> dict[str, Any]:
+def _arrow_columns(part: Columns, footprints: bool) -> dict[str, Any]:
     import pyarrow as pa
 
     embedded = part["embedded"]
@@ -135,13 +83,13 @@ def _bounds(parts: Parts) -> list[float]:
 
 
 def write_npz(output: str, parts: Parts, facts: Mapping[str, Any]) -> None:
-    """Arrays id, latitude, longitude, time, valid_fraction, embedded, vector (NaN where not embedded), labels; `facts` as JSON.
+    """Write id, latitude, longitude, time, valid_fraction, embedded, vector (NaN where not embedded), labels; facts as JSON.
 
     Each array goes into the archive part by part.
     """
     names = [name for name in next(iter(parts)) if name != "footprint"]
     total = sum(len(part["embedded"]) for part in parts)
-    with zipfile.ZipFile(f"{output}.partial", "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with atomic_path(output) as path, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for name in names:
             dtype = np.result_type(*{part[name].dtype for part in parts})
             shape = (total, *next(iter(parts))[name].shape[1:])
@@ -152,43 +100,34 @@ def write_npz(output: str, parts: Parts, facts: Mapping[str, Any]) -> None:
                     file.write(np.ascontiguousarray(part[name], dtype).tobytes())
         with archive.open("facts.npy", "w") as file:
             np.lib.format.write_array(file, np.array(json.dumps(facts)))
-    os.replace(f"{output}.partial", output)
 
 
-def write_geotiff(output: str, parts: Parts, facts: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
-    """A raster with one pixel a window and one band a value; NaN where not embedded.
-
-    Args:
-        grid: height and width in windows, transform and crs.
-    """
+def write_geotiff(output: str, parts: Parts, facts: Mapping[str, Any], grid: Grid) -> None:
+    """Write a raster with one pixel a window and one band a value; NaN where not embedded."""
     import rasterio
     from rasterio.windows import Window
 
     width = next(iter(parts))["vector"].shape[-1]
     profile = dict(
         driver="GTiff",
-        height=grid["height"],
-        width=grid["width"],
+        **grid._asdict(),
         count=width,
         dtype="float32",
         nodata=float("nan"),
-        transform=grid["transform"],
-        crs=grid["crs"],
         tiled=True,
-        blockxsize=128,
-        blockysize=128,
+        blockxsize=TILE,
+        blockysize=TILE,
         interleave="pixel",
         compress="deflate",
         bigtiff="if_safer",
     )
     row = 0
-    with rasterio.open(f"{output}.partial", "w", **profile) as file:
+    with atomic_path(output) as path, rasterio.open(path, "w", **profile) as file:
         file.update_tags(geomoe=json.dumps(facts))
         for band in range(width):
             file.set_band_description(band + 1, f"embedding {band}")
         for part in parts:
             values = np.where(part["embedded"][:, None], part["vector"].astype(np.float32), np.nan)
-            values = values.reshape(-1, grid["width"], width).transpose(2, 0, 1)
-            file.write(values, window=Window(0, row, grid["width"], values.shape[1]))
+            values = values.reshape(-1, grid.width, width).transpose(2, 0, 1)
+            file.write(values, window=Window(0, row, grid.width, values.shape[1]))
             row += values.shape[1]
-    os.replace(f"{output}.partial", output)

@@ -63,12 +63,12 @@ class Statistics(Mapping[str, Any]):
 
     @classmethod
     def of(cls, values: Statistics | Mapping[str, Any]) -> Statistics:
-        """The statistics themselves, or those that a mapping with "mean", "std" and (where there is one) "source" holds."""
+        """Take the statistics themselves, or those of a mapping with "mean", "std" and (where there is one) "source"."""
         return values if isinstance(values, cls) else cls(values["mean"], values["std"], values.get("source", "given"))
 
     @classmethod
     def published(cls, dataset: str) -> Statistics:
-        """The published statistics of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers.
+        """Look up the published statistics of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers.
 
         Raises:
             ValueError: there are none of this dataset.
@@ -78,13 +78,28 @@ class Statistics(Mapping[str, Any]):
         return cls(**STATISTICS[dataset], source=f"published:{dataset}")
 
     def select(self, bands: Sequence[int]) -> Statistics:
-        """Those of some of the bands, by index."""
+        """Take those of some of the bands, by index."""
         return Statistics(tuple(self.mean[i] for i in bands), tuple(self.std[i] for i in bands), self.source)
 
-    def normalize(self, images: Any) -> Any:
-        """(..., C) values to z-scores; numpy or jax arrays, computed in float32 where the images are float32."""
-        return (images - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
+    def normalize(self, images: Any, out: np.ndarray | None = None) -> Any:
+        """Compute z-scores of (..., C) values; numpy or jax arrays, in float32 where the images are float32.
+
+        Args:
+            images: (..., C) values.
+            out: a contiguous float32 numpy array of two axes or more to write to, which may be the images themselves; several
+                times as fast as without.
+        """
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        if out is None:
+            return (images - mean) / std
+        if not out.flags.c_contiguous:
+            raise ValueError("out must be contiguous")
+        columns = out.shape[-2]
+        rows = out.reshape(*out.shape[:-2], -1)  # long rows: numpy is slow on a last axis of seven
+        np.subtract(images.reshape(rows.shape), np.tile(mean, columns), out=rows)
+        np.divide(rows, np.tile(std, columns), out=rows)
+        return out
 
     def unnormalize(self, z: Any) -> Any:
-        """(..., C) z-scores to values; the inverse of `normalize`."""
+        """Compute values from (..., C) z-scores; the inverse of `normalize`."""
         return z * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)

@@ -9,56 +9,54 @@ import os
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from geomoe import landsat, metadata
 from geomoe.data import geotiff
-from geomoe.data.builders.base import Entry, LandsatBuilder, Listing, time_text
+from geomoe.data.builders.base import LandsatBuilder
+from geomoe.data.builders.conversion import Reader
+from geomoe.data.builders.listing import Entry, Listing, read_lines
+from geomoe.data.tensorflow_setup import tfds
 
 _SPLITS = ("train", "val", "test")
 
 
-def _read_time(patch_id: str, label_path: str, acquisition: Any) -> np.datetime64:
-    """The acquisition time of the label file, or else that of the patch's name."""
-    if isinstance(acquisition, str):
-        try:
-            return np.datetime64(acquisition.strip().replace(" ", "T"), "s")
-        except ValueError:
-            raise geotiff.PatchError("bad time stamp", label_path, f"acquisition_date is {acquisition!r}") from None
+def _read_labels(path: str, patch_id: str) -> tuple[list[str], str]:
+    """The class names and the acquisition date (or "") of a label file."""
     try:
-        time = metadata.time_from_name(patch_id)
-    except ValueError:
-        time = None
-    if time is None:
-        raise geotiff.PatchError("bad time stamp", label_path, "neither the label file nor the name of the patch has a date")
-    return time
-
-
-def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
-    """One patch with its labels; `entry.details` is the path of its label file."""
-    label_path = entry.details
-    patch = geotiff.read_patch(entry.path, keep_nodata=keep_nodata)
-    try:
-        with open(label_path) as file:
-            meta = json.load(file)
-        names = meta["labels"]
+        with open(path) as file:
+            content = json.load(file)
+        names = content["labels"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("'labels' is not a list of class names")
     except FileNotFoundError:
-        raise geotiff.PatchError("missing label", label_path, f"the patch {entry.id} has no label file") from None
+        raise geotiff.PatchError("missing label", path, f"the patch {patch_id} has no label file") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise geotiff.PatchError("unreadable label", label_path, f"{type(error).__name__}: {error}") from None
-    unknown = [name for name in names if name not in landsat.BIGEARTHNET_CLASSES_43]
-    if unknown:
-        raise geotiff.PatchError("unknown class", label_path, f"{unknown[0]!r} is not in the 43-class nomenclature")
+        raise geotiff.PatchError("unreadable label", path, f"{type(error).__name__}: {error}") from None
+    if unknown := [name for name in names if name not in landsat.BIGEARTHNET_CLASSES_43]:
+        raise geotiff.PatchError("unknown class", path, f"{unknown[0]!r} is not in the 43-class nomenclature")
+    date = content.get("acquisition_date")
+    return names, date if isinstance(date, str) else ""
+
+
+def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
+    """Read one patch with its labels; `entry.details` is the path of its label file."""
+    label_path = entry.details
+    patch = geotiff.read_patch(entry.path, keep_nodata=keep_nodata)
+    names, date = _read_labels(label_path, entry.id)
+    try:
+        time = metadata.acquisition_time(explicit=date, name=entry.id)
+    except ValueError as error:
+        raise geotiff.PatchError("bad time stamp", label_path, f"acquisition_date: {error}") from None
+    if np.isnat(time):
+        raise geotiff.PatchError("bad time stamp", label_path, "neither the label file nor the name of the patch has a date")
     if len(class_names) == len(landsat.BIGEARTHNET_CLASSES_19):
-        names = {landsat.CORINE_TO_19[name] for name in names if name in landsat.CORINE_TO_19}
+        names = [landsat.CORINE_TO_19[name] for name in names if name in landsat.CORINE_TO_19]
     return {
         "id": entry.id,
         "image": patch.image,
         "latitude": patch.latitude,
         "longitude": patch.longitude,
-        "time": time_text(_read_time(entry.id, label_path, meta.get("acquisition_date"))),
+        "time": metadata.format_time(time),
         "labels": sorted({class_names.index(name) for name in names}),
     }
 
@@ -66,7 +64,7 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
 class BigEarthNetConfig(tfds.core.BuilderConfig):
     """Names the nomenclature: 19 or 43 classes."""
 
-    def __init__(self, class_names: tuple[str, ...], **kwargs: Any):
+    def __init__(self, class_names: tuple[str, ...], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.class_names = class_names
 
@@ -93,7 +91,7 @@ class BigearthnetLandsat(LandsatBuilder):
             homepage="https://github.com/isaaccorley/landsat-bench",
         )
 
-    def reader(self):
+    def reader(self) -> Reader:
         return functools.partial(read_entry, class_names=self.builder_config.class_names, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
@@ -102,22 +100,20 @@ class BigearthnetLandsat(LandsatBuilder):
             raise FileNotFoundError(
                 f"{source} has no folder images/; expected images/<id>.tif, labels/, bigearthnet-train.csv ..."
             )
-        splits: dict[str, list[str]] = {}
-        named = {split: os.path.join(source, f"bigearthnet-{split}.csv") for split in _SPLITS}
-        if any(os.path.exists(path) for path in named.values()):
-            splits = {split: self._ids(path) for split, path in named.items() if os.path.exists(path)}
+        split_files = {split: os.path.join(source, f"bigearthnet-{split}.csv") for split in _SPLITS}
+        split_files = {split: path for split, path in split_files.items() if os.path.exists(path)}
+        if split_files:
+            ids = {split: self._ids(path) for split, path in split_files.items()}
         elif others := sorted(glob.glob(os.path.join(source, "*.csv"))):
-            splits["train"] = [patch_id for path in others for patch_id in self._ids(path)]
+            ids = {"train": [patch_id for path in others for patch_id in self._ids(path)]}
         else:
             files = sorted(glob.glob(os.path.join(source, "images", "*.tif")))
-            splits["train"] = [os.path.splitext(os.path.basename(path))[0] for path in files]
-        entries = {split: [self._entry(patch_id) for patch_id in ids] for split, ids in splits.items()}
-        return Listing(entries).drop_duplicates()
+            ids = {"train": [os.path.splitext(os.path.basename(path))[0] for path in files]}
+        return Listing({split: [self._entry(i) for i in split_ids] for split, split_ids in ids.items()}).drop_duplicates()
 
     def _ids(self, path: str) -> list[str]:
-        with open(path) as file:
-            ids = [line.split(",")[0].strip().strip('"') for line in file]
-        ids = [patch_id.removesuffix(".tif") for patch_id in ids if patch_id]
+        fields = [line.split(",")[0].strip().strip('"') for line in read_lines(path)]
+        ids = [patch_id.removesuffix(".tif") for patch_id in fields if patch_id]
         # A header names no patch: neither by its form nor by a file.
         if ids and "_" not in ids[0] and not os.path.exists(self._entry(ids[0]).path):
             ids = ids[1:]

@@ -7,20 +7,22 @@ import glob
 import os
 from typing import Any
 
-from geomoe import landsat
+from geomoe import landsat, metadata
 from geomoe.data import geotiff
-from geomoe.data.builders.base import Entry, LandsatBuilder, Listing, Skipped, time_text
+from geomoe.data.builders.base import LandsatBuilder
+from geomoe.data.builders.conversion import Reader
+from geomoe.data.builders.listing import Entry, Listing, Skipped, read_lines
 
 
 def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
-    """One patch; `entry.details` is the index of its class. The eighth band, ST_B10 (temperature), is dropped."""
+    """Read one patch; `entry.details` is the index of its class. The eighth band, ST_B10 (temperature), is dropped."""
     patch = geotiff.read_patch(entry.path, drop_extra=1, keep_nodata=keep_nodata)
     return {
         "id": entry.id,
         "image": patch.image,
         "latitude": patch.latitude,
         "longitude": patch.longitude,
-        "time": time_text(None),
+        "time": metadata.UNKNOWN_TIME,
         "labels": [entry.details],
     }
 
@@ -42,20 +44,19 @@ class EurosatLandsat(LandsatBuilder):
             homepage="https://github.com/isaaccorley/landsat-bench",
         )
 
-    def reader(self):
+    def reader(self) -> Reader:
         return functools.partial(read_entry, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
         listing = Listing({})
         split_files = {s: os.path.join(self.source, f"eurosat-{s}.txt") for s in ("train", "val", "test")}
         split_files = {split: path for split, path in split_files.items() if os.path.exists(path)}
-        if split_files:
-            names = {split: self._names(path) for split, path in split_files.items()}
-        else:
-            names = {"train": sorted(os.path.basename(p)[:-4] for p in glob.glob(os.path.join(self.source, "*", "*.tif")))}
-        for split, stems in names.items():
+        names = {split: read_lines(path) for split, path in split_files.items()}
+        if not names:
+            names = {"train": sorted(os.path.basename(p) for p in glob.glob(os.path.join(self.source, "*", "*.tif")))}
+        for split, files in names.items():
             listing.splits[split] = []
-            for stem in stems:
+            for stem in (os.path.splitext(os.path.basename(name))[0] for name in files):
                 class_name = stem.rsplit("_", 1)[0]
                 path = os.path.join(self.source, class_name, f"{stem}.tif")
                 if class_name in landsat.EUROSAT_CLASSES:
@@ -63,8 +64,3 @@ class EurosatLandsat(LandsatBuilder):
                 else:
                     listing.skipped.append(Skipped("unknown class", stem, path, f"{class_name!r} is no EuroSAT class"))
         return listing.drop_duplicates()
-
-    def _names(self, path: str) -> list[str]:
-        with open(path) as file:
-            names = [line.strip() for line in file]
-        return [os.path.splitext(os.path.basename(name))[0] for name in names if name]

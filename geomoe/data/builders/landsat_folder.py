@@ -1,4 +1,4 @@
-"""Any folder of GeoTIFF patches, with or without a table of labels: the user's own data."""
+"""A folder of GeoTIFF patches, with or without labels: the user's own data."""
 
 from __future__ import annotations
 
@@ -6,59 +6,95 @@ import csv
 import functools
 import glob
 import os
+import re
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
 from geomoe import landsat, metadata
 from geomoe.data import geotiff
-from geomoe.data.builders.base import Entry, LandsatBuilder, Listing, Skipped, time_text
+from geomoe.data.builders.base import LandsatBuilder
+from geomoe.data.builders.conversion import Reader
+from geomoe.data.builders.listing import Entry, Listing, Skipped
+from geomoe.data.tensorflow_setup import tfds
 
+Row = dict[str, str]  # a line of a labels table
 _COLUMNS = ("id", "label", "labels", "latitude", "longitude", "time", "split")
+_SPLIT = re.compile(r"(?!all$)[A-Za-z]\w*", re.ASCII)  # what TFDS takes as the name of a split
 
 
-def _number(row: dict[str, str], column: str) -> float:
-    text = (row.get(column) or "").strip()
-    return float(text) if text else float("nan")
+def read_table(path: str | os.PathLike[str]) -> dict[str, Row]:
+    """Read a table of labels (see `LandsatFolder`) to its rows by id, the ending .tif taken off.
+
+    Raises:
+        ValueError: the file is no such table; the message names the file, and the line where there is one.
+    """
+    name = os.fspath(path)
+    rows: dict[str, Row] = {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = list(reader.fieldnames or ())
+            if "id" not in header or set(header) - set(_COLUMNS) or len(set(header)) < len(header):
+                raise ValueError(f"{name}: columns are {header}; needed: id; allowed: {', '.join(_COLUMNS)}, each once")
+            for line in reader:
+                where = f"{name}, line {reader.line_num}"
+                if any(line.pop(None, ())):
+                    raise ValueError(f"{where}: more fields than the {len(header)} columns {', '.join(header)}")
+                row = {column: (text or "").strip() for column, text in line.items()}
+                key = re.sub(r"\.tiff?$", "", row["id"], flags=re.IGNORECASE)
+                if not key:
+                    raise ValueError(f"{where}: the id is empty")
+                if any("\n" in text or "\r" in text for text in row.values()):
+                    raise ValueError(f"{where}: a field of {key!r} holds a line break")
+                if row.get("split") and not _SPLIT.fullmatch(row["split"]):
+                    raise ValueError(f"{where}: {row['split']!r} is no name of a split, as 'train' is")
+                if key in rows and rows[key] != row:
+                    raise ValueError(f"{where}: the id {row['id']!r} stands twice, with other values")
+                rows[key] = row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{name} is no CSV table: {error}") from None
+    return rows
+
+
+def _labels(row: Row) -> list[str]:
+    text = row.get("labels") or row.get("label") or ""
+    return [name.strip() for name in text.split(";") if name.strip()]
+
+
+def _location(row: Row, table: str, patch_id: str) -> tuple[float, float] | None:
+    """Latitude and longitude of a row, None where it lacks one."""
+    try:
+        latitude, longitude = (float(row.get(column) or "nan") for column in ("latitude", "longitude"))
+    except ValueError as error:
+        raise geotiff.PatchError("bad place", table, f"row of {patch_id}: {error}") from None
+    if np.isnan(latitude) or np.isnan(longitude):
+        return None
+    if not (abs(latitude) <= 90 and abs(longitude) <= 360):
+        raise geotiff.PatchError("bad place", table, f"row of {patch_id}: {latitude}, {longitude} are not degrees")
+    return latitude, longitude
 
 
 def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
-    """One patch; `entry.details` is its row of the labels table (or an empty dict), the table's path and the sensor."""
+    """Read one patch; `entry.details` is its row of the labels table (or an empty dict), the table's path and the sensor."""
     row, table, sensor = (entry.details[key] for key in ("row", "table", "sensor"))
+    location = _location(row, table, entry.id)
+    bands = len(landsat.sensor_bands(sensor))
+    patch = geotiff.read_patch(entry.path, num_bands=bands, need_crs=location is None, keep_nodata=keep_nodata)
+    explicit = row.get("time", "")
     try:
-        latitude, longitude = _number(row, "latitude"), _number(row, "longitude")
+        time = metadata.acquisition_time(explicit=explicit, name=entry.id, date_tag=patch.date_tag, strict=True)
     except ValueError as error:
-        raise geotiff.PatchError("bad place", table, f"row of {entry.id}: {error}") from None
-    placed = np.isfinite(latitude) and np.isfinite(longitude)
-    if placed and not (abs(latitude) <= 90 and abs(longitude) <= 360):
-        raise geotiff.PatchError("bad place", table, f"row of {entry.id}: {latitude}, {longitude} are not degrees")
-    names = landsat.sensor_bands(sensor)
-    patch = geotiff.read_patch(entry.path, num_bands=len(names), need_crs=not placed, keep_nodata=keep_nodata)
-    text = (row.get("time") or "").strip()
-    try:
-        if text:
-            time = np.datetime64(text.removesuffix("Z").replace(" ", "T"), "s")
-        elif patch.date_tag:
-            time = np.datetime64(patch.date_tag.strip("\x00 ").replace(":", "-", 2).replace(" ", "T"), "s")
-        else:
-            time = metadata.time_from_name(entry.id)
-    except ValueError:
-        found = text or patch.date_tag or entry.id
-        raise geotiff.PatchError("bad time stamp", table if text else entry.path, f"{found!r} of {entry.id}") from None
+        raise geotiff.PatchError("bad time stamp", table if explicit else entry.path, f"{entry.id}: {error}") from None
+    latitude, longitude = location or (patch.latitude, patch.longitude)
     return {
         "id": entry.id,
         "image": landsat.with_coastal(patch.image) if landsat.lacks_coastal(sensor) else patch.image,
-        "latitude": latitude if placed else patch.latitude,
-        "longitude": longitude if placed else patch.longitude,
-        "time": time_text(time),
+        "latitude": latitude,
+        "longitude": longitude,
+        "time": metadata.format_time(time),
         "labels": sorted({class_names.index(name) for name in _labels(row)}),
     }
-
-
-def _labels(row: dict[str, str]) -> list[str]:
-    text = row.get("labels") or row.get("label") or ""
-    return [name.strip() for name in text.split(";") if name.strip()]
 
 
 class LandsatFolder(LandsatBuilder):
@@ -69,8 +105,9 @@ class LandsatFolder(LandsatBuilder):
 
     `labels` is an optional CSV with a header: `id` (file name, with or without ending, or path below the folder), and any of
     `label` (one class) or `labels` (several, joined by ";"), `latitude` and `longitude` (degrees; they stand in for a CRS),
-    `time` (ISO 8601, UTC) and `split`. Without it, every patch is in "train", its time is that of TIFFTAG_DATETIME or of a date
-    in its name, or unknown. `config` names the dataset, so that several folders can live in one data_dir.
+    `time` (ISO 8601, UTC) and `split`. Without it, every patch is in "train". A time that the table does not have is that of a
+    stamp in the patch's name, else of TIFFTAG_DATETIME, else unknown. `config` names the dataset, so that several folders can
+    live in one data_dir.
     """
 
     name = "landsat_folder"
@@ -78,21 +115,25 @@ class LandsatFolder(LandsatBuilder):
     def __init__(
         self,
         *,
-        labels: str | os.PathLike | None = None,
+        labels: str | os.PathLike[str] | None = None,
         sensor: str = "landsat8",
         config: str | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         landsat.check_sensor(sensor)
         self.sensor = sensor
         self.labels = None if labels is None else os.fspath(labels)
-        self._rows: dict[str, dict[str, str]] | None = None
         if config is not None:
             config = tfds.core.BuilderConfig(name=config, description="patches of a folder")
         super().__init__(config=config, **kwargs)
 
+    @functools.cached_property
+    def _table(self) -> dict[str, Row]:
+        """The labels table by id, empty if there is none."""
+        return {} if self.labels is None else read_table(self.labels)
+
     def facts(self) -> dict[str, Any]:
-        rows = self._table().values()
+        rows = self._table.values()
         task = "none"
         if any(_labels(row) for row in rows):
             task = "multilabel" if any("labels" in row for row in rows) else "multiclass"
@@ -102,12 +143,12 @@ class LandsatFolder(LandsatBuilder):
             description=f"Landsat patches of the folder {self.source}.",
         )
 
-    def reader(self):
+    def reader(self) -> Reader:
         names = tuple(self.info.features["labels"].feature.names)
         return functools.partial(read_entry, class_names=names, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
-        table = self._table()
+        table = self._table
         listing = Listing({})
         files = sorted(
             path
@@ -119,36 +160,14 @@ class LandsatFolder(LandsatBuilder):
             relative = os.path.splitext(os.path.relpath(path, self.source))[0]
             stem = os.path.basename(relative)
             key = relative if relative in table else stem
-            row = table.get(key, {})
             used.add(key)
-            if table and not row:
+            if table and key not in table:
                 listing.skipped.append(Skipped("missing label", stem, path, f"no row in {self.labels}"))
                 continue
-            split = (row.get("split") or "train").strip()
+            row = table.get(key, {})
             details = {"row": row, "table": self.labels or "", "sensor": self.sensor}
-            listing.splits.setdefault(split, []).append(Entry(stem, path, details))
-        for key in table.keys() - used:
+            listing.splits.setdefault(row.get("split") or "train", []).append(Entry(stem, path, details))
+        for key in sorted(table.keys() - used):
             message = f"{self.labels} has a row for it, but there is no such GeoTIFF"
             listing.skipped.append(Skipped("missing image", key, os.path.join(self.source, key), message))
         return listing.drop_duplicates()
-
-    def _table(self) -> dict[str, dict[str, str]]:
-        """The labels table by id, empty if there is none."""
-        if self._rows is None:
-            self._rows = {} if self.labels is None else self._read_table(self.labels)
-        return self._rows
-
-    def _read_table(self, path: str) -> dict[str, dict[str, str]]:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
-            unknown = [name for name in header if name not in _COLUMNS]
-            if "id" not in header or unknown:
-                raise ValueError(f"{path}: columns are {header}; needed: id; allowed: {', '.join(_COLUMNS)}")
-            rows: dict[str, dict[str, str]] = {}
-            for row in reader:
-                key = os.path.splitext(row["id"])[0] if row["id"].lower().endswith((".tif", ".tiff")) else row["id"]
-                if key in rows and rows[key] != row:
-                    raise ValueError(f"{path}, line {reader.line_num}: the id {row['id']!r} stands twice, with other values")
-                rows[key] = row
-        return rows

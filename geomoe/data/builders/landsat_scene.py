@@ -7,50 +7,56 @@ import os
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 
-from geomoe import landsat
+from geomoe import landsat, metadata
 from geomoe.data import preprocess
-from geomoe.data.builders.base import Entry, LandsatBuilder, Listing, time_text
+from geomoe.data.builders.base import LandsatBuilder
+from geomoe.data.builders.conversion import Reader
+from geomoe.data.builders.listing import Entry, Listing
 from geomoe.data.geotiff import PatchError
-from geomoe.data.scene import SceneError, SceneInfo, SceneReader, holds_band_files, open_scene
+from geomoe.data.scene import SceneError, SceneReader, check_unit, holds_band_files, open_scene
+from geomoe.data.tensorflow_setup import tfds
+
+
+def _open(path: str) -> SceneReader:
+    """A reader of the scene's bands; opened once for many windows, and anew when a file of it has changed."""
+    files = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
+    return _open_as_of(path, max(os.stat(file).st_mtime_ns for file in files))
 
 
 @functools.lru_cache(maxsize=4)
-def _open(path: str) -> tuple[SceneInfo, SceneReader]:
+def _open_as_of(path: str, modified: int) -> SceneReader:
+    del modified  # a part of the key alone
     info = open_scene(path)
-    bands = [band for band in landsat.BANDS if band in info.files]
-    wanted = list(landsat.sensor_bands(info.sensor))
-    if bands != wanted:
-        missing = ", ".join(band for band in wanted if band not in bands)
-        raise SceneError(f"{path}: the scene lacks {missing}, which a patch needs")
-    return info, SceneReader(info, bands)
+    bands = landsat.sensor_bands(info.sensor)
+    if missing := [band for band in bands if band not in info.files]:
+        raise SceneError(f"{path}: the scene lacks {', '.join(missing)}, which a patch needs")
+    return SceneReader(info, bands)
 
 
 def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
-    """One window of a scene; `entry.details` is (row, column, side in pixels, unit, largest share of clouds)."""
+    """Read one window of a scene; `entry.details` is (row, column, side in pixels, unit, largest share of clouds)."""
     row, column, side, unit, max_cloud = entry.details
     try:
-        info, reader = _open(entry.path)
+        reader = _open(entry.path)
         values = reader.read(row, column, side, side)
         clouds = reader.clouds(row, column, side, side)
     except SceneError as error:
         raise PatchError("unreadable image", entry.path, str(error)) from None
     if clouds is not None and clouds.mean() > max_cloud:
         raise PatchError("clouds", entry.path, f"{clouds.mean():.0%} of the window at row {row}, column {column} is cloud")
-    elevation = info.sun_elevation if unit == "level1_dn" else None
-    image = np.rint(preprocess.to_collection2(values, preprocess.InputSpec(unit=unit, sun_elevation=elevation))).astype(
-        np.uint16
-    )
+    info = reader.info
+    spec = preprocess.InputSpec(unit=unit, sun_elevation=info.sun_elevation if unit == "level1_dn" else None)
+    image = np.rint(preprocess.to_collection2(values, spec)).astype(np.uint16)
     if not keep_nodata and not image.any():
         raise PatchError("all nodata", entry.path, f"every pixel of the window at row {row}, column {column} is without data")
-    latitude, longitude = reader.places(np.array([row + side / 2]), np.array([column + side / 2]))
+    latitude, longitude = reader.locations(np.array([row + side / 2]), np.array([column + side / 2]))
     return {
         "id": entry.id,
         "image": landsat.with_coastal(image) if landsat.lacks_coastal(info.sensor) else image,
         "latitude": float(latitude[0]),
         "longitude": float(longitude[0]),
-        "time": time_text(info.time),
+        "time": metadata.format_time(info.time),
         "labels": [],
     }
 
@@ -78,7 +84,7 @@ class LandsatScene(LandsatBuilder):
         max_cloud: float = 0.5,
         config: str | None = None,
         **kwargs: Any,
-    ):
+    ) -> None:
         preprocess.InputSpec(unit=unit)
         if side < 1:
             raise ValueError(f"side = {side} must be at least 1")
@@ -90,24 +96,22 @@ class LandsatScene(LandsatBuilder):
         super().__init__(config=config, **kwargs)
 
     def facts(self) -> dict[str, Any]:
-        return dict(class_names=[], task="none", description=f"Patches of the scenes in {self.source}, given as {self.unit}.")
+        description = f"Patches of the scenes in {self.source}, whose numbers were {self.unit}."
+        return dict(class_names=[], task="none", description=description)
 
-    def reader(self):
+    def reader(self) -> Reader:
         return functools.partial(read_entry, keep_nodata=self.keep_nodata)
 
     def _require_source(self) -> None:
-        if self.source is None or not os.path.exists(self.source):
+        if not os.path.exists(self.source):
             raise FileNotFoundError(f"there is no scene {self.source}; pass a GeoTIFF, a scene's folder or a folder of scenes")
 
     def list_source(self) -> Listing:
         entries = []
         for path in self._scenes():
-            info, _ = _open(path)
-            if info.level == 1 and self.unit == "collection2_dn":
-                raise SceneError(f"{path} is a level-1 product, its numbers are no surface reflectance: pass unit='level1_dn'")
-            if info.level == 2 and self.unit == "level1_dn":
-                raise SceneError(f"{path} is a level-2 product: pass unit='collection2_dn'")
-            preprocess.InputSpec(unit=self.unit, sensor=info.sensor)  # says where the two do not fit together
+            info = _open(path).info
+            check_unit(info, self.unit)
+            preprocess.InputSpec(unit=self.unit, sensor=info.sensor)  # raises where the two do not go together
             for row in range(0, info.height - self.side + 1, self.side):
                 for column in range(0, info.width - self.side + 1, self.side):
                     details = (row, column, self.side, self.unit, self.max_cloud)

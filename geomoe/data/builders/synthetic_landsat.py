@@ -1,14 +1,15 @@
-"""The embedded default: procedural Landsat-like patches, made on first use (see `geomoe.data.synthetic`)."""
+"""The embedded default: procedural Landsat-like patches, rendered on first use (see `geomoe.data.synthetic`)."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
-import tensorflow_datasets as tfds
-
 from geomoe.data import synthetic
-from geomoe.data.builders.base import Entry, LandsatBuilder, Listing
+from geomoe.data.builders.base import LandsatBuilder
+from geomoe.data.builders.conversion import Reader
+from geomoe.data.builders.listing import Entry, Listing
+from geomoe.data.tensorflow_setup import tfds
 
 DEFAULT_COUNTS = {"train": 4096, "val": 1024, "test": 1024}
 
@@ -16,13 +17,13 @@ DEFAULT_COUNTS = {"train": 4096, "val": 1024, "test": 1024}
 class SyntheticConfig(tfds.core.BuilderConfig):
     """How many patches, from which seed, and which labels."""
 
-    def __init__(self, *, seed: int = 0, counts: dict[str, int] | None = None, dominant: bool = False, **kwargs: Any):
+    def __init__(self, *, seed: int = 0, counts: dict[str, int] | None = None, dominant: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.seed, self.counts, self.dominant = seed, dict(counts or DEFAULT_COUNTS), dominant
 
 
 def read_entry(entry: Entry, dominant: bool) -> dict[str, Any]:
-    """Makes one patch; `entry.details` is (seed, split, index)."""
+    """Render one patch; `entry.details` is (seed, split, index)."""
     record = synthetic.record(*entry.details)
     labels = [record.pop("dominant")] if dominant else record["labels"]
     return {**record, "labels": labels}
@@ -41,14 +42,14 @@ class SyntheticLandsat(LandsatBuilder):
         return dict(
             class_names=synthetic.CLASSES,
             task="multiclass" if self.builder_config.dominant else "multilabel",
-            description="Procedural Landsat-like patches with place, time and land-cover labels.",
+            description="Procedural Landsat-like patches with metadata and land-cover labels.",
         )
 
-    def reader(self):
+    def reader(self) -> Reader:
         return functools.partial(read_entry, dominant=self.builder_config.dominant)
 
     def _require_source(self) -> None:
-        pass  # made, not read
+        pass  # rendered, not read
 
     def list_source(self) -> Listing:
         config = self.builder_config

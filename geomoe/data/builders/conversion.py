@@ -1,0 +1,163 @@
+"""A conversion that is parallel, resumable and loses nothing silently.
+
+The entries of a listing are shuffled by a fixed seed and cut into shards, and worker processes write a shard each. A finished
+shard has a JSON beside it (records, bytes, what was skipped and why), so an interrupted conversion goes on with the shards that
+lack.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geomoe.data.builders.listing import Entry, Listing, Skipped
+from geomoe.data.geotiff import PatchError
+from geomoe.data.records import serialize
+from geomoe.data.tensorflow_setup import tf
+from geomoe.files import atomic_open, atomic_path
+
+Progress = Callable[[int, int], None]  # patches done, of how many
+Reader = Callable[[Entry], dict[str, Any]]  # raises PatchError for a patch that cannot be used
+
+_SHARD_SIZE = 2048  # patches; about 50 MB
+_MIN_PARALLEL = 2048  # patches; fewer are read before a second process has imported TensorFlow
+_MIN_SHARDS = 8  # so that small sets too can be shuffled by file and split over workers
+
+
+class Shard(NamedTuple):
+    """One file of a split, to be written.
+
+    Attributes:
+        split: that it belongs to.
+        path: of the file.
+        entries: the patches that go into it, in this order.
+        reader: a picklable function from an entry to a record.
+        strict: whether the first flawed patch is an error.
+    """
+
+    split: str
+    path: str
+    entries: list[Entry]
+    reader: Reader
+    strict: bool
+
+
+class ShardResult(NamedTuple):
+    """What a finished shard holds."""
+
+    records: int
+    bytes: int
+    skipped: list[Skipped]
+
+
+def cut_into_shards(listing: Listing, folder: str, reader: Reader, strict: bool) -> list[Shard]:
+    """Shuffle the entries of each split, always the same way, and cut them into shards below a folder."""
+    shards = []
+    for split, entries in listing.splits.items():
+        if not entries:
+            continue
+        order = np.random.default_rng(0).permutation(len(entries))
+        count = max(-(-len(entries) // _SHARD_SIZE), min(_MIN_SHARDS, len(entries)))
+        for i, part in enumerate(np.array_split(order, count)):
+            path = os.path.join(folder, f"{split}-{i:05d}.tfrecord")
+            shards.append(Shard(split, path, [entries[j] for j in part], reader, strict))
+    return shards
+
+
+def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list[ShardResult], int]:
+    """Write the shards that are not finished yet.
+
+    Args:
+        shards: from `cut_into_shards`.
+        workers: processes; 1, like few patches, works in this process.
+        progress: called with the number of patches done and that of all.
+
+    Returns:
+        The result of each shard, in order, and how many an earlier run had finished.
+
+    Raises:
+        PatchError: a strict shard has a flawed patch.
+    """
+    results = {shard.path: result for shard in shards if (result := finished(shard)) is not None}
+    resumed = len(results)
+    todo = [shard for shard in shards if shard.path not in results]
+    total, left = (sum(len(shard.entries) for shard in some) for some in (shards, todo))
+    progress(total - left, total)
+    if workers <= 1 or len(todo) <= 1 or left < _MIN_PARALLEL:
+        for shard in todo:
+            results[shard.path] = write_shard(shard)
+            left -= len(shard.entries)
+            progress(total - left, total)
+        return [results[shard.path] for shard in shards], resumed
+    # Spawned, not forked: TensorFlow's threads do not survive a fork.
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), mp_context=context) as pool:
+        futures = {pool.submit(write_shard, shard): shard for shard in todo}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                shard = futures[future]
+                results[shard.path] = future.result()
+                left -= len(shard.entries)
+                progress(total - left, total)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [results[shard.path] for shard in shards], resumed
+
+
+def finished(shard: Shard) -> ShardResult | None:
+    """Read the result of a shard that an earlier run finished; None if there is none, or the shard has another size."""
+    try:
+        with open(f"{shard.path}.json") as file:
+            result = ShardResult(**json.load(file))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    if not os.path.exists(shard.path) or os.path.getsize(shard.path) != result.bytes:
+        return None
+    return result._replace(skipped=[Skipped(*row) for row in result.skipped])
+
+
+def write_shard(shard: Shard) -> ShardResult:
+    """Convert one shard, read it back, and write down what it holds.
+
+    Raises:
+        PatchError: the shard is strict and a patch flawed.
+        OSError: the file does not read back as it was written.
+    """
+    skipped: list[Skipped] = []
+    written, records = hashlib.sha256(), 0
+    with atomic_path(shard.path) as path:
+        with tf.io.TFRecordWriter(path) as writer:
+            for entry in shard.entries:
+                try:
+                    raw = serialize(shard.reader(entry))
+                except PatchError as error:
+                    if shard.strict:
+                        raise
+                    skipped.append(Skipped(error.kind, entry.id, error.path, error.message))
+                    continue
+                written.update(raw)
+                writer.write(raw)
+                records += 1
+        # Reading back checks the checksum of every record against what reached the disk.
+        read, count = hashlib.sha256(), 0
+        for raw in _raw_records(path):
+            read.update(raw)
+            count += 1
+        if (count, read.digest()) != (records, written.digest()):
+            raise OSError(f"{path} does not read back as written: {count} of {records} records; is the disk full or failing?")
+    result = ShardResult(records, os.path.getsize(shard.path), skipped)
+    with atomic_open(f"{shard.path}.json") as file:
+        json.dump(result._asdict(), file)
+    return result
+
+
+def _raw_records(path: str) -> Iterator[bytes]:
+    return iter(tf.data.TFRecordDataset(path).as_numpy_iterator())

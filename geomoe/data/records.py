@@ -1,0 +1,75 @@
+"""The record of every prepared dataset, in one place: as TFDS declares it, as bytes, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from geomoe import landsat
+from geomoe.data.tensorflow_setup import tf, tfds
+
+# The same as `features`, as it stands in a file.
+_STORED = {
+    "id": tf.io.FixedLenFeature([], tf.string),
+    "image/shape": tf.io.FixedLenFeature([3], tf.int64),
+    "image/value": tf.io.FixedLenFeature([], tf.string),
+    "latitude": tf.io.FixedLenFeature([], tf.float32),
+    "longitude": tf.io.FixedLenFeature([], tf.float32),
+    "time": tf.io.FixedLenFeature([], tf.string),
+    "labels": tf.io.RaggedFeature(tf.int64),
+}
+
+
+def features(class_names: Iterable[str]) -> tfds.features.FeaturesDict:
+    """Declare the record of a dataset.
+
+    id: name of the patch; image: (H, W, 7) uint16 digital numbers, 0 without data; latitude, longitude: degrees of its
+    middle, NaN if unknown; time: UTC, as `geomoe.metadata.format_time` writes it; labels: indices of its classes (one, where
+    the task is multi-class).
+    """
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Tensor(
+                shape=(None, None, len(landsat.BANDS)), dtype=np.uint16, encoding=tfds.features.Encoding.BYTES
+            ),
+            "latitude": np.float32,
+            "longitude": np.float32,
+            "time": tfds.features.Text(),
+            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(class_names))),
+        }
+    )
+
+
+def _feature(dtype: tf.DType, values: Iterable[Any]) -> tf.train.Feature:
+    if dtype == tf.string:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
+    if dtype == tf.int64:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+
+
+def serialize(record: Mapping[str, Any]) -> bytes:
+    """Write a record in the form in which TFDS stores `features`.
+
+    Written out here because TFDS's own encoder takes several times as long as reading the patch; a test holds the two equal.
+    """
+    image = np.ascontiguousarray(record["image"], dtype="<u2")
+    values = {
+        "id": [record["id"].encode()],
+        "image/shape": image.shape,
+        "image/value": [image.tobytes()],
+        "latitude": [record["latitude"]],
+        "longitude": [record["longitude"]],
+        "time": [record["time"].encode()],
+        "labels": record["labels"],
+    }
+    stored = {key: _feature(spec.dtype, values[key]) for key, spec in _STORED.items()}
+    return tf.train.Example(features=tf.train.Features(feature=stored)).SerializeToString(deterministic=True)
+
+
+def parse(raw: tf.Tensor) -> dict[str, Any]:
+    """Read (B,) serialized records: images as (B,) strings of uint16 and (B, 3) shapes, labels ragged."""
+    return tf.io.parse_example(raw, _STORED)

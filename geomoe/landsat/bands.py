@@ -1,0 +1,96 @@
+"""Bands and sensors: the model's seven bands, their other names, and what Landsat 4 to 7 have of them."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from geomoe.landsat.statistics import Statistics
+from geomoe.landsat.units import NODATA
+
+# Landsat 8/9 OLI Collection 2 surface reflectance bands, in the order that the model takes.
+BANDS = ("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7")
+BAND_TITLES = ("coastal aerosol", "blue", "green", "red", "near infrared", "shortwave infrared 1", "shortwave infrared 2")
+# Landsat 4, 5 (TM) and 7 (ETM+) have no coastal band and number the others by one less; their B6 is thermal.
+SENSORS = ("landsat4", "landsat5", "landsat7", "landsat8", "landsat9")
+TM_BANDS = {"B1": "SR_B2", "B2": "SR_B3", "B3": "SR_B4", "B4": "SR_B5", "B5": "SR_B6", "B7": "SR_B7"}
+# Other names of the bands; Landsat files call them B1 to B7, users by colour.
+BAND_ALIASES = {
+    **{f"B{i}": f"SR_B{i}" for i in range(1, 8)},
+    **{f"B0{i}": f"SR_B{i}" for i in range(1, 8)},
+    "coastal": "SR_B1",
+    "blue": "SR_B2",
+    "green": "SR_B3",
+    "red": "SR_B4",
+    "nir": "SR_B5",
+    "swir1": "SR_B6",
+    "swir2": "SR_B7",
+    **{title: band for band, title in zip(BANDS, BAND_TITLES)},
+}
+
+
+def check_sensor(sensor: str) -> None:
+    """Raise ValueError for a sensor that is none of `SENSORS`."""
+    if sensor not in SENSORS:
+        raise ValueError(f"sensor = {sensor!r} is not one of {', '.join(SENSORS)}")
+
+
+def lacks_coastal(sensor: str) -> bool:
+    """Say whether a sensor has six bands, without the coastal one: Landsat 4 to 7."""
+    return sensor in ("landsat4", "landsat5", "landsat7")
+
+
+def sensor_bands(sensor: str) -> tuple[str, ...]:
+    """List the reflective bands of a sensor, by the model's names, in the order of its own numbers."""
+    return tuple(TM_BANDS.values()) if lacks_coastal(sensor) else BANDS
+
+
+def sensor_of(product: str) -> str | None:
+    """Read the sensor from a product's name: "landsat7" for "LE07_L2SP_..." or "LE7...", None for other names.
+
+    >>> sensor_of("LC08_L1TP_224078_20200518_20200518_01_RT")
+    'landsat8'
+    """
+    match = re.match(r"L[COTE]0?([45789])", product)
+    return f"landsat{match[1]}" if match else None
+
+
+def band_title(band: str) -> str:
+    """Give the title of a band of `BANDS`: "near infrared" for "SR_B5"."""
+    return BAND_TITLES[BANDS.index(band)]
+
+
+def band_name(name: str, sensor: str = "landsat8") -> str:
+    """Give the model's name of a band: "SR_B5" for "SR_B5", "B5", "nir" or "near infrared".
+
+    Args:
+        name: a name of the band, in any case of letters.
+        sensor: whose numbers those of the bands are: "B4" of "landsat7" is near infrared, "SR_B5" to the model.
+
+    Raises:
+        ValueError: no band of the sensor is called so.
+    """
+    number = name.upper().removeprefix("SR_").replace("B0", "B")
+    if re.fullmatch(r"B\d+", number):
+        band = TM_BANDS.get(number) if lacks_coastal(sensor) else BAND_ALIASES.get(number)
+    else:
+        band = next((band for alias, band in BAND_ALIASES.items() if name.lower() == alias.lower()), None)
+    if band is None or band not in sensor_bands(sensor):
+        numbers = tuple(TM_BANDS) if lacks_coastal(sensor) else BANDS
+        titles = ", ".join(band_title(band) for band in sensor_bands(sensor))
+        raise ValueError(f"unknown band {name!r}; the bands of {sensor} are {', '.join(numbers)} (or {titles})")
+    return band
+
+
+def with_coastal(dn: np.ndarray) -> np.ndarray:
+    """Bring Collection 2 digital numbers of the six bands of Landsat 4 to 7 (..., 6) to the model's seven, uint16.
+
+    The coastal band is set to the number with the blue band's z-score under the published statistics: the two bands hold
+    nearly the same (over the pixels of 199 BigEarthNet-L patches they correlate by 0.999). What has no data stays so.
+    """
+    published = Statistics.published("bigearthnet_landsat")
+    blue = np.asarray(dn)[..., :1]
+    z = (blue - published.mean[1]) / published.std[1]
+    coastal = np.clip(np.rint(z * published.std[0] + published.mean[0]), 1, 65535)
+    return np.concatenate([np.where(blue == NODATA, NODATA, coastal), dn], axis=-1).astype(np.uint16)

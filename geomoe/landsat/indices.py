@@ -1,0 +1,47 @@
+"""Spectral indices: normalized differences of two bands, for numpy and jax arrays alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from geomoe.landsat.bands import BANDS
+
+# (first - second) / (first + second) of surface reflectances.
+INDICES = {
+    "ndvi": ("SR_B5", "SR_B4"),  # vegetation (Rouse et al. 1974)
+    "ndwi": ("SR_B3", "SR_B5"),  # open water (McFeeters 1996)
+    "nbr": ("SR_B5", "SR_B7"),  # burn (Key and Benson 2006)
+}
+REFLECTANCE_FLOOR = 0.02  # a band counts as at least this much, so that a sum near 0 gives no huge index
+
+
+def normalized_difference(first: Any, second: Any) -> Any:
+    """Compute (first - second) / (first + second), each at least `REFLECTANCE_FLOOR`.
+
+    Args:
+        first, second: (...) reflectance of a band, numpy or jax arrays.
+
+    Returns:
+        (...) in [-1, 1], of their type.
+    """
+    xp = first.__array_namespace__()
+    first, second = xp.maximum(first, REFLECTANCE_FLOOR), xp.maximum(second, REFLECTANCE_FLOOR)
+    return (first - second) / (first + second)
+
+
+def spectral_indices(reflectance: Any) -> Any:
+    """Compute the indices of every pixel, in the order of `INDICES`.
+
+    Args:
+        reflectance: (..., 7) surface reflectance, a numpy or jax array.
+
+    Returns:
+        (..., 3), each in [-1, 1], of the array's type.
+
+    >>> import numpy as np
+    >>> spectral_indices(np.array([0.02, 0.03, 0.05, 0.04, 0.36, 0.2, 0.12])).round(2).tolist()
+    [0.8, -0.76, 0.5]
+    """
+    xp = reflectance.__array_namespace__()
+    pairs = [(reflectance[..., BANDS.index(a)], reflectance[..., BANDS.index(b)]) for a, b in INDICES.values()]
+    return xp.stack([normalized_difference(first, second) for first, second in pairs], axis=-1)

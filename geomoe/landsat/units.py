@@ -1,0 +1,61 @@
+"""Units of images: digital numbers of Collection 2 and of level 1, and reflectance."""
+
+from __future__ import annotations
+
+import numpy as np
+
+NODATA = 0  # digital number of pixels without data
+
+# Collection 2 level-2 science products: reflectance = DN * SCALE + OFFSET (USGS, LSDS-1619).
+REFLECTANCE_SCALE = 0.0000275
+REFLECTANCE_OFFSET = -0.2
+# Level-1 products: top-of-atmosphere reflectance = (DN * scale + offset) / sin(sun elevation), the same factors for every OLI
+# reflective band (Landsat 8 Data Users Handbook, LSDS-1574, section 5.2).
+LEVEL1_SCALE = 2.0e-5
+LEVEL1_OFFSET = -0.1
+
+# What the numbers of an image can be.
+UNITS = ("collection2_dn", "reflectance", "level1_dn", "uint8")
+
+
+def dn_to_reflectance(dn: np.ndarray) -> np.ndarray:
+    """Convert Collection 2 digital numbers to surface reflectance, float64; digital number 0 (no data) becomes NaN.
+
+    >>> dn_to_reflectance(np.array([20000])).round(4).tolist()
+    [0.35]
+    """
+    dn = np.asarray(dn)
+    return np.where(dn == NODATA, np.nan, dn * REFLECTANCE_SCALE + REFLECTANCE_OFFSET)
+
+
+def reflectance_to_dn(reflectance: np.ndarray) -> np.ndarray:
+    """Convert surface reflectance to Collection 2 digital numbers, uint16, clipped to 1..65535; NaN becomes 0 (no data).
+
+    >>> int(reflectance_to_dn(np.array([0.35]))[0])
+    20000
+    """
+    dn = np.rint((np.asarray(reflectance, np.float64) - REFLECTANCE_OFFSET) / REFLECTANCE_SCALE)
+    return np.where(np.isnan(dn), NODATA, np.clip(np.nan_to_num(dn), 1, 65535)).astype(np.uint16)
+
+
+def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | None = None) -> np.ndarray:
+    """Convert level-1 digital numbers to top-of-atmosphere reflectance, float64; digital number 0 (no data) becomes NaN.
+
+    Args:
+        dn: (..., C) digital numbers.
+        sun_elevation: degrees, one number or one an image; None leaves the reflectance uncorrected for the sun's angle.
+
+    Raises:
+        ValueError: a sun elevation is not in (0, 90].
+
+    >>> level1_to_reflectance(np.array([10000]), 30.0).round(4).tolist()
+    [0.2]
+    """
+    dn = np.asarray(dn)
+    reflectance = np.where(dn == NODATA, np.nan, dn * LEVEL1_SCALE + LEVEL1_OFFSET)
+    if sun_elevation is None:
+        return reflectance
+    elevation = np.asarray(sun_elevation, np.float64)
+    if not ((elevation > 0) & (elevation <= 90)).all():
+        raise ValueError(f"sun_elevation = {sun_elevation} must be degrees over the horizon, more than 0 and at most 90")
+    return reflectance / np.sin(np.radians(elevation)).reshape(elevation.shape + (1,) * (dn.ndim - elevation.ndim))
