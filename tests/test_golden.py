@@ -9,9 +9,12 @@ import pytest
 from conftest import DATA
 
 from geomoe.metadata import encode_degrees, encode_time
-from geomoe.models import MAE, Encoder, build_mae, count_params, patchify, reconstruction_losses
-from geomoe.models.moe import Draws, MixtureOfExperts, balance_loss, mixture_of_experts
+from geomoe.models import MAE, ModelConfig, build_mae, count_params, encode, patchify
+from geomoe.models.block import MixtureOfExperts
+from geomoe.models.kernels import Draws
+from geomoe.models.router import balance_loss
 from geomoe.training import init_params, warmup_cosine
+from geomoe.training.losses.reconstruction import reconstruction_losses
 from geomoe.weights import load_torch_checkpoint
 from geomoe.weights.torch_weights import flax_mixture_params, torch_state
 
@@ -34,19 +37,19 @@ def golden(request):
     config, params = load_torch_checkpoint(folder / f"reference_{request.param}_random.pth")
     arrays = np.load(folder / f"golden_{request.param}.npz")
     images = arrays["images_nchw"].transpose(0, 2, 3, 1)
-    pairs = [arrays[name] for name in ("week", "hour", "lat", "lon")]
+    metadata = [arrays[name] for name in ("week", "hour", "lat", "lon")]
     model = MAE(config)
 
     def loss(params):
-        out = model.apply({"params": params}, images, *pairs, mask_noise=arrays["mask_noise"])
+        out = model.apply({"params": params}, images, *metadata, mask_noise=arrays["mask_noise"])
         masked, unmasked = reconstruction_losses(out.pred, patchify(images, config.patch_size), out.mask)
         return masked + 0.1 * unmasked + 0.5 * out.balance_loss, (out, masked, unmasked)
 
     (total, (out, masked, unmasked)), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     losses = {"loss_total": total, "loss_masked": masked, "loss_unmasked": unmasked, "mae_moe_loss": out.balance_loss}
-    encode = jax.jit(lambda p, *args: Encoder(config).apply({"params": p}, *args))
-    encoded = encode(params["encoder"], images, *pairs)
-    bare = encode(params["encoder"], images, *[np.zeros_like(pair) for pair in pairs])
+    run = jax.jit(lambda params, *inputs: encode(config, params, *inputs))
+    encoded = run(params["encoder"], images, *metadata)
+    bare = run(params["encoder"], images, *[np.zeros_like(field) for field in metadata])
     return dict(config=config, arrays=arrays, out=out, losses=losses, grads=grads, encoded=encoded, bare=bare, images=images)
 
 
@@ -99,43 +102,44 @@ def test_gradients(golden):
     assert compared > 100
 
 
-def _golden_layer():
-    arrays = np.load(DATA / "golden_moe_layer.npz")
-    state = {key.removeprefix("param:"): arrays[key] for key in arrays.files if key.startswith("param:")}
-    return arrays, flax_mixture_params(state, "")
+def test_size_s_with_the_parameters_of_a_seed():
+    """Numbers recorded beside the model that equals the PyTorch golden numbers."""
+    golden = np.load(DATA / "golden_S_seed0.npz")
+    model = build_mae("S")
+    params = init_params(model, 0)
+    rng = np.random.default_rng(2509_10919)
+    images = rng.standard_normal((3, 40, 40, 7)).astype(np.float32)
+    angles = rng.uniform(0, 2 * np.pi, (4, 3))
+    metadata = [np.stack([np.sin(a), np.cos(a)], -1).astype(np.float32) for a in angles]
+    noise = rng.random((3, 100)).astype(np.float32)
 
+    @jax.jit
+    def forward(params):
+        out = model.apply({"params": params}, images, *metadata, mask_noise=noise)
+        masked, unmasked = reconstruction_losses(out.pred, patchify(images, 4), out.mask)
+        total = masked + 0.1 * unmasked + 0.5 * out.balance_loss
+        whole = encode(model.config, params["encoder"], images, *metadata)
+        return out.pred, jnp.stack([total, masked, unmasked, out.balance_loss]), whole
 
-def _apply_layer(arrays, params, estimator, noise):
-    weights = MixtureOfExperts(width=16, num_experts=4, hidden=12).apply({"params": params})
-    settings = dict(top_k=2, dispatch="auto", dropout=0.1, dtype=jnp.float32)
-    y, routing = mixture_of_experts(arrays["x"], weights, Draws(noise, None), **settings)
-    return y, routing.gates, balance_loss(routing, 2, estimator)
+    pred, losses, whole = forward(params)
+    np.testing.assert_allclose(np.mean(whole.tokens, axis=1), golden["pooled"], atol=2e-5)
+    np.testing.assert_allclose(whole.tokens[:, 4], golden["cls"], atol=2e-5)
+    np.testing.assert_allclose([np.mean(g[:, :, :3], axis=(0, 1)) for g in whole.gates], golden["gates"], atol=1e-5)
+    np.testing.assert_allclose(losses, golden["losses"], rtol=1e-5)
+    np.testing.assert_allclose(pred[:, ::25, ::16], golden["pred"], atol=2e-5)
 
 
 def test_mixture_layer_with_given_noise():
-    arrays, params = _golden_layer()
-    y, gates, loss = _apply_layer(arrays, params, "reference", arrays["noise"])
-    np.testing.assert_allclose(y, arrays["y"], atol=2e-6)
-    np.testing.assert_allclose(np.reshape(gates, (20, 4)), arrays["gates"], atol=2e-6)
-    np.testing.assert_allclose(loss, arrays["aux_loss"], rtol=1e-5)
-    np.testing.assert_allclose(np.reshape(gates, (20, 4)).sum(axis=0), arrays["importance"], rtol=1e-5)
-
-
-def test_shazeer_load_is_the_probability_over_fresh_noise():
-    """P(expert e is among the top 2 when its own noise alone is drawn again), by 100,000 draws."""
-    arrays, params = _golden_layer()
-    clean, scale, logits = (arrays[name].astype(np.float64) for name in ("clean_logits", "noise_scale", "noisy_logits"))
-    _, gates, loss = _apply_layer(arrays, params, "shazeer", arrays["noise"])
-    rng = np.random.default_rng(0)
-    load = np.zeros(4)
-    for e in range(4):
-        others = np.sort(np.delete(logits, e, axis=1), axis=1)[:, -2]  # the second largest of the others
-        fresh = clean[:, e] + scale[:, e] * rng.standard_normal((100_000, 20))
-        load[e] = (fresh > others).mean(axis=0).sum()
-    importance = np.reshape(gates, (20, 4)).sum(axis=0)
-    cv = lambda v: np.std(v) / (np.mean(v) + 1e-6)  # noqa: E731
-    np.testing.assert_allclose(loss, 0.01 * cv(importance) + 0.01 * cv(load), rtol=5e-3)
-    assert not np.isclose(loss, arrays["aux_loss"], rtol=1e-2)  # the two estimators differ here
+    golden = np.load(DATA / "golden_moe_layer.npz")
+    state = {key.removeprefix("param:"): golden[key] for key in golden.files if key.startswith("param:")}
+    config = ModelConfig.from_dict(dict(size="tiny", stage_experts=(4,), dropout=0.0))
+    layer = MixtureOfExperts(config, width=16, num_experts=4, hidden=12)
+    y, router = layer.apply({"params": flax_mixture_params(state, "")}, golden["x"], Draws(golden["noise"], None))
+    np.testing.assert_allclose(y, golden["y"], atol=2e-6)
+    np.testing.assert_allclose(router.clean_logits, golden["clean_logits"], atol=2e-6)
+    np.testing.assert_allclose(router.noise_scale, golden["noise_scale"], atol=2e-6)
+    np.testing.assert_allclose(router.gates, golden["gates"], atol=2e-6)
+    np.testing.assert_allclose(balance_loss(router, 2, "reference"), golden["aux_loss"], rtol=1e-5)
 
 
 def test_metadata_pairs():

@@ -1,4 +1,4 @@
-"""Three times the learning rate.
+"""Five times the learning rate.
 
     python -m geomoe.cli.recipes configs/recipes/fast_learning.py --minutes 10
 

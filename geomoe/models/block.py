@@ -99,6 +99,19 @@ class Block(nn.Module):
         return BlockOutput(x + y, mixture_input, router)
 
 
+class Stochastic(NamedTuple):
+    """What training draws: router noise and dropout, from the rng streams "router" and "dropout".
+
+    Attributes:
+        router_noise: factor of the routers' noise.
+        positions: (B,) int32, where the images stand in the global batch, by which they have their random numbers, so that
+            these do not depend on the number of devices; None is 0 to B - 1.
+    """
+
+    router_noise: Array | float = 1.0
+    positions: Array | None = None
+
+
 class StackOutput(NamedTuple):
     """What blocks one after the other give.
 
@@ -117,23 +130,21 @@ class StackOutput(NamedTuple):
     router_z_loss: Array
 
 
-def run_blocks(
-    module: nn.Module, blocks: Sequence[Block], x: Array, deterministic: bool, router_noise: Array | float = 1.0
-) -> StackOutput:
+def run_blocks(module: nn.Module, blocks: Sequence[Block], x: Array, stochastic: Stochastic | None) -> StackOutput:
     """Run blocks one after the other.
 
     Args:
         module: the caller, whose rng streams "router" and "dropout" training draws from.
         blocks: of one width; those with equally many experts stand side by side.
         x: (B, N, D).
-        deterministic: without router noise and dropout.
-        router_noise: multiplies the router's noise.
+        stochastic: of training; None is without router noise and dropout.
     """
     config, (b, n, width) = blocks[0].config, x.shape
     draws: Sequence[Draws | None] = [None] * len(blocks)
-    if not deterministic:
+    if stochastic is not None:
         keys, experts = (module.make_rng("router"), module.make_rng("dropout")), [block.num_experts for block in blocks]
-        draws = draw(*keys, (b * n, width), experts, config.dropout, router_noise)
+        positions = jnp.arange(b) if stochastic.positions is None else stochastic.positions
+        draws = draw(keys, positions, (n, width), experts, config.dropout, stochastic.router_noise)
     outputs: list[BlockOutput] = []
     for block, numbers in zip(blocks, draws):
         outputs.append(block(x, numbers))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from geomoe.metadata import FIELDS
-from geomoe.models.block import Block, run_blocks
+from geomoe.models.block import Block, Stochastic, run_blocks
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.layers import TOKEN_INIT, LayerNorm, Linear, param
 
@@ -74,8 +74,7 @@ class Encoder(nn.Module):
         lat: Array,
         lon: Array,
         ids_keep: Array | None = None,
-        deterministic: bool = True,
-        router_noise: Array | float = 1.0,
+        stochastic: Stochastic | None = None,
     ) -> TokenOutput:
         """Encode images with their metadata.
 
@@ -83,8 +82,7 @@ class Encoder(nn.Module):
             images: (B, H, W, C) float, normalised band by band; H = W = `config.img_size`.
             week, hour, lat, lon: (B, 2) float, [sin, cos] pairs; a missing value is [0, 0] (see `geomoe.metadata`).
             ids_keep: (B, V) int, indices of the patches to encode; None encodes all P.
-            deterministic: False in training: router noise and dropout, from the rng streams "router" and "dropout".
-            router_noise: multiplies the router's noise.
+            stochastic: of training; None is without router noise and dropout.
 
         Raises:
             ValueError: the images are not of the size that the model was built for.
@@ -117,7 +115,7 @@ class Encoder(nn.Module):
         shape = cfg, cfg.width, cfg.num_heads, cfg.num_groups
         layers = range(cfg.depth)
         blocks = [Block(*shape, cfg.num_experts(i), cfg.expert_width(i), name=f"block_{i:02d}") for i in layers]
-        out = run_blocks(self, blocks, x, deterministic, router_noise)
+        out = run_blocks(self, blocks, x, stochastic)
         x = out.x.astype(jnp.float32)
         normed = LayerNorm(cfg.width, name="norm")(x)
         return TokenOutput(x, normed, out.balance_loss, out.gates, out.layers, out.router_z_loss, out.mixture_inputs)

@@ -279,33 +279,36 @@ class Draws(NamedTuple):
 
 
 def draw(
-    router_key: Array,
-    dropout_key: Array,
+    keys: tuple[Array, Array],
+    positions: Array,
     shape: tuple[int, int],
     experts: Sequence[int],
     dropout: float,
     noise_factor: Array | float,
 ) -> list[Draws]:
-    """Draw the random numbers of several mixture layers.
+    """Draw the random numbers of several mixture layers, each image's by its position in the global batch.
 
     Args:
-        shape: T tokens, width D.
+        keys: of the router's noise and of dropout, the same on all devices.
+        positions: (B,) int32.
+        shape: N tokens of an image, width D.
         experts: number of experts E of each layer.
         dropout: rate, in steps of 2**-16.
         noise_factor: multiplies the router's noise.
     """
-    tokens, _ = shape
-    noise = noise_factor * jax.random.normal(router_key, (tokens * sum(experts),))
-    keep: Sequence[Array | None] = [None] * len(experts)
-    if dropout:
-        count = len(experts) * math.prod(shape)
-        # Not partitionable, which would throw away half of what it computes; no device asks for another's part.
-        with jax.threefry_partitionable(False):
-            words = jax.random.bits(dropout_key, (count + 1 >> 1,), jnp.uint32)  # each gives two numbers
-        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)[:count]
-        keep = list((halves >= round(dropout * 2**16)).reshape(len(experts), *shape))
-    ends = [tokens * sum(experts[: i + 1]) for i in range(len(experts) - 1)]
-    return [Draws(part.reshape(tokens, -1), kept) for part, kept in zip(jnp.split(noise, ends), keep)]
+    tokens, width = shape
+    router_keys, dropout_keys = (jax.vmap(jax.random.fold_in, (None, 0))(key, positions) for key in keys)
+    noise = noise_factor * jax.vmap(lambda key: jax.random.normal(key, (tokens, sum(experts))))(router_keys)
+    noises = jnp.split(noise.reshape(-1, sum(experts)), [sum(experts[:i]) for i in range(1, len(experts))], axis=1)
+    if not dropout:
+        return [Draws(part, None) for part in noises]
+    count = len(experts) * tokens * width
+    # Not partitionable, which would throw away half of what it computes; no device asks for another's part.
+    with jax.threefry_partitionable(False):
+        words = jax.vmap(lambda key: jax.random.bits(key, (count + 1 >> 1,), jnp.uint32))(dropout_keys)  # two numbers each
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(len(positions), -1)[:, :count]
+    keep = (halves >= round(dropout * 2**16)).reshape(-1, len(experts), tokens, width)
+    return [Draws(part, keep[:, i].reshape(-1, width)) for i, part in enumerate(noises)]
 
 
 def materialize(vector: Array) -> Array:

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from geomoe.models.block import Block, StackOutput, run_blocks
+from geomoe.models.block import Block, StackOutput, Stochastic, run_blocks
 from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.encoder import Encoder, TokenOutput
 from geomoe.models.layers import TOKEN_INIT, LayerNorm, Linear, param
@@ -62,6 +62,12 @@ def random_masking(noise: Array, num_visible: int) -> tuple[Array, Array, Array]
     return order[:, :num_visible].astype(jnp.int32), mask, ids_restore
 
 
+def uniform_by_position(key: Array, count: int, width: int, positions: Array | None = None) -> Array:
+    """Uniform numbers (B, width), each row's by its position in the global batch; `positions` None is 0 to B - 1."""
+    positions = jnp.arange(count) if positions is None else positions
+    return jax.vmap(lambda position: jax.random.uniform(jax.random.fold_in(key, position), (width,)))(positions)
+
+
 class Decoder(nn.Module):
     """Reconstructs the hidden patches from the visible tokens; `config` fixes its shape."""
 
@@ -69,14 +75,14 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, ids_restore: Array, deterministic: bool = True, router_noise: Array | float = 1.0
+        self, tokens: Array, ids_restore: Array, stochastic: Stochastic | None = None
     ) -> tuple[Array, Array, StackOutput]:
         """Decode.
 
         Args:
             tokens: (B, 5 + V, D), the encoder's normed tokens.
             ids_restore: (B, P) int32, where each patch stands in the shuffled order.
-            deterministic, router_noise: as for `Encoder`.
+            stochastic: as for `Encoder`.
 
         Returns:
             The patches (B, P, L) float32, the last tokens (B, P, M) float32 that they are a linear function of, and what the
@@ -95,7 +101,7 @@ class Decoder(nn.Module):
         x = jnp.concatenate([prefix, patches], axis=1)
         shape = cfg, m, cfg.decoder_heads, cfg.decoder_groups, cfg.decoder_experts, m // 2
         blocks = [Block(*shape, name=f"block_{i:02d}") for i in range(cfg.decoder_depth)]
-        out = run_blocks(self, blocks, x, deterministic, router_noise)
+        out = run_blocks(self, blocks, x, stochastic)
         x = LayerNorm(m, name="norm")(out.x[:, NUM_PREFIX_TOKENS:])
         pred = Linear(m, cfg.in_channels * cfg.patch_size**2, dtype, name="pred")(x)
         return pred.astype(jnp.float32), x.astype(jnp.float32), out
@@ -118,27 +124,26 @@ class MAE(nn.Module):
         lat: Array,
         lon: Array,
         mask_noise: Array | None = None,
-        deterministic: bool = True,
-        router_noise: Array | float = 1.0,
+        stochastic: Stochastic | None = None,
         num_decoded: int | None = None,
     ) -> MAEOutput:
         """Hide patches, encode the rest, reconstruct all.
 
         Args:
-            images, week, hour, lat, lon, deterministic, router_noise: as for `Encoder`.
+            images, week, hour, lat, lon, stochastic: as for `Encoder`.
             num_decoded: reconstruct the patches of the first so many images alone; None for all.
             mask_noise: (B, P): the patches with the smallest int(P * (1 - mask_ratio)) numbers stay visible. None draws
                 uniform numbers from the rng stream "mask".
         """
         cfg = self.config
         if mask_noise is None:
-            mask_noise = jax.random.uniform(self.make_rng("mask"), (images.shape[0], cfg.num_patches))
+            positions = None if stochastic is None else stochastic.positions
+            mask_noise = uniform_by_position(self.make_rng("mask"), len(images), cfg.num_patches, positions)
         ids_keep, mask, ids_restore = random_masking(mask_noise, cfg.num_visible)
-        encoded = self.encoder(images, week, hour, lat, lon, ids_keep, deterministic, router_noise)
-        decoded_images = slice(num_decoded)
-        pred, tokens, decoded = self.decoder(
-            encoded.normed[decoded_images], ids_restore[decoded_images], deterministic, router_noise
-        )
+        encoded = self.encoder(images, week, hour, lat, lon, ids_keep, stochastic)
+        if stochastic is not None and stochastic.positions is not None:
+            stochastic = stochastic._replace(positions=stochastic.positions[:num_decoded])
+        pred, tokens, decoded = self.decoder(encoded.normed[:num_decoded], ids_restore[:num_decoded], stochastic)
         balance = encoded.balance_loss + (decoded.balance_loss if cfg.decoder_balance else 0.0)
         z_loss = encoded.router_z_loss + decoded.router_z_loss
         return MAEOutput(pred, mask, ids_restore, balance, encoded, decoded.gates, z_loss, tokens)

@@ -17,7 +17,7 @@ from geomoe.models.reconstruction import reconstruct
 from geomoe.training import parallel
 from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.objective import Batch
-from geomoe.training.losses.total import batch_losses
+from geomoe.training.losses.total import batch_losses, global_positions
 
 Array = jax.Array
 Batches = Callable[[], Iterator[Mapping[str, np.ndarray]]]
@@ -57,9 +57,9 @@ def make_eval_step(
     statistics = None if statistics is None else Statistics.of(statistics)
 
     def step(params: Any, batch: Batch, key: Array) -> dict[str, Any]:
-        if axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
-        values, usage = batch_losses(model, params, batch, loss, rngs={"mask": key}, statistics=statistics, axis_name=axis_name)
+        positions = global_positions(len(batch["image"]), loss.views, axis_name)
+        context = dict(statistics=statistics, axis_name=axis_name)
+        values, usage = batch_losses(model, params, batch, loss, rngs={"mask": key}, positions=positions, **context)
         metrics = {**{f"val_loss_{name}": value for name, value in values.items()}, "usage": usage}
         return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)
 

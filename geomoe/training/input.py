@@ -142,15 +142,16 @@ def rows_of_mix(mix: Sequence[tuple[str, float]], batch_size: int, processes: in
 
 def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig, loss: LossConfig) -> RunData:
     """One batch of random numbers, again and again: the cost of a step without that of its input."""
-    rng = np.random.default_rng([config.seed, jax.process_index()])
-    local = config.train.batch_size // jax.process_count()
-    shape = (local, model.img_size, model.img_size, model.in_channels)
+    rng, size = np.random.default_rng(config.seed), config.train.batch_size
+    shape = (size, model.img_size, model.img_size, model.in_channels)
     batch = {"image": rng.standard_normal(shape, np.float32)}
-    batch |= {name: rng.standard_normal((local, 2), np.float32) for name in FIELDS}
+    batch |= {name: rng.standard_normal((size, 2), np.float32) for name in FIELDS}
     batch["valid"] = batch["second_valid"] = np.ones(shape[:3], bool)
     batch["second_view"] = rng.standard_normal(shape, np.float32)
     batch["metadata"] = np.stack([batch[name] for name in FIELDS], axis=1)
-    batch = {key: batch[key] for key in loss.batch_keys}
+    local = size // jax.process_count()
+    rows = slice(local * jax.process_index(), local * (jax.process_index() + 1))
+    batch = {key: batch[key][rows] for key in loss.batch_keys}
 
     def stream(start_batch: int = 0) -> Batches:
         del start_batch

@@ -21,7 +21,7 @@ from geomoe.models.kernels import materialize
 from geomoe.models.router import balanced_bias
 from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.objective import Batch
-from geomoe.training.losses.total import batch_losses, weighted_sum
+from geomoe.training.losses.total import batch_losses, global_positions, weighted_sum
 from geomoe.training.parallel import AXIS
 from geomoe.training.state import TrainState
 
@@ -53,8 +53,10 @@ def make_train_step(
 ) -> Step:
     """Build `step(state, batch, key) -> (state, metrics)`.
 
-    The key is the run's; the step and, under `axis_name`, the device are folded in. With `accumulate` = A the batch is cut into
-    A parts whose gradients are averaged. Under `axis_name` gradients and metrics are averaged over the devices.
+    The key is the run's, into which the step is folded; every image has its random numbers by its position in the global batch,
+    so that devices and parts change a run by the order of summation alone (and by the balance losses, which are not linear in
+    the batch: they are those of a device's part, averaged). With `accumulate` = A the batch is cut into A parts whose gradients
+    are averaged. Under `axis_name` gradients and metrics are averaged over the devices.
 
     Args:
         optimizer: of one flat vector, as from `build_optimizer`.
@@ -75,10 +77,19 @@ def make_train_step(
         if objective.needs_statistics and statistics is None:
             raise ValueError(f"the objective {objective.name} needs the statistics of the z-score")
 
-    def loss_fn(params: Any, teacher: Any, batch: Batch, key: Array, noise: Array | float) -> tuple[Array, dict[str, Any]]:
-        rngs = dict(zip(("mask", "router", "dropout"), jax.random.split(key, 3)))
-        context = dict(teacher=teacher, statistics=statistics, axis_name=axis_name)
-        values, usage = batch_losses(model, params, batch, loss, rngs=rngs, router_noise=noise, **context)
+    def loss_fn(params: Any, teacher: Any, batch: Batch, part: Array | int, key: Array, noise: Array | float) -> Any:
+        values, usage = batch_losses(
+            model,
+            params,
+            batch,
+            loss,
+            rngs=dict(zip(("mask", "router", "dropout"), jax.random.split(key, 3))),
+            positions=global_positions(len(batch["image"]), loss.views, axis_name, part, accumulate),
+            router_noise=noise,
+            teacher=teacher,
+            statistics=statistics,
+            axis_name=axis_name,
+        )
         total = weighted_sum(values, loss)
         return total, {"loss": total, **{f"loss_{name}": value for name, value in values.items()}, "usage": usage}
 
@@ -86,16 +97,15 @@ def make_train_step(
 
     def accumulated(state: TrainState, batch: Batch, key: Array, noise: Array | float) -> tuple[Any, dict[str, Any]]:
         if accumulate == 1:
-            return gradient(state.params, state.teacher, batch, key, noise)
+            return gradient(state.params, state.teacher, batch, 0, key, noise)
         parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), dict(batch))
-        keys = jax.random.split(key, accumulate)
-        each = jax.lax.map(lambda part: gradient(state.params, state.teacher, *part, noise), (parts, keys))
+        each = jax.lax.map(
+            lambda part: gradient(state.params, state.teacher, *part, key, noise), (parts, jnp.arange(accumulate))
+        )
         return jax.tree.map(lambda x: jnp.mean(x, axis=0), each)
 
     def step(state: TrainState, batch: Batch, key: Array) -> tuple[TrainState, dict[str, Any]]:
         key = jax.random.fold_in(key, state.step)
-        if axis_name is not None:
-            key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
         tree, metrics = accumulated(state, batch, key, router_noise(state.step))
         grads = materialize(jax.flatten_util.ravel_pytree(tree)[0])
         if axis_name is not None:

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE, MAEOutput, autoencode, patchify
+from geomoe.models.block import Stochastic
+from geomoe.models.mae import uniform_by_position
 from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.heads import apply_head
 from geomoe.training.losses.objective import Batch, LossInputs
@@ -30,6 +32,18 @@ def join_views(batch: Batch, views: int) -> Batch:
     second = {"image": "second_view", "valid": "second_valid", "metadata": "metadata"}
     joined = {key: jnp.concatenate([batch[key], batch[other]]) for key, other in second.items() if key in batch}
     return joined | {name: jnp.concatenate([batch[name], jnp.zeros_like(batch[name])]) for name in FIELDS}
+
+
+def global_positions(count: int, views: int, axis_name: str | None, part: Array | int = 0, parts: int = 1) -> Array:
+    """Where the crops of this device stand in the global batch: (views, count) int32.
+
+    Args:
+        count: places that this device holds of a part.
+        part, parts: which of the parts of the device's batch this is.
+    """
+    device, devices = (0, 1) if axis_name is None else (jax.lax.axis_index(axis_name), jax.lax.axis_size(axis_name))
+    first = (device * parts + part) * count + jnp.arange(count)
+    return first + jnp.arange(views)[:, None] * (count * parts * devices)
 
 
 def expert_usage(out: MAEOutput, top_k: int) -> dict[str, Array]:
@@ -60,6 +74,7 @@ def batch_losses(
     config: LossConfig,
     *,
     rngs: dict[str, Array],
+    positions: Array,
     router_noise: Array | float | None = None,
     teacher: Any = None,
     statistics: Statistics | None = None,
@@ -69,7 +84,8 @@ def batch_losses(
 
     Args:
         params: {"encoder", "decoder"}, and "heads" where objectives have some.
-        rngs: keys of the streams "mask" and, in training, "router" and "dropout".
+        rngs: keys of the streams "mask" and, in training, "router" and "dropout"; the same on all devices.
+        positions: (views, B) int32, where the crops stand in the global batch, by which they have their random numbers.
         router_noise: factor of the routers' noise; None for held-out images: without noise and dropout, the first crops alone
             decoded, and without the objectives that are for training.
         teacher: parameters of the averaged encoder, where an objective needs them.
@@ -85,9 +101,9 @@ def batch_losses(
         model,
         params,
         *(crops[name] for name in ("image", *FIELDS)),
-        deterministic=not training,
+        mask_noise=uniform_by_position(rngs["mask"], positions.size, model.config.num_patches, positions.reshape(-1)),
+        stochastic=Stochastic(router_noise, positions.reshape(-1)) if router_noise is not None else None,
         rngs=rngs,
-        router_noise=router_noise if training else 1.0,
         num_decoded=len(batch["image"]) * (min(config.decoded_views, config.views) if training else 1),
     )
     masked, unmasked = _reconstruction(model, out, crops, config)

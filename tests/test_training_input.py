@@ -1,0 +1,147 @@
+"""The input of a run: statistics, mixing, held-out batches, fake data."""
+
+import numpy as np
+import pytest
+from conftest import real_data_config, tiny_config
+
+from geomoe import data
+from geomoe.landsat import STATISTICS, Statistics
+from geomoe.metadata import FIELDS
+from geomoe.training import validate
+from geomoe.training.input import open_data, rows_of_mix
+
+
+def opened(config, known=None):
+    return open_data(config, validate(config), known)
+
+
+def test_datasets_are_mixed_row_by_row_each_by_its_own_statistics(synthetic_dir):
+    changes = {"data.mix": (("synthetic_landsat/small_dominant", 0.25),), "data.val_split": "val[:10]"}
+    config = real_data_config(synthetic_dir, **changes)
+    size = config.train.batch_size
+    run = opened(config)
+    facts = run.mix["synthetic_landsat/small_dominant"]
+    assert facts["rows"] == size // 4 and facts["statistics"]["source"].startswith("computed:synthetic_landsat/small_dominant")
+    whole = [batch for batch, _ in zip(run.train(0), range(3))]
+    assert whole[0]["image"].shape[0] == size
+    again = next(run.train(2))
+    for key in again:
+        np.testing.assert_array_equal(again[key], whole[2][key])
+    plain = real_data_config(synthetic_dir)
+    plain.train.batch_size = size - size // 4
+    alone = next(opened(plain).train(0))
+    np.testing.assert_array_equal(whole[0]["image"][: size - size // 4], alone["image"])
+    mixed = data.load(
+        "synthetic_landsat/small_dominant",
+        "train",
+        data_dir=synthetic_dir,
+        batch_size=size // 4,
+        resize_mode="random_crop",
+        augment=data.Augment(flips=True, metadata_dropout=0.2),
+        train=True,
+        statistics=facts["statistics"],
+    )
+    np.testing.assert_array_equal(whole[0]["image"][size - size // 4 :], next(mixed.as_numpy_iterator())["image"])
+    held_out = next(run.val())
+    assert len(held_out["image"]) == 10  # fewer than a batch
+    hidden = np.mean([~held_out[name].any(axis=1) for name in FIELDS])
+    assert 0 < hidden < 0.5  # of metadata_dropout = 0.2, as in training
+
+
+def test_mixed_statistics_differ_from_the_main_ones(synthetic_dir):
+    config = real_data_config(
+        synthetic_dir, **{"data.mix": (("synthetic_landsat/small", 0.25),), "data.train_split": "train[:40%]"}
+    )
+    run = opened(config)
+    assert run.mix["synthetic_landsat/small"]["statistics"]["mean"] != list(run.statistics.mean)
+
+
+def test_statistics_are_computed_published_or_those_of_the_run(synthetic_dir):
+    config = real_data_config(synthetic_dir)
+    computed = opened(config).statistics
+    assert computed == data.compute_statistics("synthetic_landsat/small", "train", synthetic_dir)
+    known = Statistics((1.0,) * 7, (2.0,) * 7, "of the run")
+    assert opened(config, dict(known)).statistics == known
+    config.data.statistics, config.data.statistics_dataset = "published", "eurosat_landsat"
+    assert opened(config).statistics.mean == STATISTICS["eurosat_landsat"]["mean"]
+    config.data.statistics_dataset = ""
+    with pytest.raises(ValueError, match="no published statistics of 'synthetic_landsat'"):
+        opened(config)
+
+
+def test_options_of_the_config_reach_the_images(synthetic_dir):
+    """Each switch changes the batch that it is for, and no other."""
+    base = next(opened(real_data_config(synthetic_dir, **{"data.flips": False, "data.metadata_dropout": 0.0})).train(0))
+    images = base["image"]
+    same_crops = {"data.flips": False, "data.metadata_dropout": 0.0}
+    rotated = next(opened(real_data_config(synthetic_dir, **same_crops, **{"data.rot90": True})).train(0))["image"]
+    assert all(any(np.array_equal(np.rot90(a, k), b) for k in range(4)) for a, b in zip(images, rotated))
+    assert not all(np.array_equal(a, b) or np.array_equal(np.rot90(a, 2), b) for a, b in zip(images, rotated))
+    flipped = next(opened(real_data_config(synthetic_dir, **{"data.metadata_dropout": 0.0})).train(0))["image"]
+    mirrors = lambda a: [a, a[::-1], a[:, ::-1], a[::-1, ::-1]]
+    assert all(any(np.array_equal(m, b) for m in mirrors(a)) for a, b in zip(images, flipped))
+    assert not np.array_equal(images, flipped)
+    bare = next(opened(real_data_config(synthetic_dir, **{**same_crops, "data.metadata_dropout": 1.0})).train(0))
+    np.testing.assert_array_equal(bare["image"], images)
+    assert not any(bare[name].any() for name in FIELDS) and any(base[name].any() for name in FIELDS)
+    coastal = next(opened(real_data_config(synthetic_dir, **same_crops, **{"data.coastal_dropout": 1.0})).train(0))
+    np.testing.assert_array_equal(coastal["image"][..., 0], images[..., 1])
+    np.testing.assert_array_equal(coastal["image"][..., 1:], images[..., 1:])
+    assert any(coastal[name].any() for name in FIELDS)
+    jittered = next(opened(real_data_config(synthetic_dir, **same_crops, **{"data.band_jitter": 0.2})).train(0))["image"]
+    assert 0.05 < np.abs(jittered - images).mean() < 1
+    clipped = next(opened(real_data_config(synthetic_dir, **same_crops, **{"data.clip": (9000.0, 9001.0)})).train(0))["image"]
+    assert np.ptp(clipped, axis=(0, 1, 2)).max() < 0.01
+    sided = {"data.resize_mode": "random_resized_crop", "data.crop_sides": (10, 12)}
+    smooth = next(opened(real_data_config(synthetic_dir, **same_crops, **sided)).train(0))["image"]
+    assert np.abs(np.diff(smooth, axis=1)).mean() < 0.5 * np.abs(np.diff(images, axis=1)).mean()  # enlarged four times
+    other = next(opened(real_data_config(synthetic_dir, **same_crops, seed=5)).train(0))["image"]
+    assert not np.array_equal(other, images)
+
+
+def test_two_views_in_training_and_validation(synthetic_dir):
+    config = real_data_config(
+        synthetic_dir, **{"data.metadata_dropout": 1.0, "loss.info_nce_weight": 1.0, "loss.metadata_weight": 1.0}
+    )
+    run = opened(config)
+    for batch in (next(run.train(0)), next(run.val())):
+        assert not any(batch[name].any() for name in FIELDS) and batch["metadata"].all()
+        assert batch["second_view"].shape == batch["image"].shape
+        assert not np.array_equal(batch["second_view"], batch["image"])
+    first, again = next(run.val()), next(run.val())
+    for key in first:  # the same held-out crops at each evaluation
+        np.testing.assert_array_equal(first[key], again[key])
+
+
+def test_too_few_held_out_examples_are_named(synthetic_dir, monkeypatch):
+    import jax
+
+    monkeypatch.setattr(jax, "device_count", lambda: 64)
+    with pytest.raises(ValueError, match=r"val_split = 'val'.*has 32 examples, fewer than the 64 devices"):
+        opened(real_data_config(synthetic_dir))
+
+
+def test_shares_become_rows():
+    assert rows_of_mix([("a", 0.25), ("b", 0.1)], 64, 2) == {"a": 16, "b": 6}
+    for mix, message in (
+        (("synthetic_landsat",), r"no \(name, share\)"),
+        (("a=0.5",), r"no \(name, share\)"),
+        ((("a", 0.01),), "gives no row"),
+        ((("a", 1.0),), "leaves no"),
+        ((("a", 0.25), ("a", 0.25)), "names 'a' twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rows_of_mix(mix, 16, 1)
+
+
+def test_fake_data_are_the_same_over_processes(monkeypatch):
+    import jax
+
+    config = tiny_config()
+    whole = next(opened(config).train(0))["image"]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    parts = []
+    for i in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda i=i: i)
+        parts.append(next(opened(config).train(0))["image"])
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
