@@ -33,8 +33,8 @@ def write_scene(folder, stem, image, prefix="B", numbers=range(1, 8), qa=None, q
     for channel, number in enumerate(numbers):
         write_tif(folder / f"{stem}_{prefix}{number}.TIF", image[..., channel : channel + 1], **options)
     if qa is not None:
-        place = {key: options[key] for key in ("crs", "origin") if key in options}
-        write_tif(folder / f"{stem}_{qa_name}.TIF", qa[..., None].astype(np.uint16), **place)
+        where = {key: options[key] for key in ("crs", "origin") if key in options}
+        write_tif(folder / f"{stem}_{qa_name}.TIF", qa[..., None].astype(np.uint16), **where)
     if mtl is not None:
         (folder / f"{stem}_MTL.txt").write_text(mtl)
     return folder

@@ -182,8 +182,8 @@ def test_a_folder_with_a_table(tmp_path):
     builder = prepared(LandsatFolder(source=source, labels=table, data_dir=tmp_path / "data", config="mixed"))
     assert builder.info.features["labels"].feature.names == ["field", "forest"]
     assert sorted((row.kind, row.id) for row in read_skipped(builder.data_dir)) == [
-        ("bad place", "far"),
-        ("bad place", "lost"),
+        ("bad coordinates", "far"),
+        ("bad coordinates", "lost"),
         ("bad time stamp", "late"),
         ("missing image", "ghost"),
         ("missing label", "three"),

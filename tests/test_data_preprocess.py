@@ -125,12 +125,12 @@ def test_resizing_is_that_of_tensorflow(shape, mode):
     ours = preprocess.to_size(image, 40, mode)
     if mode == "resize":
         theirs = tf.image.resize(image, (40, 40), "bilinear").numpy()
-    else:  # enlarged in its own form, 56 x 40, before the crop
+    else:  # enlarged in its form, 56 x 40, before the crop
         theirs = tf.image.resize(image, (56, 40), "bilinear").numpy()[:, 8:48]
     np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
-def test_random_crops_go_where_they_are_told():
+def test_random_crops_stand_at_their_position():
     image = np.arange(6 * 7).reshape(1, 6, 7, 1)
     for position, (top, left) in (((0, 0), (0, 0)), ((0.999999, 0.999999), (2, 3)), ((0.5, 0.3), (1, 1)), (None, (1, 1))):
         crop = preprocess.to_size(image, 4, "random_crop", position)
@@ -185,8 +185,8 @@ def test_descriptions_without_a_meaning_are_refused(fields, message):
 def test_statistics_of_the_users_own(images):
     values = (images[..., ::-1] / 100).astype(np.float32)
     bands = landsat.BANDS[::-1]
-    own = {"mean": list(range(7)), "std": list(range(1, 8)), "source": "mine"}
-    z, _ = prepared(values, bands=bands, statistics=own)
+    statistics = {"mean": list(range(7)), "std": list(range(1, 8)), "source": "here"}
+    z, _ = prepared(values, bands=bands, statistics=statistics)
     np.testing.assert_allclose(z, ((values - np.arange(7)) / np.arange(1, 8))[..., ::-1], rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="statistics hold 2 bands where the images have 7"):
         prepared(values, statistics={"mean": [0, 0], "std": [1, 1]})

@@ -80,7 +80,7 @@ def test_metadata_helps_and_does_not_suffice():
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
-    ndvi, place, target = [], [], []
+    ndvi, encoded, target = [], [], []
     for i in range(800):
         scene = synthetic.scene(1, "train", i)
         week, _ = metadata.encode_time(np.array([scene.time]))
@@ -88,7 +88,7 @@ def test_metadata_helps_and_does_not_suffice():
             if (scene.cover == crop).mean() > 0.15:
                 mean = np.nanmean(landsat.dn_to_reflectance(scene.image)[scene.cover == crop], axis=0)
                 ndvi.append(landsat.spectral_indices(mean)[:1])
-                place.append([*week[0], np.sign(scene.latitude)])
+                encoded.append([*week[0], np.sign(scene.latitude)])
                 target.append(crop)
     assert len(target) > 100
 
@@ -96,5 +96,5 @@ def test_metadata_helps_and_does_not_suffice():
         model = make_pipeline(StandardScaler(), PolynomialFeatures(3), StandardScaler(), LogisticRegression(max_iter=500))
         return cross_val_score(model, x, np.array(target), cv=5).mean()
 
-    assert score(np.array(place)) < 0.65
-    assert score(np.hstack([ndvi, place])) > score(np.array(ndvi)) + 0.1
+    assert score(np.array(encoded)) < 0.65
+    assert score(np.hstack([ndvi, encoded])) > score(np.array(ndvi)) + 0.1

@@ -57,9 +57,9 @@ def test_the_record_says_what_becomes_of_images(encoder):
     assert record["unit"] == "reflectance" and record["bands"] == ["B1", "B2", "B3", "B4", "B5", "B7"]
     assert record["sensor"] == "landsat7" and record["resize_mode"] == "resize"
     assert record["statistics"]["source"] == "published:bigearthnet_landsat" and record["statistics_unit"] == "collection2_dn"
-    own = {"mean": [60.0] * 7, "std": [5.0] * 7, "source": "mine"}
-    record = encoder.record(preprocess.InputSpec(unit="uint8", statistics=own))
-    assert record["statistics"] == own and record["statistics_unit"] == "uint8" and record["uint8_range"] == [0.0, 1.0]
+    statistics = {"mean": [60.0] * 7, "std": [5.0] * 7, "source": "here"}
+    record = encoder.record(preprocess.InputSpec(unit="uint8", statistics=statistics))
+    assert record["statistics"] == statistics and record["statistics_unit"] == "uint8" and record["uint8_range"] == [0.0, 1.0]
     assert encoder.record(preprocess.InputSpec(unit="level1_dn", sun_elevation=40.0))["sun_elevation"] == 40.0
 
 
@@ -70,8 +70,8 @@ def test_images_far_from_the_training_data_raise_a_warning(encoder, scenes):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         encoder.embed(scenes[0], resize_mode="centre_crop")
-        own = {"mean": [60.0] * 7, "std": [5.0] * 7, "source": "mine"}
-        encoder.embed(dark, resize_mode="centre_crop", statistics=own)
+        statistics = {"mean": [60.0] * 7, "std": [5.0] * 7, "source": "here"}
+        encoder.embed(dark, resize_mode="centre_crop", statistics=statistics)
 
 
 def test_images_of_several_sizes(encoder, scenes):
@@ -106,14 +106,14 @@ def test_routing_and_reconstruction(encoder, scenes):
 
 def test_embedding_on_several_devices_is_that_on_one(encoder, scenes, tmp_path):
     dn = np.concatenate([scenes[0][:, 8:16, 8:16]] * 3)[:13]
-    np.savez(tmp_path / "in.npz", dn=dn, wanted=encoder.embed(dn, lat=np.arange(13.0), lon=np.arange(13.0)))
+    np.savez(tmp_path / "in.npz", dn=dn, expected=encoder.embed(dn, lat=np.arange(13.0), lon=np.arange(13.0)))
     code = f"""
 import jax, numpy as np, geomoe
 assert len(jax.local_devices()) == 4
 encoder, data = geomoe.load({str(DATA / "reference_tiny_random.pth")!r}), np.load({str(tmp_path / "in.npz")!r})
 for size in (4, 5, 256):
     z = encoder.embed(data["dn"], lat=np.arange(13.0), lon=np.arange(13.0), batch_size=size)
-    np.testing.assert_allclose(z, data["wanted"], atol=1e-5)
+    np.testing.assert_allclose(z, data["expected"], atol=1e-5)
 """
     environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
