@@ -67,7 +67,7 @@ class Sink:
             "encoder_sha256": encoder.fingerprint,
             "pool": pool_name(self.pool),
             "dtype": self.dtype,
-            "input": encoder.record(spec),
+            "input": encoder.record(spec or InputSpec()),
             **source,
         }
 
