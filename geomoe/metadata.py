@@ -19,7 +19,7 @@ import numpy as np
 
 UNKNOWN_TIME = "unknown"  # how prepared records say that a patch has no time
 _NAT = np.datetime64("NaT", "s")
-_YEARS = range(1972, 2100)  # from the first Landsat on
+_FIRST_YEAR, _END_YEAR = 1972, 2100  # from the first Landsat on
 
 
 class Metadata(NamedTuple):
@@ -100,8 +100,6 @@ def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
     return Metadata(week, hour, encode_degrees(lat), encode_degrees(lon))
 
 
-# What `datetime.fromisoformat` takes beyond a date, a time and an offset is refused: week dates, any separator.
-_STAMP = re.compile(r"(\d{4}-\d\d-\d\d|\d{8})([T ][\d:]+([.,]\d+)?(Z|[+-]\d\d:?\d\d)?)?", re.ASCII)
 _TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
 
 
@@ -114,7 +112,7 @@ def parse_time(text: str | bytes) -> np.datetime64:
             "unknown", which is NaT.
 
     Raises:
-        ValueError: the text is no time, or no time between 1972 and 2100.
+        ValueError: the text is no time, or none from 1972 to 2099.
 
     >>> str(parse_time("2017:10:02 09:40:31")), str(parse_time("2017-10-02T09:40:31+02:00"))
     ('2017-10-02T09:40:31', '2017-10-02T07:40:31')
@@ -124,14 +122,17 @@ def parse_time(text: str | bytes) -> np.datetime64:
         return _NAT
     if stamp[4:5] == ":":
         stamp = _TAG_DATE.sub(r"\1-\2-\3", stamp, count=1)
+    day = 10 if stamp[4:5] == "-" else 8  # characters of the date
     try:
+        if stamp[day : day + 1] not in "T " or "W" in stamp:  # any separator, weeks: fromisoformat takes them
+            raise ValueError
         time = datetime.datetime.fromisoformat(stamp)
-    except ValueError:
-        time = None
-    if time is None or time.year not in _YEARS or not _STAMP.fullmatch(stamp):
-        raise ValueError(f"{text!r} is no time (as 2017-10-02T09:40:31) between {_YEARS.start} and {_YEARS.stop}")
-    if time.tzinfo is not None:
-        time = time.astimezone(datetime.UTC)
+        if time.tzinfo is not None:
+            time = time.astimezone(datetime.UTC)
+        if not _FIRST_YEAR <= time.year < _END_YEAR:
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise ValueError(f"{text!r} is no time (as 2017-10-02T09:40:31) from {_FIRST_YEAR} to {_END_YEAR - 1}") from None
     return np.datetime64(time.isoformat()[:19], "s")
 
 

@@ -65,7 +65,7 @@ class LoadOptions:
     """How `load` makes batches.
 
     Attributes:
-        data_dir: where a dataset that is given by name is prepared.
+        data_dir: where a dataset that is named by text is prepared.
         img_size: side S of the images, in pixels.
         resize_mode: how an image gets that side: "centre_crop" (offset rounded down), "random_crop", "resize" (bilinear), or
             "random_resized_crop" (a square of a side from `augment.crop_sides`, brought to it; training alone). The crops of
@@ -136,7 +136,7 @@ def load(
     Args:
         name_or_builder: "name", "name/config" (then `data_dir` says where it is prepared), or a TFDS builder.
         split: TFDS's notation: "train", "train[:90%]", "train+val" ...
-        options: how the batches are made.
+        options: of the batches.
         **changes: fields of `options` to change, as `batch_size=32`.
 
     Returns:

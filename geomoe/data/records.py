@@ -1,4 +1,4 @@
-"""The record of every prepared dataset, in one place: as TFDS declares it, as bytes, and read back."""
+"""The record of every prepared dataset: as TFDS declares it, as bytes, and read back."""
 
 from __future__ import annotations
 

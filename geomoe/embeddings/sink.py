@@ -55,7 +55,7 @@ class Sink:
             raise ValueError(f"{self.output} is there already; remove it or take another name")
 
     def check_table(self) -> None:
-        """Raise ValueError where the output is a raster, which has no place for patches in any order."""
+        """Raise ValueError where the output is a raster, which is for the windows of a scene alone."""
         if os.fspath(self.output).endswith(".tif"):
             raise ValueError(f"{self.output}: a GeoTIFF of embeddings is for scenes; take .parquet or .npz")
 
@@ -67,7 +67,7 @@ class Sink:
             "encoder_sha256": encoder.fingerprint,
             "pool": pool_name(self.pool),
             "dtype": self.dtype,
-            "input": encoder.record(spec),
+            "input": encoder.record(spec or InputSpec()),
             **source,
         }
 
@@ -75,8 +75,7 @@ class Sink:
         self, encoder: PretrainedEncoder, images: Any, lat: np.ndarray, lon: np.ndarray, time: np.ndarray, spec: InputSpec
     ) -> np.ndarray:
         """Embed images as `PretrainedEncoder.embed` does, with this sink's pool and batch size."""
-        fields = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
-        return encoder.embed(images, lat, lon, time, pool=self.pool, batch_size=self.batch_size, **fields)
+        return encoder.embed(images, lat, lon, time, pool=self.pool, batch_size=self.batch_size, spec=spec)
 
     def vectors(self, encoder: PretrainedEncoder, embedded: np.ndarray, z: np.ndarray | None) -> np.ndarray:
         """Spread the embeddings of those rows that were embedded (None where none was); NaN for the others."""

@@ -43,5 +43,5 @@ def spectral_indices(reflectance: Any) -> Any:
     [0.8, -0.76, 0.5]
     """
     xp = reflectance.__array_namespace__()
-    pairs = [(reflectance[..., BANDS.index(a)], reflectance[..., BANDS.index(b)]) for a, b in INDICES.values()]
-    return xp.stack([normalized_difference(first, second) for first, second in pairs], axis=-1)
+    bands = dict(zip(BANDS, xp.unstack(reflectance, axis=-1)))
+    return xp.stack([normalized_difference(bands[a], bands[b]) for a, b in INDICES.values()], axis=-1)

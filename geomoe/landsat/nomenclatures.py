@@ -14,7 +14,7 @@ EUROSAT_CLASSES = (
 )
 
 # The 19-class nomenclature of BigEarthNet (Sumbul et al. 2020, "BigEarthNet dataset with a new class-nomenclature"), each
-# with the CORINE level-3 classes that it joins; CORINE classes without a place in it stand in BIGEARTHNET_DROPPED.
+# with the CORINE level-3 classes that it joins; CORINE classes that it leaves out stand in BIGEARTHNET_DROPPED.
 BIGEARTHNET_19 = {
     "Urban fabric": ("Continuous urban fabric", "Discontinuous urban fabric"),
     "Industrial or commercial units": ("Industrial or commercial units",),

@@ -1,4 +1,4 @@
-"""Band means and standard deviations, and the z-score that they give: one pair `normalize`, `unnormalize`."""
+"""Band means and standard deviations, and the z-score by them: one pair `normalize`, `unnormalize`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Statistics(Mapping[str, Any]):
     @classmethod
     def of(cls, values: Statistics | Mapping[str, Any]) -> Statistics:
         """Take the statistics themselves, or those of a mapping with "mean", "std" and (where there is one) "source"."""
-        return values if isinstance(values, cls) else cls(values["mean"], values["std"], values.get("source", "given"))
+        return values if isinstance(values, cls) else cls(values["mean"], values["std"], values.get("source", "unnamed"))
 
     @classmethod
     def published(cls, dataset: str) -> Statistics:

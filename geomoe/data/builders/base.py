@@ -31,7 +31,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
     Args:
         source: the folder (or whatever the subclass reads) to convert; needed by `download_and_prepare` alone.
         workers: processes that convert; 1, like a small source, works in this process.
-        strict: stop at the first flawed patch in place of skipping it.
+        strict: stop at the first flawed patch instead of skipping it.
         keep_nodata: keep patches in which every pixel is without data.
         progress: called with the number of patches done and that of all, now and then.
         **kwargs: as for any TFDS builder (`data_dir`, `config`, ...).
@@ -116,7 +116,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             raise FileNotFoundError(f"the source folder {self.source} does not exist")
 
     def _shard_folder(self, listing: Listing) -> str:
-        """The folder of shards of this very listing: those of another one are never taken for its own."""
+        """The folder of shards of this very listing: those of another one are never taken for it."""
         names = json.dumps([[split, *entry] for split, entries in listing.splits.items() for entry in entries], default=str)
         fingerprint = hashlib.sha256(f"{VERSION} {self.keep_nodata} {names}".encode()).hexdigest()[:12]
         config = self.builder_config.name if self.builder_config else "default"

@@ -67,11 +67,11 @@ def _location(row: Row, table: str, patch_id: str) -> tuple[float, float] | None
     try:
         latitude, longitude = (float(row.get(column) or "nan") for column in ("latitude", "longitude"))
     except ValueError as error:
-        raise geotiff.PatchError("bad place", table, f"row of {patch_id}: {error}") from None
+        raise geotiff.PatchError("bad coordinates", table, f"row of {patch_id}: {error}") from None
     if np.isnan(latitude) or np.isnan(longitude):
         return None
     if not (abs(latitude) <= 90 and abs(longitude) <= 360):
-        raise geotiff.PatchError("bad place", table, f"row of {patch_id}: {latitude}, {longitude} are not degrees")
+        raise geotiff.PatchError("bad coordinates", table, f"row of {patch_id}: {latitude}, {longitude} are not degrees")
     return latitude, longitude
 
 

@@ -1,4 +1,4 @@
-"""Pairs of views of one place, with or without a change of cover in between."""
+"""Pairs of views of a scene, with or without a change of cover in between."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from geomoe.data.synthetic.spectra import CLASSES
 
 
 def change_pairs(seed: int, count: int, start: int = 0) -> dict[str, np.ndarray]:
-    """Render places twice, one to two years apart, half of them with one cover replaced in between: for change detection.
+    """Render scenes twice, one to two years apart, half of them with one cover replaced in between: for change detection.
 
-    Season, sun, haze and noise differ between the two views of every place; which places change does not depend on any of it.
+    Season, sun, haze and noise differ between the two views of every scene; which of them change does not depend on any of it.
 
     Args:
-        seed, start, count: places `start` to `start + count` of the endless list of this seed.
+        seed, start, count: scenes `start` to `start + count` of the endless list of this seed.
 
     Returns:
         before, after (N, 44, 44, 7) uint16 digital numbers; lat, lon (N,) degrees; time_before, time_after (N,) datetime64[s];
-        changed (N,) bool: whether a cover of at least a fifth of the place was replaced.
+        changed (N,) bool: whether a cover of at least a fifth of the scene was replaced.
     """
     columns: dict[str, list[Any]] = {
         name: [] for name in ("before", "after", "lat", "lon", "time_before", "time_after", "changed")

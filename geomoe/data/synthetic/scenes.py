@@ -168,7 +168,7 @@ def scene(
 
     Args:
         seed, split, index: name the patch; `split` is "train", "val", "test" or "pairs".
-        time: of the view, in place of that which the patch draws (the ground stays).
+        time: of the view; None draws one. The ground does not depend on it.
         replace_cover: two class names; regions of the first become the second, for change detection.
     """
     ground = np.random.default_rng([seed, SPLIT_IDS[split], index, 0])

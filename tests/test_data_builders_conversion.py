@@ -1,0 +1,80 @@
+"""Conversion: resumable, parallel, whole."""
+
+import numpy as np
+import pytest
+from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
+
+from geomoe.data.builders import BigearthnetLandsat, conversion
+from geomoe.data.builders.listing import Entry, Listing
+
+
+def test_every_patch_is_in_one_shard_always_the_same_way():
+    listing = Listing({"train": [Entry(str(i), "") for i in range(5000)], "val": [Entry("v", "")], "test": []})
+    shards = conversion.cut_into_shards(listing, "x", None, False)
+    assert [shard.split for shard in shards] == ["train"] * 8 + ["val"]
+    ids = [entry.id for shard in shards[:8] for entry in shard.entries]
+    assert sorted(ids, key=int) == [str(i) for i in range(5000)] and ids != sorted(ids, key=int)
+    again = conversion.cut_into_shards(listing, "x", None, False)
+    assert [shard.entries for shard in shards] == [shard.entries for shard in again]
+    many = conversion.cut_into_shards(Listing({"train": [Entry(str(i), "") for i in range(30000)]}), "x", None, False)
+    assert len(many) == 15 and max(len(shard.entries) for shard in many) <= 2048
+
+
+def test_an_interrupted_conversion_goes_on_and_a_changed_source_starts_anew(tmp_path, monkeypatch):
+    ids = [BIGEARTHNET_ID.format(2, i) for i in range(10)]
+    source = write_bigearthnet(tmp_path / "source", ids)
+    whole = conversion.write_shard
+    calls = []
+
+    def failing(shard):
+        calls.append(shard.path)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return whole(shard)
+
+    monkeypatch.setattr(conversion, "write_shard", failing)
+    with pytest.raises(KeyboardInterrupt):
+        BigearthnetLandsat(source=source, data_dir=tmp_path / "data").download_and_prepare()
+    assert not (tmp_path / "data" / "bigearthnet_landsat" / "19" / "1.0.0").exists()
+    progress = []
+    builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "data", progress=lambda *n: progress.append(n))
+    builder.download_and_prepare()
+    assert builder.resumed_shards == 3 and builder.info.splits["train"].num_examples == 10
+    assert progress[0][0] > 0 and progress[-1] == (10, 10)
+    assert {e["id"].decode() for e in builder.as_dataset("train").as_numpy_iterator()} == set(ids)
+    assert not list((tmp_path / "data" / ".conversion").iterdir())
+    # Half a conversion of another list of patches is no part of this one.
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        BigearthnetLandsat(source=source, data_dir=tmp_path / "other").download_and_prepare()
+    write_bigearthnet(source, [*ids, BIGEARTHNET_ID.format(2, 10)])
+    builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "other")
+    builder.download_and_prepare()
+    assert builder.resumed_shards == 0 and builder.info.splits["train"].num_examples == 11
+
+
+def test_a_shard_cut_short_is_written_again(tmp_path):
+    write_tif(tmp_path / "a.tif", pixels())
+    record = {"id": "a", "image": pixels(), "latitude": 0.0, "longitude": 0.0, "time": "unknown", "labels": [1]}
+    shard = conversion.Shard("train", str(tmp_path / "s.tfrecord"), [Entry("a", "")], lambda entry: record, False)
+    assert conversion.finished(shard) is None
+    result = conversion.write_shard(shard)
+    assert conversion.finished(shard) == result == (1, (tmp_path / "s.tfrecord").stat().st_size, [])
+    (tmp_path / "s.tfrecord").write_bytes((tmp_path / "s.tfrecord").read_bytes()[:-1])
+    assert conversion.finished(shard) is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "s.tfrecord", "s.tfrecord.json"]
+
+
+def test_workers_write_the_same_records(tmp_path, monkeypatch):
+    monkeypatch.setattr(conversion, "_MIN_PARALLEL", 1)
+    ids = [BIGEARTHNET_ID.format(3, i) for i in range(6)]
+    source = write_bigearthnet(tmp_path / "source", ids)
+    (source / "labels" / f"{ids[2]}_labels_metadata.json").unlink()
+    contents = []
+    for workers in (1, 2):
+        builder = BigearthnetLandsat(source=source, data_dir=tmp_path / str(workers), workers=workers)
+        builder.download_and_prepare()
+        files = sorted(builder.data_path.glob("*.tfrecord*")) + [builder.data_path / "skipped.csv"]
+        contents.append([path.read_bytes() for path in files])
+    assert contents[0] == contents[1] and len(contents[0]) > 2
+    assert np.sum([ids[2].encode() in content for content in contents[0]]) == 1

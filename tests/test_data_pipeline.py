@@ -1,0 +1,209 @@
+"""Batches: what they hold, their order, and where they go on."""
+
+import numpy as np
+import pytest
+from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
+
+from geomoe import data, metadata
+from geomoe.data import synthetic
+from geomoe.data.builders import BigearthnetLandsat, EurosatLandsat, LandsatFolder
+from geomoe.landsat import Statistics
+
+NAME = "synthetic_landsat/small"
+
+
+@pytest.fixture(scope="module")
+def statistics(synthetic_dir):
+    return data.compute_statistics(NAME, "train", synthetic_dir)
+
+
+@pytest.fixture(scope="module")
+def batches(synthetic_dir, statistics):
+    """A function of a number of batches and the options of `load` to these batches."""
+
+    def take(count, split="train", name=NAME, **options):
+        loaded = data.load(name, split, data_dir=synthetic_dir, **{"statistics": statistics, **options})
+        return list(loaded.take(count).as_numpy_iterator())
+
+    return take
+
+
+def test_statistics_are_those_of_the_valid_pixels(statistics):
+    images = [synthetic.scene(0, "train", i).image for i in range(96)]
+    valid = np.concatenate([im[(im != 0).all(axis=-1)] for im in images]).astype(np.float64)
+    np.testing.assert_allclose(statistics.mean, valid.mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(statistics.std, valid.std(axis=0), rtol=1e-6)
+    assert statistics.source == "computed:synthetic_landsat/small/1.0.0:train"
+
+
+def test_a_pass_holds_every_patch_once_with_all_that_belongs_to_it(batches, statistics):
+    passed = batches(-1, "test", batch_size=20)
+    assert [len(batch["id"]) for batch in passed] == [20, 20, 8]  # the last, smaller batch included
+    rows = {i.decode(): {k: v[n] for k, v in batch.items()} for batch in passed for n, i in enumerate(batch["id"])}
+    assert set(rows) == {f"synthetic_0_test_{i:06d}" for i in range(48)}
+    for i in range(48):
+        scene, row = synthetic.scene(0, "test", i), rows[f"synthetic_0_test_{i:06d}"]
+        z = (scene.image[2:42, 2:42].astype(np.float64) - statistics.mean) / statistics.std
+        np.testing.assert_allclose(row["image"], z, atol=1e-4)
+        np.testing.assert_array_equal(np.flatnonzero(row["labels"]), scene.labels)
+        np.testing.assert_array_equal(row["valid"], (scene.image[2:42, 2:42] != 0).all(axis=-1))
+        week = scene.time.astype("datetime64[D]").item().isocalendar().week
+        angles = [2 * np.pi * week / 52, 2 * np.pi * scene.time.item().hour / 24]
+        angles += list(np.radians([scene.latitude, scene.longitude]))
+        expected = np.stack([np.sin(angles), np.cos(angles)], axis=1)
+        np.testing.assert_allclose(row["metadata"], expected, atol=1e-6)
+        for name, pair in zip(("week", "hour", "lat", "lon"), expected):
+            np.testing.assert_allclose(row[name], pair, atol=1e-6)
+        assert row["time"].decode() == str(scene.time) and row["latitude"] == np.float32(scene.latitude)
+        assert row["longitude"] == np.float32(scene.longitude)
+
+
+def test_one_label_of_many_classes(batches):
+    (batch,) = batches(1, "test", "synthetic_landsat/small_dominant", batch_size=48)
+    expected = [synthetic.scene(0, "test", int(i[-6:])).dominant for i in batch["id"]]
+    np.testing.assert_array_equal(batch["labels"], np.eye(10, dtype=int)[expected])
+
+
+TRAINING = dict(
+    batch_size=16,
+    train=True,
+    resize_mode="random_crop",
+    augment=data.Augment(flips=True, rot90=True, metadata_dropout=0.3, coastal_dropout=0.2, band_jitter=0.1),
+    seed=5,
+    views=2,
+)
+
+
+def test_training_goes_on_from_any_batch(batches):
+    whole = batches(15, **TRAINING)  # 6 batches an epoch
+    for start in (1, 4, 6, 13):
+        rest = batches(2, start_batch=start, cache=True, **TRAINING)
+        for a, b in zip(whole[start:], rest):
+            for key in a:
+                np.testing.assert_array_equal(a[key], b[key], err_msg=f"{key} from {start}")
+    passed = batches(-1, "test", batch_size=20, start_batch=2)
+    assert [len(batch["id"]) for batch in passed] == [8]
+    np.testing.assert_array_equal(passed[0]["image"], batches(-1, "test", batch_size=20)[2]["image"])
+
+
+def test_epochs_hold_the_same_patches_in_another_order(batches):
+    whole = batches(12, **TRAINING)
+    ids = [[i for batch in whole[e : e + 6] for i in batch["id"]] for e in (0, 6)]
+    assert sorted(ids[0]) == sorted(ids[1]) and len(set(ids[0])) == 96 and ids[0] != ids[1]
+    other = batches(1, **{**TRAINING, "seed": 6})[0]
+    assert other["id"].tolist() != whole[0]["id"].tolist()
+    images = [{i: image for batch in whole[e : e + 6] for i, image in zip(batch["id"], batch["image"])} for e in (0, 6)]
+    assert all((images[0][i] != images[1][i]).any() for i in images[0])  # another augmentation, too
+
+
+def test_the_second_view_is_another_crop_and_augmentation(batches):
+    """Without jitter and dropout both views hold pixels of the same patch, at other places or turned otherwise."""
+    options = {**TRAINING, "augment": data.Augment(flips=True, rot90=True)}
+    for batch in batches(3, **options):
+        same = [np.array_equal(a, b) for a, b in zip(batch["image"], batch["second_view"])]
+        assert np.mean(same) < 0.2
+        for a, b in zip(batch["image"], batch["second_view"]):
+            rows = [{tuple(pixel) for pixel in view.reshape(-1, 7).tolist()} for view in (a, b)]
+            assert len(rows[0] & rows[1]) > 0.5 * len(rows[0])  # 36 x 36 pixels at least are common to two crops
+    assert "second_view" not in batches(1, **{**options, "views": 1})[0]
+
+
+def test_metadata_dropout_drops_metadata_and_coastal_dropout_the_coastal_band(batches):
+    options = dict(batch_size=96, train=True, seed=1)
+    fields = lambda batch: np.stack([batch[name] for name in metadata.FIELDS], axis=1)
+    coastal = lambda batch: (batch["image"][..., 0] == batch["image"][..., 1]).all(axis=(1, 2))
+    (batch,) = batches(1, augment=data.Augment(metadata_dropout=1.0), **options)
+    assert not fields(batch).any() and batch["metadata"].any(axis=-1).all() and not coastal(batch).any()
+    (batch,) = batches(1, augment=data.Augment(coastal_dropout=1.0), **options)
+    np.testing.assert_array_equal(fields(batch), batch["metadata"])
+    assert coastal(batch).all()
+    (batch,) = batches(1, augment=data.Augment(metadata_dropout=0.5, coastal_dropout=0.2), **options)
+    present = fields(batch).any(axis=-1)
+    assert (np.abs(present.mean(axis=0) - 0.5) < 0.2).all() and 0.05 < coastal(batch).mean() < 0.4
+    assert len(np.unique(present, axis=0)) > 10  # each of the four on its own
+    np.testing.assert_array_equal(fields(batch)[present], batch["metadata"][present])
+
+
+def test_sizes_clip_and_processes(batches, statistics):
+    assert batches(1, "test", img_size=60)[0]["image"].shape == (48, 60, 60, 7)
+    assert batches(1, "test", img_size=32, resize_mode="resize")[0]["image"].shape == (48, 32, 32, 7)
+    clipped = statistics.unnormalize(batches(1, "test", clip=(8000, 9000))[0]["image"])
+    assert 7999 < clipped.min() < 8001 and 8999 < clipped.max() < 9001
+    parts = [batches(3, batch_size=32, train=True, process_index=p, process_count=2) for p in (0, 1)]
+    assert parts[0][0]["image"].shape[0] == 16
+    ids = [{i for batch in part for i in batch["id"]} for part in parts]
+    assert len(ids[0]) == len(ids[1]) == 48 and not ids[0] & ids[1]
+
+
+def test_options_are_a_value_that_keywords_change(batches, synthetic_dir, statistics):
+    options = data.LoadOptions(data_dir=synthetic_dir, statistics=statistics, batch_size=7)
+    batch = next(data.load(NAME, "test", options, img_size=20).as_numpy_iterator())
+    assert batch["image"].shape == (7, 20, 20, 7)
+    with pytest.raises(TypeError, match="zoom"):
+        data.load(NAME, "test", options, zoom=2)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(resize_mode="zoom"), "resize_mode = 'zoom' is not one of centre_crop, resize, random_crop"),
+        (dict(resize_mode="exact"), "resize_mode = 'exact'"),
+        (dict(batch_size=200, train=True), "96 examples"),
+        (dict(batch_size=15, process_count=2), "15 does not divide"),
+        (dict(hour="local"), "hour = 'local'"),
+        (dict(views=2), "are for train=True"),
+        (dict(augment=data.Augment(flips=True)), "are for train=True"),
+        (dict(statistics=None), "no published statistics of 'synthetic_landsat'"),
+    ],
+)
+def test_bad_options_are_named(batches, options, message):
+    with pytest.raises(ValueError, match=message):
+        batches(1, **options)
+
+
+def test_unprepared_and_unknown_datasets(tmp_path, synthetic_dir):
+    with pytest.raises(data.DatasetNotPreparedError, match="geomoe.cli.prepare --dataset eurosat_landsat --source DIR"):
+        data.builder("eurosat_landsat", tmp_path)
+    with pytest.raises(data.DatasetNotPreparedError, match="prepare --dataset synthetic_landsat --data_dir"):
+        data.builder("synthetic_landsat", tmp_path)
+    with pytest.raises(ValueError, match="unknown dataset 'mnist'"):
+        data.builder("mnist", tmp_path)
+    with pytest.raises(ValueError, match="holds synthetic_landsat as small, small_dominant; name one"):
+        data.builder("synthetic_landsat", synthetic_dir)
+    with pytest.raises(ValueError, match="no split 'dev'; it has train, val, test"):
+        data.num_examples(data.builder(NAME, synthetic_dir), "dev")
+    assert data.num_examples(data.builder(NAME, synthetic_dir), "train[:50%]+val") == 48 + 32
+
+
+def test_the_only_config_of_a_dataset_needs_no_name(tmp_path):
+    write_tif(tmp_path / "in" / "a.tif", pixels())
+    LandsatFolder(source=tmp_path / "in", data_dir=tmp_path / "out", config="one").download_and_prepare()
+    assert data.builder("landsat_folder", tmp_path / "out").info.full_name == "landsat_folder/one/1.0.0"
+    LandsatFolder(source=tmp_path / "in", data_dir=tmp_path / "bare").download_and_prepare()
+    assert data.builder("landsat_folder", tmp_path / "bare").info.full_name == "landsat_folder/1.0.0"
+
+
+def test_published_statistics_are_those_of_the_dataset(tmp_path):
+    """From the numbers of the papers, written out: the first band of each."""
+    write_bigearthnet(tmp_path / "ben", [BIGEARTHNET_ID.format(4, 0)])
+    write_tif(tmp_path / "eurosat" / "Forest" / "Forest_1.tif", pixels(8))
+    for builder, mean, std in (
+        (BigearthnetLandsat(source=tmp_path / "ben", data_dir=tmp_path), 9405.194, 6016.344),
+        (EurosatLandsat(source=tmp_path / "eurosat", data_dir=tmp_path), 8515.321, 3938.756),
+    ):
+        builder.download_and_prepare()
+        batch = next(data.load(builder, "train").as_numpy_iterator())
+        dn = (pixels() if mean > 9000 else pixels(8))[0:40, 1:41, 0]
+        np.testing.assert_allclose(batch["image"][0, ..., 0], (dn - mean) / std, atol=1e-4)
+        other = Statistics((100.0,) * 7, (7.0,) * 7, "other")
+        batch = next(data.load(builder, "train", statistics=dict(other)).as_numpy_iterator())
+        np.testing.assert_allclose(batch["image"][0, ..., 0], (dn - 100) / 7, rtol=1e-4)
+
+
+def test_the_published_hour_on_request(tmp_path):
+    write_bigearthnet(tmp_path / "ben", [BIGEARTHNET_ID.format(4, 0)])  # 10:10:31, so the first digit is 1
+    builder = BigearthnetLandsat(source=tmp_path / "ben", data_dir=tmp_path)
+    builder.download_and_prepare()
+    hours = [next(data.load(builder, "train", hour=hour).as_numpy_iterator())["hour"][0] for hour in ("utc", "published")]
+    angles = np.array([10, 1]) * 2 * np.pi / 24
+    np.testing.assert_allclose(hours, np.stack([np.sin(angles), np.cos(angles)], axis=1), atol=1e-6)

@@ -1,0 +1,146 @@
+"""Scenes: their files, what they say of themselves, and reading them by rectangles."""
+
+import string
+
+import numpy as np
+import pyproj
+import pytest
+from geotiffs import UTM33, pixels, write_scene, write_tif
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from geomoe import landsat
+from geomoe.data.scene import SceneError, SceneReader, check_unit, open_scene, parse_mtl
+
+STEM = "LC08_L1TP_191028_20200518_20200820_02_T1"
+MTL = 'PROCESSING_LEVEL = "L1TP"\nDATE_ACQUIRED = 2020-05-18\nSCENE_CENTER_TIME = "09:41:02.1Z"\nSUN_ELEVATION = 51.5\n'
+
+
+def test_a_folder_with_one_file_a_band(tmp_path):
+    image, qa = pixels(), np.zeros((41, 43), int)
+    qa[5:9, 7:12] = 1 << 2  # cirrus
+    info = open_scene(write_scene(tmp_path, STEM, image, qa=qa, mtl=MTL))
+    assert (info.name, info.height, info.width, info.sensor) == (STEM, 41, 43, "landsat8")
+    assert (info.level, info.sun_elevation, str(info.time)) == (1, 51.5, "2020-05-18T09:41:02")
+    with SceneReader(info, ("SR_B5", "SR_B4")) as reader:
+        np.testing.assert_array_equal(reader.read(3, 4, 5, 6), image[3:8, 4:10, [4, 3]])
+        np.testing.assert_array_equal(reader.clouds(4, 6, 6, 7), (qa != 0)[4:10, 6:13])
+    for unit, fits in (("level1_dn", True), ("collection2_dn", False)):
+        if fits:
+            check_unit(info, unit)
+        else:
+            with pytest.raises(SceneError, match="level-1 product.*unit='level1_dn'"):
+                check_unit(info, unit)
+
+
+def test_beyond_the_edges_and_where_the_file_says_so_there_are_no_data(tmp_path):
+    image = pixels()
+    image[:4, :4] = 65535
+    info = open_scene(write_tif(tmp_path / "s.tif", image, nodata=65535))
+    with SceneReader(info, landsat.BANDS) as reader:
+        out = reader.read(-2, -3, 46, 50)
+        assert reader.clouds(0, 0, 4, 4) is None
+    expected = np.zeros((46, 50, 7), np.uint16)
+    expected[2:43, 3:46] = np.where(image == 65535, 0, image)
+    np.testing.assert_array_equal(out, expected)
+    floats = pixels(dtype=np.float32)
+    with SceneReader(open_scene(write_tif(tmp_path / "f.tif", floats)), landsat.BANDS) as reader:
+        out = reader.read(40, 42, 2, 2)
+    np.testing.assert_array_equal(out[0, 0], floats[40, 42])
+    assert np.isnan(out[1]).all() and np.isnan(out[0, 1]).all()
+
+
+def test_locations_are_latitudes_and_longitudes_of_pixel_positions(tmp_path):
+    with SceneReader(open_scene(write_tif(tmp_path / "s.tif", pixels())), landsat.BANDS) as reader:
+        latitude, longitude = reader.locations(np.array([0.5, 10]), np.array([0.5, 20]))
+    to_wgs84 = pyproj.Transformer.from_crs(UTM33, "EPSG:4326", always_xy=True)
+    expected = [to_wgs84.transform(500015, 5299985), to_wgs84.transform(500600, 5299700)]
+    np.testing.assert_allclose(np.stack([longitude, latitude], axis=1), expected)
+
+
+def test_bands_by_description_by_name_and_by_number(tmp_path):
+    image = pixels()
+    backwards = open_scene(write_tif(tmp_path / "b.tif", image[..., ::-1], descriptions=landsat.BANDS[::-1]))
+    with SceneReader(backwards, landsat.BANDS) as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 41, 43), image)
+    three = write_tif(tmp_path / "three.tif", image[..., :3])
+    with pytest.raises(SceneError, match="three.tif: has 3 bands and does not say which"):
+        open_scene(three)
+    with pytest.raises(SceneError, match="three.tif: has 3 bands, but 2 names"):
+        open_scene(three, bands=("red", "nir"))
+    with pytest.raises(SceneError, match="named twice"):
+        open_scene(three, bands=("red", "nir", "B4"))
+    assert open_scene(three, bands=("red", "nir", "blue")).files["SR_B5"] == (str(three), 2)
+    stem = "LE07_L2SP_190025_20020518_20200916_02_T1"
+    info = open_scene(write_scene(tmp_path / "seven", stem, image, prefix="SR_B", numbers=(1, 2, 3, 4, 5, 6, 7)))
+    assert (info.sensor, info.level, sorted(info.files)) == ("landsat7", 2, sorted(landsat.BANDS[1:]))
+    assert info.files["SR_B5"][0].endswith("SR_B4.TIF")
+    with pytest.raises(SceneError, match="level-2 product"):
+        check_unit(info, "level1_dn")
+
+
+def test_the_time_of_a_scene(tmp_path):
+    tagged = {"TIFFTAG_DATETIME": "2021:03:04 05:06:07"}
+    time = lambda name, **options: str(open_scene(write_tif(tmp_path / name, pixels(), **options)).time)
+    assert time("scene.tif", tags=tagged) == "2021-03-04T05:06:07"
+    assert time(f"{STEM}.TIF", tags=tagged) == "2020-05-18T00:00:00"  # the name before the time of writing
+    assert time("bare.tif") == time("never.tif", tags={"TIFFTAG_DATETIME": "0000:00:00 00:00:00"}) == "NaT"
+    (tmp_path / f"{STEM}_MTL.txt").write_text(MTL)
+    assert str(open_scene(tmp_path / f"{STEM}.TIF").time) == "2020-05-18T09:41:02"
+
+
+def test_scenes_that_cannot_be_used_are_named(tmp_path):
+    with pytest.raises(SceneError, match="nowhere: there is no such"):
+        open_scene(tmp_path / "nowhere")
+    with pytest.raises(SceneError, match="no band files"):
+        open_scene(tmp_path)
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 no more")
+    with pytest.raises(SceneError, match="broken.tif: cannot be read"):
+        open_scene(tmp_path / "broken.tif")
+    two = write_scene(write_scene(tmp_path / "two", "A", pixels()), "B", pixels())
+    with pytest.raises(SceneError, match="more than one scene: A, B"):
+        open_scene(two)
+    assert open_scene([two / f"A_B{i}.TIF" for i in range(1, 8)]).name == "A"
+    moved = write_scene(tmp_path / "moved", "C", pixels())
+    write_tif(moved / "C_B3.TIF", pixels(1), origin=(500030.0, 5300000.0))
+    with pytest.raises(SceneError, match="C_B3.TIF: SR_B3 has .* or another location"):
+        open_scene(moved)
+
+
+@given(
+    st.dictionaries(
+        st.text(string.ascii_uppercase + "_", min_size=1, max_size=9),
+        st.text(string.ascii_letters + string.digits + ".:-= ", max_size=9).map(str.strip),
+        max_size=6,
+    )
+)
+def test_mtl_text_round_trips(values):
+    lines = [f'    {key} = "{value}"' if i % 2 else f"{key} = {value}" for i, (key, value) in enumerate(values.items())]
+    assert parse_mtl("\n".join(["GROUP", *lines, "END"])) == values
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=80),
+        st.builds(
+            lambda date, time, sun, level: (
+                f"DATE_ACQUIRED={date}\nSCENE_CENTER_TIME={time}\nSUN_ELEVATION={sun}\nDATA_TYPE={level}"
+            ),
+            st.text(string.digits + "-", max_size=10),
+            st.text(string.digits + ':.Z"', max_size=12),
+            st.text(string.digits + ".-", max_size=6),
+            st.sampled_from(["L1TP", "L2SP", "x", ""]),
+        ),
+    )
+)
+def test_any_metadata_file_is_read_or_named(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("mtl")
+    path = write_tif(folder / "scene.tif", pixels(size=(2, 2)))
+    (folder / "scene_MTL.txt").write_bytes(text.encode("utf-8", "surrogatepass"))
+    try:
+        info = open_scene(path)
+    except SceneError as error:
+        assert "scene_MTL.txt" in str(error)
+    else:
+        assert info.level in (1, 2, None)

@@ -1,0 +1,84 @@
+"""Files of embeddings: what is written is what is read."""
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from embedding_tools import PTH
+
+from geomoe import embeddings
+from geomoe.embeddings.parts import Parts
+from geomoe.embeddings.writers import write_npz, write_parquet
+
+FACTS = {"classes": ["a", "b", "c"], "pool": "mean"}
+
+
+def make_parts(path, labelled=True, rows=(3, 2)):
+    parts, rng = Parts(path, FACTS), np.random.default_rng(0)
+    for index, count in enumerate(rows):
+        embedded = np.arange(count) != 1
+        vector = rng.normal(size=(count, 4)).astype(np.float32)
+        vector[~embedded] = np.nan
+        columns = {
+            "id": np.array([f"{index}-{'x' * 5 * row}" for row in range(count)]),
+            "latitude": np.where(embedded, rng.uniform(-90, 90, count), np.nan),
+            "longitude": rng.uniform(-180, 180, count),
+            "time": np.where(embedded, np.datetime64("2020-05-18T09:41:02"), np.datetime64("NaT", "s")),
+            "valid_fraction": rng.random(count).astype(np.float32),
+            "embedded": embedded,
+            "vector": vector,
+        }
+        if labelled:
+            columns["labels"] = np.array([[1, 0, 1], [0, 0, 0], [0, 1, 0]], np.int8)[:count]
+        parts.add(index, [columns])
+    return parts
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_both_forms_of_file_hold_the_rows_of_all_parts(tmp_path, labelled):
+    pytest.importorskip("pyarrow")
+    parts = make_parts(tmp_path / "x", labelled)
+    write_npz(str(tmp_path / "x.npz"), parts, FACTS)
+    write_parquet(str(tmp_path / "x.parquet"), parts, FACTS, footprints=False)
+    for suffix in ("npz", "parquet"):
+        table = embeddings.read(tmp_path / f"x.{suffix}")
+        for name in next(iter(parts)):
+            expected = np.concatenate([part[name] for part in parts])
+            np.testing.assert_array_equal(table[name], expected, err_msg=f"{name} in {suffix}")
+        assert table["facts"] == FACTS
+        if labelled:
+            vectors, labels = embeddings.read_features(tmp_path / f"x.{suffix}")
+            np.testing.assert_array_equal(vectors, table["vector"][table["embedded"]])
+            np.testing.assert_array_equal(labels, [[1, 0, 1], [0, 1, 0], [1, 0, 1]])
+        else:
+            with pytest.raises(ValueError, match="has no labels"):
+                embeddings.read_features(tmp_path / f"x.{suffix}")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_other_files_are_refused(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    shutil.copy(PTH, tmp_path / "no.npz")
+    (tmp_path / "no.parquet").write_text("no")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    (tmp_path / "x.csv").touch()
+    for name, message in (
+        ("no.npz", "no file of embeddings"),
+        ("no.parquet", "no Parquet file"),
+        ("other.parquet", "no geomoe metadata"),
+        ("x.csv", "read from .parquet and .npz"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embeddings.read(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match="nothing.npz"):
+        embeddings.read(tmp_path / "nothing.npz")
+
+
+def test_reading_needs_neither_the_encoder_nor_tensorflow():
+    code = "import sys, geomoe.embeddings as e; e.read_features; assert not {'jax', 'flax', 'tensorflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

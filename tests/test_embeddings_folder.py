@@ -1,0 +1,104 @@
+"""Folders of patches to files."""
+
+import numpy as np
+import pytest
+from embedding_tools import PTH, make_ground
+from geotiffs import write_tif
+
+import geomoe
+from geomoe import embeddings, landsat
+from geomoe.data.preprocess import InputSpec
+from geomoe.embeddings import sink as sinks
+
+STAMPED = "S2A_MSIL2A_20170613T101031_1_1"
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return geomoe.load(PTH)
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return make_ground()
+
+
+@pytest.fixture
+def folder(ground, tmp_path):
+    tags = {"TIFFTAG_DATETIME": "2021:03:04 05:06:07"}
+    folder = tmp_path / "patches"
+    write_tif(folder / f"{STAMPED}.tif", ground, tags=tags)
+    write_tif(folder / "sub" / "later.tif", ground[:, 10:], tags=tags)
+    write_tif(folder / "sub" / "timeless.tif", ground[:30])
+    write_tif(folder / "empty.tif", ground * 0)
+    (folder / "broken.tif").write_bytes(b"no")
+    return folder
+
+
+def embed_one(encoder, image, table, row, **options):
+    location = [table[name][row : row + 1] for name in ("latitude", "longitude", "time")]
+    return encoder.embed(image[None], *location, resize_mode="centre_crop", **options)[0]
+
+
+def test_a_folder_of_patches(encoder, ground, folder, tmp_path, monkeypatch):
+    skipped = []
+    sink = embeddings.Sink(tmp_path / "f.npz", dtype="float16")
+    counts = embeddings.embed_folder(encoder, sink, folder, skipped=skipped.append)
+    assert counts == {"patches": 4, "embedded": 3} and [error.kind for error in skipped] == ["unreadable image"]
+    table = embeddings.read(tmp_path / "f.npz")
+    assert table["id"].tolist() == [STAMPED, "empty", "sub/later", "sub/timeless"] and table["vector"].dtype == np.float16
+    # A stamp in the name is believed before the time of writing.
+    assert table["time"].astype(str).tolist() == ["2017-06-13T10:10:31", "NaT", "2021-03-04T05:06:07", "NaT"]
+    np.testing.assert_allclose(table["valid_fraction"][0], (ground != 0).all(axis=-1).mean(), rtol=1e-6)
+    for row, image in ((0, ground), (2, ground[:, 10:]), (3, ground[:30])):
+        np.testing.assert_allclose(table["vector"][row], embed_one(encoder, image, table, row), atol=2e-3)
+    assert np.isnan(table["vector"][1].astype(float)).all() and not table["embedded"][1]
+    monkeypatch.setattr(sinks, "BLOCK", 2)
+    seen = []
+    sink = embeddings.Sink(tmp_path / "g.npz", dtype="float16", batch_size=1, progress=lambda done, total: seen.append(done))
+    embeddings.embed_folder(encoder, sink, folder)
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "g.npz")["id"], table["id"])
+    assert seen == [0, 1, 2, 3, 4, 5]
+
+
+def test_other_units_sensors_and_sizes(encoder, ground, tmp_path):
+    write_tif(tmp_path / "reflectance" / "a.tif", landsat.dn_to_reflectance(ground).astype(np.float32))
+    write_tif(tmp_path / "six" / "a.tif", ground[..., 1:])
+    byte = np.clip(ground // 256, 1, 255).astype(np.uint8)
+    write_tif(tmp_path / "byte" / "a.tif", byte)
+    for name, options, image, tolerance in (
+        ("reflectance", dict(unit="reflectance"), ground, 1e-4),
+        ("six", dict(sensor="landsat7"), ground[..., 1:], 1e-6),
+        ("byte", dict(unit="uint8", uint8_range=(0.1, 0.3)), byte, 1e-6),
+    ):
+        spec = InputSpec(resize_mode="centre_crop", **options)
+        embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / f"{name}.npz"), tmp_path / name, spec=spec)
+        table = embeddings.read(tmp_path / f"{name}.npz")
+        described = {} if name == "reflectance" else options
+        expected = embed_one(encoder, image, table, 0, **described)
+        np.testing.assert_allclose(table["vector"][0], expected, atol=tolerance, err_msg=name)
+    assert embeddings.read(tmp_path / "byte.npz")["facts"]["input"]["uint8_range"] == [0.1, 0.3]
+    resized = InputSpec(resize_mode="resize", sensor="landsat7")
+    embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "r.npz"), tmp_path / "six", spec=resized)
+    cropped, whole = (embeddings.read(tmp_path / f"{name}.npz")["vector"] for name in ("six", "r"))
+    assert np.abs(cropped - whole).max() > 1e-3
+
+
+def test_folders_that_cannot_be_used_are_named(encoder, tmp_path):
+    sink = embeddings.Sink(tmp_path / "f.npz")
+    with pytest.raises(FileNotFoundError, match="nowhere is no folder"):
+        embeddings.embed_folder(encoder, sink, tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no .tif file"):
+        embeddings.embed_folder(encoder, sink, tmp_path)
+    with pytest.raises(ValueError, match="is for scenes; take .parquet or .npz"):
+        embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "f.tif"), tmp_path)
+    (tmp_path / "there.npz").touch()
+    for path, options, message in (
+        ("there.npz", {}, "there.npz is there already"),
+        ("x.csv", {}, "written as .parquet, .npz, .tif"),
+        ("x.npz", dict(pool="tokens"), "every token"),
+        ("x.npz", dict(pool="median"), "'median' is not one of"),
+        ("x.npz", dict(dtype="int8"), "dtype = 'int8'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embeddings.Sink(tmp_path / path, **options)

@@ -1,0 +1,235 @@
+"""Scenes to files: every window in its place, those that do not count marked, and after an interruption."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+from embedding_tools import ORIGIN, PTH, SIZE, make_ground, windows
+from geotiffs import write_scene, write_tif
+
+import geomoe
+from geomoe import embeddings, landsat
+from geomoe.data.preprocess import InputSpec
+from geomoe.data.scene import SceneError
+from geomoe.embeddings import sink as sinks
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return geomoe.load(PTH)
+
+
+@pytest.fixture(scope="module")
+def ground():
+    return make_ground()
+
+
+@pytest.fixture(scope="module")
+def scene_file(tmp_path_factory, ground):
+    path = tmp_path_factory.mktemp("scene") / "LC08_L2SP_191028_20200518_20200820_02_T1.TIF"
+    return write_tif(path, ground, origin=ORIGIN)
+
+
+@pytest.mark.parametrize("stride", [4, 5])
+def test_a_scene_becomes_a_raster_in_its_place(encoder, scene_file, ground, tmp_path, stride):
+    output = tmp_path / "scene.tif"
+    counts = embeddings.embed_scene(encoder, embeddings.Sink(output, batch_size=16), scene_file, stride=stride)
+    expected = windows(encoder, ground, stride)
+    assert counts == {"patches": len(expected), "embedded": sum(w[5] is not None for w in expected.values())}
+    assert 0 < counts["embedded"] < counts["patches"]
+    with rasterio.open(output) as file:
+        values = file.read()
+        assert file.crs.to_epsg() == 32633 and np.isnan(file.nodata) and file.count == 16
+        assert file.res == (30 * stride, 30 * stride)
+        for (i, j), (_, _, x, y, _, vector) in expected.items():
+            assert file.xy(i, j) == pytest.approx((x, y))
+            if vector is None:
+                assert np.isnan(values[:, i, j]).all()
+            else:
+                np.testing.assert_allclose(values[:, i, j], vector, atol=1e-5)
+        facts = json.loads(file.tags()["geomoe"])
+    assert facts["input"]["unit"] == "collection2_dn" and facts["time"].startswith("2020-05-18")
+    assert facts["pool"] == "mean" and facts["encoder"] == str(PTH) and facts["stride"] == stride
+    assert not (tmp_path / "scene.tif.parts").exists()
+
+
+def test_a_scene_becomes_geoparquet(encoder, scene_file, ground, tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    output = tmp_path / "scene.parquet"
+    embeddings.embed_scene(encoder, embeddings.Sink(output, pool=("mean", "metadata")), scene_file)
+    table, expected = embeddings.read(output), windows(encoder, ground)
+    for row, (lat, lon, _, _, valid, vector) in enumerate(expected.values()):
+        assert (table["latitude"][row], table["longitude"][row]) == pytest.approx((lat, lon))
+        assert table["valid_fraction"][row] == pytest.approx(valid) and table["embedded"][row] == (vector is not None)
+        if vector is not None:
+            np.testing.assert_allclose(table["vector"][row][:16], vector, atol=1e-5)
+            np.testing.assert_allclose(table["vector"][row][20], np.sin(np.radians(lat)), atol=1e-6)
+    assert table["facts"]["pool"] == "mean+metadata" and table["vector"].shape[1] == 16 + 8
+    stored = pq.read_table(output)
+    geo = json.loads(stored.schema.metadata[b"geo"])
+    geometry = geo["columns"][geo["primary_column"]]
+    assert geo["version"] == "1.1.0" and geometry["encoding"] == "WKB"
+    to_wgs84 = pyproj.Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
+    corners = []
+    for row, (i, j) in enumerate(expected):
+        wkb = stored["geometry"][row].as_py()
+        assert wkb[:13] == b"\1\3\0\0\0\1\0\0\0\5\0\0\0"  # little-endian, a polygon of one ring of five points
+        polygon = np.frombuffer(wkb[13:], "<f8").reshape(5, 2)
+        x, y = ORIGIN[0] + 30 * 4 * j, ORIGIN[1] - 30 * 4 * i
+        ring = [(x, y), (x + 240, y), (x + 240, y - 240), (x, y - 240), (x, y)]
+        np.testing.assert_allclose(polygon, [to_wgs84.transform(*corner) for corner in ring])  # longitude, then latitude
+        corners.append(polygon)
+    corners = np.concatenate(corners)
+    np.testing.assert_allclose(geometry["bbox"], [*corners.min(axis=0), *corners.max(axis=0)])
+
+
+STEM = "LC08_L1TP_191028_20200518_20200820_02_T1"
+MTL = 'PROCESSING_LEVEL = "L1TP"\nDATE_ACQUIRED = 2020-05-18\nSCENE_CENTER_TIME = "09:41:02.1Z"\nSUN_ELEVATION = 51.5\n'
+
+
+@pytest.fixture
+def level1_folder(ground, tmp_path):
+    """One file a band, with 65535 for no data, clouds in the lower right, and a metadata file."""
+    image = np.where(ground == 0, 65535, ground).astype(np.uint16)
+    qa = np.zeros((44, 44), int)
+    qa[20:, 20:] = 1 << 3
+    return write_scene(tmp_path / "scene", STEM, image, qa=qa, mtl=MTL, origin=ORIGIN, nodata=65535)
+
+
+def test_clouds_sun_time_and_nodata_come_from_the_files(encoder, ground, level1_folder, tmp_path):
+    with pytest.raises(SceneError, match="level-1 product.*unit='level1_dn'"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), level1_folder)
+    level1 = InputSpec(unit="level1_dn")
+    run = dict(spec=level1, stride=8)
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), level1_folder, max_cloud=0.5, **run)
+    table = embeddings.read(tmp_path / "a.npz")
+    share = np.zeros((6, 6))
+    clouds = np.zeros((48, 48))
+    clouds[20:44, 20:44] = 1
+    padded = np.zeros((48, 48), bool)
+    padded[:44, :44] = (ground != 0).all(axis=-1)
+    for i in range(6):
+        for j in range(6):
+            share[i, j] = clouds[8 * i : 8 * i + 8, 8 * j : 8 * j + 8].mean()
+    valid = padded.reshape(6, 8, 6, 8).mean(axis=(1, 3))
+    np.testing.assert_allclose(table["cloud_fraction"], share.ravel())
+    np.testing.assert_allclose(table["valid_fraction"], valid.ravel())
+    np.testing.assert_array_equal(table["embedded"], ((share <= 0.5) & (valid >= 0.5)).ravel())
+    assert (table["time"] == np.datetime64("2020-05-18T09:41:02")).all()
+    row = int(np.flatnonzero(table["embedded"])[0])
+    i, j = divmod(row, 6)
+    z = encoder.embed(
+        ground[None, i * 8 : i * 8 + 8, j * 8 : j * 8 + 8],
+        table["latitude"][row : row + 1],
+        table["longitude"][row : row + 1],
+        ["2020-05-18T09:41:02"],
+        unit="level1_dn",
+        sun_elevation=51.5,
+    )
+    np.testing.assert_allclose(table["vector"][row], z[0], atol=1e-5)
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "b.npz"), level1_folder, min_valid=0.9, **run)
+    np.testing.assert_array_equal(embeddings.read(tmp_path / "b.npz")["embedded"], (valid >= 0.9).ravel())
+    higher = dataclasses.replace(level1, sun_elevation=80.0)
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "c.npz"), level1_folder, spec=higher, stride=8)
+    assert np.abs(embeddings.read(tmp_path / "c.npz")["vector"][row] - z[0]).max() > 1e-3
+    (level1_folder / f"{STEM}_B5.TIF").unlink()
+    with pytest.raises(ValueError, match=r"SR_B5 \(near infrared\), which the images lack"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "d.npz"), level1_folder, spec=level1)
+
+
+def test_the_time_of_acquisition(encoder, ground, tmp_path):
+    tagged = write_tif(tmp_path / "scene.tif", ground, tags={"TIFFTAG_DATETIME": "2021:03:04 05:06:07"})
+    times = {}
+    for name, time in (("tag", None), ("text", "2020-05-18 10:30:00Z"), ("none", np.datetime64("NaT"))):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / f"{name}.npz"), tagged, stride=8, time=time)
+        times[name] = str(embeddings.read(tmp_path / f"{name}.npz")["time"][0])
+    assert times == {"tag": "2021-03-04T05:06:07", "text": "2020-05-18T10:30:00", "none": "NaT"}
+    with pytest.raises(ValueError, match="'Monday' is no time"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "x.npz"), tagged, time="Monday")
+
+
+def test_a_landsat_7_scene_goes_by_its_own_numbers(encoder, ground, tmp_path):
+    """B1 of an LE07 product is blue, and its B6 is thermal: the scene embeds as the same bands by colour do."""
+    stem = "LE07_L2SP_190025_20020518_20200916_02_T1_SR"
+    folder = write_scene(tmp_path / "scene", stem, ground[..., 1:], numbers=(1, 2, 3, 4, 5, 7), origin=ORIGIN)
+    write_tif(folder / f"{stem}_B6.TIF", ground[..., :1], origin=ORIGIN)
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), folder, stride=8)
+    table = embeddings.read(tmp_path / "a.npz")
+    assert table["facts"]["input"]["sensor"] == "landsat7"
+    names = ("blue", "green", "red", "nir", "swir1", "swir2")
+    colours = write_tif(tmp_path / "colours.tif", ground[..., 1:], origin=ORIGIN, descriptions=names)
+    options = dict(spec=InputSpec(sensor="landsat7"), stride=8, time="2002-05-18")
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "b.npz"), colours, **options)
+    np.testing.assert_allclose(table["vector"], embeddings.read(tmp_path / "b.npz")["vector"], atol=1e-5)
+    row = int(np.flatnonzero(table["embedded"])[0])
+    i, j = divmod(row, 6)
+    window = ground[None, i * 8 : i * 8 + 8, j * 8 : j * 8 + 8, 1:]
+    location = (table["latitude"][row : row + 1], table["longitude"][row : row + 1])
+    z = encoder.embed(window, *location, ["2002-05-18"], sensor="landsat7")
+    np.testing.assert_allclose(table["vector"][row], z[0], atol=1e-5)
+
+
+def test_bands_go_by_their_names(encoder, ground, tmp_path):
+    options = dict(stride=8, time="2020-05-18")
+    straight = write_tif(tmp_path / "straight.tif", ground)
+    backwards = write_tif(tmp_path / "backwards.tif", ground[..., ::-1], descriptions=landsat.BANDS[::-1])
+    for path in (straight, backwards):
+        embeddings.embed_scene(encoder, embeddings.Sink(path.with_suffix(".npz")), path, **options)
+    vectors = [embeddings.read(path.with_suffix(".npz"))["vector"] for path in (straight, backwards)]
+    np.testing.assert_array_equal(*vectors)
+    three = write_tif(tmp_path / "three.tif", ground[..., 1:4])
+    with pytest.raises(SceneError, match="three.tif: has 3 bands and does not say which"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "x.tif"), three)
+    named = InputSpec(bands=("blue", "green", "red"), fill_missing=True)
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "three.npz"), three, spec=named, **options)
+    assert np.nanmax(np.abs(embeddings.read(tmp_path / "three.npz")["vector"] - vectors[0])) > 1e-3
+
+
+def test_options_without_a_meaning_are_named(encoder, scene_file, tmp_path):
+    sink = lambda name: embeddings.Sink(tmp_path / name)
+    for options, message in (
+        (dict(stride=SIZE + 1), "stride = 9"),
+        (dict(min_valid=1.5), "min_valid = 1.5"),
+        (dict(max_cloud=0.5), "no quality band"),
+        (dict(spec=InputSpec(unit="level1_dn")), "level-2 product"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embeddings.embed_scene(encoder, sink("x.tif"), scene_file, **options)
+    assert not list(tmp_path.iterdir())  # nothing was begun
+
+
+def test_an_interrupted_scene_goes_on(encoder, scene_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sinks, "BLOCK", 20)
+    whole = tmp_path / "whole.npz"
+    embeddings.embed_scene(encoder, embeddings.Sink(whole, batch_size=8), scene_file)
+    output = tmp_path / "cut.npz"
+
+    def stop(done, total):
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embeddings.embed_scene(encoder, embeddings.Sink(output, batch_size=8, progress=stop), scene_file)
+    assert not output.exists() and (tmp_path / "cut.npz.parts").is_dir()
+    with pytest.raises(ValueError, match="parts of another run.*pool"):
+        embeddings.embed_scene(encoder, embeddings.Sink(output, "cls", batch_size=8), scene_file)
+    done = []
+    sink = embeddings.Sink(output, batch_size=8, progress=lambda n, total: done.append(n))
+    embeddings.embed_scene(encoder, sink, scene_file)
+    assert done[0] > 0  # it did not begin anew
+    one, two = (embeddings.read(path) for path in (whole, output))
+    for name in one:
+        if name != "facts":
+            np.testing.assert_array_equal(one[name], two[name])
+
+
+def test_real_scenes(encoder, shared, tmp_path):
+    level1, scene = InputSpec(unit="level1_dn"), shared / "landsat_level1_scene"
+    sink = embeddings.Sink(tmp_path / "a.tif")
+    counts = embeddings.embed_scene(encoder, sink, scene, spec=level1, stride=8, max_cloud=0.2)
+    assert counts["patches"] == 76 * 79 and 0.8 < counts["embedded"] / counts["patches"] < 1
+    with rasterio.open(tmp_path / "a.tif") as file, rasterio.open(scene / "LC80200392015216LGN00_B1.TIF") as source:
+        assert file.crs == source.crs and file.bounds.left == source.bounds.left and file.bounds.top == source.bounds.top

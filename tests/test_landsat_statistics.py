@@ -1,0 +1,54 @@
+"""The one z-score."""
+
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geomoe.landsat import STATISTICS, Statistics
+
+PUBLISHED = {"bigearthnet_landsat": (9405.194, 3130.776), "eurosat_landsat": (8515.321, 4044.071)}  # first mean, last std
+
+
+@pytest.mark.parametrize("dataset", STATISTICS)
+def test_published_statistics_are_those_of_their_dataset(dataset):
+    statistics = Statistics.published(dataset)
+    assert (statistics.mean[0], statistics.std[-1]) == PUBLISHED[dataset]
+    assert len(statistics.mean) == len(statistics.std) == 7 and statistics.source == f"published:{dataset}"
+
+
+def test_z_scores_and_back():
+    statistics = Statistics((100.0, 1000.0), (10.0, 50.0), "test")
+    images = np.array([[[110, 900], [95, 1025]]], np.float32)
+    z = statistics.normalize(images)
+    np.testing.assert_array_equal(z, np.array([[[1, -2], [-0.5, 0.5]]], np.float32))
+    assert z.dtype == np.float32
+    np.testing.assert_array_equal(statistics.unnormalize(z), images)
+    np.testing.assert_array_equal(statistics.normalize(jnp.asarray(images)), z)
+    assert statistics.normalize(images, out=images) is images
+    np.testing.assert_array_equal(images, z)
+    np.testing.assert_array_equal(statistics.select([1]).normalize(np.array([[1050.0]])), [[1.0]])
+
+
+def test_writing_in_place_gives_the_same_bits():
+    rng = np.random.default_rng(0)
+    images = rng.uniform(0, 65535, (3, 5, 4, 7)).astype(np.float32)
+    statistics = Statistics.published("eurosat_landsat")
+    expected = statistics.normalize(images)
+    np.testing.assert_array_equal(statistics.normalize(images, out=np.empty_like(images)), expected)
+    with pytest.raises(ValueError, match="contiguous"):
+        statistics.normalize(images, out=np.empty_like(images)[:, ::2])
+
+
+def test_they_are_a_mapping_and_survive_json():
+    statistics = Statistics((1, 2), (3, 4), "here")
+    assert Statistics.of(json.loads(json.dumps(dict(statistics)))) == statistics
+    assert Statistics.of(statistics) is statistics and set(statistics) == {"mean", "std", "source"}
+    with pytest.raises(KeyError):
+        statistics["median"]
+    for mean, std in (((1, 2), (3,)), ((1, 2), (3, 0)), ((1,), (float("nan"),))):
+        with pytest.raises(ValueError, match="statistics of bad"):
+            Statistics(mean, std, "bad")
+    with pytest.raises(ValueError, match="no published statistics of 'mnist'"):
+        Statistics.published("mnist")

@@ -1,0 +1,147 @@
+"""Metadata: encoding, the parser of time stamps, and which stamp is believed."""
+
+import datetime
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from geomoe import metadata
+
+DATETIMES = st.datetimes(datetime.datetime(1972, 7, 23), datetime.datetime(2099, 12, 31)).map(
+    lambda t: t.replace(microsecond=0)
+)
+
+
+def test_the_order_of_the_fields():
+    assert metadata.FIELDS == ("week", "hour", "lat", "lon")
+    encoded = metadata.encode(np.array([30.0]), np.array([-90.0]), np.array(["2021-01-01T06:59"], "datetime64[s]"))
+    week = 53 * 2 * np.pi / 52
+    expected = [[np.sin(week), np.cos(week)], [1, 0], [0.5, 0.75**0.5], [-1, 0]]
+    np.testing.assert_allclose(np.concatenate(encoded), expected, atol=1e-6)
+
+
+def test_weeks_are_those_of_the_iso_calendar():
+    days = np.arange("1995-12-20", "2032-01-15", dtype="datetime64[D]")
+    expected = [day.isocalendar().week for day in days.tolist()]
+    np.testing.assert_array_equal(metadata.iso_week(days), expected)
+
+
+def test_what_is_missing_is_zero_and_what_is_no_degree_an_error():
+    encoded = metadata.encode([np.nan, 1], [2, np.nan], np.array(["NaT", "2020-01-01"], "datetime64[s]"))
+    assert [field.any(axis=1).tolist() for field in encoded] == [[False, True], [False, True], [False, True], [True, False]]
+    assert all(field.dtype == np.float32 for field in encoded)
+    with pytest.raises(ValueError, match=r"lat\[1\] = 91.0"):
+        metadata.encode([0, 91], [0, 0], np.array(["2020-01-01"] * 2, "datetime64[s]"))
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("2017-10-02T09:40:31", "2017-10-02T09:40:31"),  # a record
+        ("2019:05:04 10:30:00", "2019-05-04T10:30:00"),  # TIFFTAG_DATETIME
+        ("2019:05:04 10:30:00\x00", "2019-05-04T10:30:00"),
+        ("2017-06-13 10:10:32", "2017-06-13T10:10:32"),  # BigEarthNet's acquisition_date
+        ("2020-05-18T09:41:02.1234567Z", "2020-05-18T09:41:02"),  # an MTL file
+        ("2020-02-03T04:05:06Z", "2020-02-03T04:05:06"),
+        ("2020-05-18T23:30:00-02:00", "2020-05-19T01:30:00"),
+        ("2020-05-18", "2020-05-18T00:00:00"),
+        ("20171002T094031", "2017-10-02T09:40:31"),
+        (b"2017-10-02T09:40", "2017-10-02T09:40:00"),
+    ],
+)
+def test_forms_of_a_time(text, expected):
+    time = metadata.parse_time(text)
+    assert str(time) == expected and time.dtype == "datetime64[s]"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "now", "NaT", "2017", "2017-10", "2020-13-01", "2021-02-29", "2020-01-01T25:00", "2020-W05-1", "0000:00:00 00:00:00"]
+    + [
+        "1971-12-31",
+        "2100-01-01",
+        "2020-01-01x10:00",
+        "2020:01:32",
+        "1972-01-01T00:00:00+01:00",
+        "\u0662\u0660\u0662\u0660-01-01",
+    ],
+)
+def test_what_is_no_time_is_named(text):
+    with pytest.raises(ValueError, match="is no time") as error:
+        metadata.parse_time(text)
+    assert repr(text) in str(error.value)
+
+
+def test_unknown_is_a_time():
+    assert np.isnat(metadata.parse_time("unknown")) and np.isnat(metadata.parse_time(b"unknown"))
+    assert metadata.format_time(np.datetime64("NaT", "s")) == "unknown"
+
+
+@given(DATETIMES)
+def test_every_form_gives_the_same_time(time):
+    expected = np.datetime64(time, "s")
+    assert metadata.parse_time(metadata.format_time(expected)) == expected
+    forms = ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%SZ", "%Y:%m:%d %H:%M:%S", "%Y%m%dT%H%M%S", "%Y-%m-%dT%H:%M:%S.25+00:00")
+    for form in forms:
+        assert metadata.parse_time(time.strftime(form)) == expected, form
+    assert metadata.time_from_name(time.strftime("S2A_MSIL2A_%Y%m%dT%H%M%S_3_4")) == expected
+    day = expected.astype("datetime64[D]")
+    assert metadata.time_from_name(time.strftime("LC08_L2SP_192026_%Y%m%d_20200820_02_T1")) == day
+    assert metadata.time_from_name(time.strftime("LC8020039%Y%jLGN00_B1")) == day
+
+
+@given(st.one_of(st.text(max_size=30), st.text("0123456789-:T Z.+W", max_size=26), st.binary(max_size=20)))
+def test_any_text_is_a_plausible_time_or_an_error_that_names_it(text):
+    try:
+        time = metadata.parse_time(text)
+    except ValueError as error:
+        assert repr(text) in str(error)
+    else:
+        assert np.isnat(time) or np.datetime64("1972") <= time < np.datetime64("2100")
+
+
+@given(st.one_of(st.text(max_size=40), st.from_regex(r"\w{0,4}_?[0-9]{8}T[0-9]{5,6}_x", fullmatch=True)))
+def test_any_name_has_a_time_or_none_or_an_error(name):
+    try:
+        time = metadata.time_from_name(name)
+    except ValueError as error:
+        assert "is no time" in str(error) or "has no day" in str(error)
+    else:
+        assert np.isnat(time) or np.datetime64("1972") <= time < np.datetime64("2100")
+
+
+def test_times_in_names():
+    assert str(metadata.time_from_name("LC08_L2SP_192026_20200518_20200820_02_T1")) == "2020-05-18T00:00:00"
+    assert str(metadata.time_from_name("LC80200392015216LGN00_B1")) == "2015-08-04T00:00:00"
+    assert str(metadata.time_from_name("S2B_MSIL2A_20180525T94030_78_30")) == "2018-05-25T09:40:30"
+    assert np.isnat(metadata.time_from_name("forest_12"))
+    for name in ("S2A_MSIL2A_20171302T094031_1_1", "LC80200392015366LGN00", "LC80200392015000LGN00"):
+        with pytest.raises(ValueError):
+            metadata.time_from_name(name)
+
+
+def test_a_table_is_believed_before_a_name_and_a_name_before_the_date_of_writing():
+    name, tag = "S2A_MSIL2A_20170613T101031_1_1", "2021:01:01 00:00:00"
+    read = lambda **sources: str(metadata.acquisition_time(**sources))
+    assert read(explicit="2016-02-03", name=name, date_tag=tag) == "2016-02-03T00:00:00"
+    assert read(explicit=" ", name=name, date_tag=tag) == "2017-06-13T10:10:31"
+    assert read(name="forest_1", date_tag=tag) == "2021-01-01T00:00:00"
+    assert read(name="forest_1") == read() == "NaT"
+    with pytest.raises(ValueError, match="yesterday"):
+        metadata.acquisition_time(explicit="yesterday", name=name)
+    bad = dict(name=name.replace("0613", "1313"), date_tag=tag)
+    assert read(**bad) == "2021-01-01T00:00:00" and read(name="a", date_tag="never") == "NaT"
+    for sources in (bad, dict(name="a", date_tag="never")):
+        with pytest.raises(ValueError, match="is no time"):
+            metadata.acquisition_time(**sources, strict=True)
+
+
+def test_the_published_hour_is_the_first_digit():
+    assert metadata.published_hour("S2A_MSIL2A_20171002T094031_1_1") == 0
+    assert metadata.published_hour("S2B_MSIL2A_20180525T94030_78_30") == 9
+    assert metadata.published_hour("S2A_MSIL2A_20170613T101031_1_1") == 1
+    with pytest.raises(ValueError, match="no time stamp in the patch name 'a'"):
+        metadata.published_hour("a")
+    np.testing.assert_allclose(metadata.encode_hour([0, 6, 12]), [[0, 1], [1, 0], [0, -1]], atol=1e-6)

@@ -1,0 +1,183 @@
+"""A pretrained encoder in its user's hands: what `embed` makes of images, metadata, batches, devices and pools."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from conftest import DATA, ROOT
+
+import geomoe
+from geomoe import landsat, metadata
+from geomoe.compilation import images_at_once
+from geomoe.data import preprocess, synthetic
+from geomoe.models.pooling import pool_width
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return geomoe.load(DATA / "reference_tiny_random.pth")  # 8 x 8 pixels
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Six synthetic patches, and lat, lon and time of each."""
+    patches = [synthetic.scene(0, "test", i) for i in range(6)]
+    columns = {"lat": "latitude", "lon": "longitude", "time": "time"}
+    return np.stack([patch.image for patch in patches]), {
+        name: np.array([getattr(patch, column) for patch in patches]) for name, column in columns.items()
+    }
+
+
+def test_images_are_prepared_as_they_are_described(encoder, scenes):
+    """`embed` hands its description to `preprocess.prepare`, and the result to the model with the encoded metadata."""
+    images, location = scenes
+    for fields, values in (
+        ({}, images),
+        (dict(bands=landsat.BANDS[::-1]), images[..., ::-1]),
+        (dict(sensor="landsat7"), images[..., 1:]),
+        (dict(unit="uint8", uint8_range=(0.1, 0.3)), (images // 256).astype(np.uint8)),
+        (dict(unit="level1_dn", sun_elevation=np.linspace(20, 70, 6)), images),
+    ):
+        spec = preprocess.InputSpec(resize_mode="centre_crop", **fields)
+        z, _ = encoder.prepare(values, spec)
+        expected, _ = preprocess.prepare(values, spec, landsat.BANDS, 8, encoder.statistics)
+        np.testing.assert_array_equal(z, expected)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", preprocess.StatisticsWarning)
+            embedded = encoder.embed(values, **location, resize_mode="centre_crop", batch_size=4, **fields)
+        tokens = np.asarray(encoder.apply_tokens(z, *metadata.encode(**location)).tokens)
+        np.testing.assert_allclose(embedded, tokens.mean(axis=1), atol=1e-5, err_msg=str(fields))
+
+
+def test_the_record_says_what_becomes_of_images(encoder):
+    record = encoder.record(preprocess.InputSpec(unit="reflectance", sensor="landsat7", resize_mode="resize"))
+    assert record["unit"] == "reflectance" and record["bands"] == ["B1", "B2", "B3", "B4", "B5", "B7"]
+    assert record["sensor"] == "landsat7" and record["resize_mode"] == "resize"
+    assert record["statistics"]["source"] == "published:bigearthnet_landsat" and record["statistics_unit"] == "collection2_dn"
+    statistics = {"mean": [60.0] * 7, "std": [5.0] * 7, "source": "here"}
+    record = encoder.record(preprocess.InputSpec(unit="uint8", statistics=statistics))
+    assert record["statistics"] == statistics and record["statistics_unit"] == "uint8" and record["uint8_range"] == [0.0, 1.0]
+    assert encoder.record(preprocess.InputSpec(unit="level1_dn", sun_elevation=40.0))["sun_elevation"] == 40.0
+
+
+def test_images_far_from_the_training_data_raise_a_warning(encoder, scenes):
+    dark = np.full_like(scenes[0], 60)
+    with pytest.warns(preprocess.StatisticsWarning, match=r"SR_B7: mean 60 where training had 10596 \+- 3131"):
+        encoder.embed(dark, resize_mode="centre_crop")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.embed(scenes[0], resize_mode="centre_crop")
+        statistics = {"mean": [60.0] * 7, "std": [5.0] * 7, "source": "here"}
+        encoder.embed(dark, resize_mode="centre_crop", statistics=statistics)
+
+
+def test_images_of_several_sizes(encoder, scenes):
+    images, _ = scenes
+    with pytest.raises(ValueError, match="44 x 44 pixels for a model of 8 x 8; pass resize_mode="):
+        encoder.embed(images)
+    mixed = encoder.embed([images[0], images[1, :30, :41]], resize_mode="resize")
+    np.testing.assert_allclose(mixed[0], encoder.embed(images[:1], resize_mode="resize")[0], atol=1e-5)
+    np.testing.assert_allclose(mixed[1], encoder.embed(images[1:2, :30, :41], resize_mode="resize")[0], atol=1e-5)
+
+
+def test_what_would_be_ignored_is_refused(encoder, scenes):
+    with pytest.raises(TypeError, match="units"):
+        encoder.embed(scenes[0], units="reflectance")
+    with pytest.raises(ValueError, match="unit would be ignored"):
+        encoder.embed(np.zeros((1, 8, 8, 7)), normalized=True, unit="reflectance")
+
+
+def test_routing_and_reconstruction(encoder, scenes):
+    images, location = scenes
+    routing = encoder.routing(images, **location, resize_mode="centre_crop")
+    cfg = encoder.config
+    assert [u.shape for u in routing.usage] == [(cfg.num_experts(i),) for i in range(cfg.depth)]
+    assert all(u.sum() == pytest.approx(1) for u in routing.usage)
+    top = routing.top1(1)
+    assert top.shape == (6, 2, 2)
+    assert top[0, 1, 0] == routing.gates[1][0, 5 + 2].argmax()
+    result = encoder.reconstruct(images, **location, resize_mode="centre_crop", seed=1)
+    assert result.error.shape == (6, 8, 8) and set(np.unique(result.mask)) == {0.0, 1.0}
+    np.testing.assert_array_equal(result.masked[result.mask == 1], 0)
+
+
+def test_embedding_on_several_devices_is_that_on_one(encoder, scenes, tmp_path):
+    dn = np.concatenate([scenes[0][:, 8:16, 8:16]] * 3)[:13]
+    np.savez(tmp_path / "in.npz", dn=dn, expected=encoder.embed(dn, lat=np.arange(13.0), lon=np.arange(13.0)))
+    code = f"""
+import jax, numpy as np, geomoe
+assert len(jax.local_devices()) == 4
+encoder, data = geomoe.load({str(DATA / "reference_tiny_random.pth")!r}), np.load({str(tmp_path / "in.npz")!r})
+for size in (4, 5, 256):
+    z = encoder.embed(data["dn"], lat=np.arange(13.0), lon=np.arange(13.0), batch_size=size)
+    np.testing.assert_allclose(z, data["expected"], atol=1e-5)
+"""
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
+
+
+@pytest.mark.parametrize("pool", ["mean", "tokens"])
+def test_a_large_batch_goes_through_in_parts_and_gives_the_same(encoder, pool):
+    images = np.random.default_rng(0).standard_normal((96, 8, 8, 7)).astype(np.float32)
+    lat = np.linspace(-60, 60, 96)
+    whole = encoder.embed(images, lat=lat, normalized=True, pool=pool, batch_size=96)
+    assert images_at_once(96, 1) == 32
+    for count in (5, 96):
+        one_by_one = encoder.embed(images[:count], lat=lat[:count], normalized=True, pool=pool, batch_size=5)
+        np.testing.assert_allclose(whole[:count], one_by_one, atol=2e-5)
+
+
+def test_metadata_may_be_missing_for_each_image_on_its_own(encoder, scenes):
+    images, location = scenes
+    whole = encoder.embed(images, **location, resize_mode="centre_crop")
+    lat, lon, time = list(location["lat"]), list(location["lon"]), list(location["time"])
+    lat[0], lon[1], time[2], time[3] = None, float("nan"), None, np.datetime64("NaT")
+    z = encoder.embed(images, lat, lon, time, resize_mode="centre_crop")
+    assert (z[:4] != whole[:4]).any(axis=1).all()
+    np.testing.assert_array_equal(z[4:], whole[4:])
+    without = encoder.embed(images[3:4], lat[3:4], lon[3:4], None, resize_mode="centre_crop")
+    np.testing.assert_allclose(z[3:4], without, atol=1e-5)
+
+
+def test_any_number_of_images_gives_the_same_rows(encoder, scenes):
+    images = scenes[0]
+    whole = encoder.embed(images, resize_mode="centre_crop")
+    for count in (1, 3, 5):
+        np.testing.assert_allclose(encoder.embed(images[:count], resize_mode="centre_crop"), whole[:count], atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(images, resize_mode="centre_crop", batch_size=4), whole, atol=1e-5)
+    assert encoder.embed(images[:0], resize_mode="centre_crop").shape == (0, 16)
+
+
+def test_pools_are_made_of_named_parts(encoder, scenes):
+    images, location = scenes
+    encoded = metadata.encode(location["lat"], location["lon"], location["time"])
+    z, _ = encoder.prepare(images, preprocess.InputSpec(resize_mode="centre_crop"))
+    out = encoder.apply_tokens(z, *encoded)
+    tokens, layers = np.asarray(out.tokens), [np.asarray(layer) for layer in out.layer_tokens]
+    ends = [layers[i].mean(axis=1) for i in range(len(layers))]  # one block a stage in this model
+    mean = tokens.mean(axis=1)
+    expected = {
+        "unit_mean": 4 * mean / np.linalg.norm(mean, axis=1, keepdims=True),  # D is 16
+        "patch_mean": tokens[:, 5:].mean(axis=1),
+        "patch_std": tokens[:, 5:].std(axis=1),
+        "cls": tokens[:, 4],
+        "stages": np.concatenate(ends, axis=1),
+        "layer_mean": np.mean(ends, axis=0),
+        "metadata": np.concatenate(encoded, axis=1),
+    }
+    expected["stages", "metadata"] = np.concatenate([expected["stages"], expected["metadata"]], axis=1)
+    for pool, values in expected.items():
+        embedded = encoder.embed(images, **location, pool=pool, resize_mode="centre_crop")
+        assert embedded.shape == (6, pool_width(encoder.config, pool)) and embedded.dtype == np.float32
+        np.testing.assert_allclose(embedded, values, atol=1e-5, err_msg=str(pool))
+    assert encoder.embed(images[:0], pool="stages", resize_mode="centre_crop").shape == (0, 3 * encoder.embed_dim)
+    for pool, message in (
+        ("median", "'median' is not one of"),
+        (("mean", "mean"), "twice"),
+        (("mean", "tokens"), "joins with no other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.embed(images, pool=pool, resize_mode="centre_crop")
