@@ -65,7 +65,7 @@ def main(argv=None):
     table = args.work / "patches.parquet"
     what = preprocess.InputSpec(unit=args.unit, resize_mode="centre_crop")
     if not table.exists():
-        embeddings.embed_folder(encoder, embeddings.Sink(table), patches, given=what)
+        embeddings.embed_folder(encoder, embeddings.Sink(table), patches, spec=what)
     found = embeddings.read(table)
     with open(labels, newline="") as file:
         label = {row["id"]: row["label"] for row in csv.DictReader(file)}
@@ -83,7 +83,7 @@ def main(argv=None):
     # 3. The scene, window by window, and the class of each window.
     raster = args.work / "scene.tif"
     if not raster.exists():
-        embeddings.embed_scene(encoder, embeddings.Sink(raster), scene, given=preprocess.InputSpec(unit=args.unit), stride=8)
+        embeddings.embed_scene(encoder, embeddings.Sink(raster), scene, spec=preprocess.InputSpec(unit=args.unit), stride=8)
     with rasterio.open(raster) as file:
         vectors, profile = file.read(), file.profile
     here = np.isfinite(vectors).all(axis=0)

@@ -105,7 +105,7 @@ def test_two_views_in_training_and_validation(synthetic_dir):
     )
     run = opened(config)
     for batch in (next(run.train(0)), next(run.val())):
-        assert not any(batch[name].any() for name in FIELDS) and batch["metadata"].all()
+        assert not any(batch[name].any() for name in FIELDS) and batch["metadata"].any(axis=-1).all()
         assert batch["second_view"].shape == batch["image"].shape
         assert not np.array_equal(batch["second_view"], batch["image"])
     first, again = next(run.val()), next(run.val())

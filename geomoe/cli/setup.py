@@ -103,10 +103,10 @@ def _parse_flags(argv: Sequence[str], example: str) -> list[str]:
     except flags.Error as error:
         text = re.sub(r"flag (--\w+)=None: Flag --\w+ must have a value other than None\.", r"\1 is missing", str(error))
         raise ValueError(f"{', '.join(text.splitlines())}; for example: {example}") from None
-    except AttributeError:
-        raise  # of a misspelt key, which the message names
     except Exception as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename.endswith(path)]
+        if isinstance(error, AttributeError) and not frames:
+            raise  # of a misspelt key, which the message names
         where = f", line {frames[-1].lineno}" if frames else ""
         raise ValueError(f"the config file {path}{where} cannot be loaded: {type(error).__name__}: {_text(error)}") from error
     if len(remaining) > 1:

@@ -81,7 +81,8 @@ def write_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any], params:
     config = default_config()
     config.update_from_flattened_dict(facts["config"])
     open_run(workdir, {**facts, "config": config.to_dict(), "total_steps": 0})
-    with ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, FOLDER))) as manager:
+    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["val_loss"])  # without which it keeps no metrics
+    with ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, FOLDER)), options=options) as manager:
         args = ocp.args.Composite(params=ocp.args.StandardSave(jax.tree.map(np.asarray, params)))
         manager.save(0, args=args, metrics={"val_loss": float("inf")})
 

@@ -1,0 +1,197 @@
+"""Whole runs: what they leave, resume, divergence, interruption, scripts, processes."""
+
+import csv
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from conftest import finish, real_data_config, rows_of, start_script, tiny_config
+
+import geomoe
+from geomoe.training import load_params, loop, parallel, read_run
+from geomoe.training.run_log import COLUMNS
+from geomoe.version import __version__
+
+
+def test_a_run_learns_and_leaves_all_that_loading_needs(tmp_path):
+    config = tiny_config(**{"optimizer.lr": 3e-3, "train.num_steps": 40, "optimizer.warmup_fraction": 0.0})
+    result = loop.train(config, tmp_path)
+    assert result.finished and result.step == 40
+    rows = rows_of(tmp_path)
+    losses = [float(row["loss_masked"]) for row in rows if row["loss_masked"]]
+    assert len(losses) == 40 and np.mean(losses[-5:]) < 0.97 * np.mean(losses[:5])
+    held_out = [float(row["val_loss_masked"]) for row in rows if row["val_loss_masked"]]
+    assert result.val_loss == pytest.approx(held_out[-1], rel=1e-6) and 0.5 < held_out[-1] / losses[-1] < 2
+    assert set(rows[0]) | {"images_per_second", "input_wait_share"} == set(COLUMNS)
+    lr = [float(row["lr"]) for row in rows if row["lr"]]
+    np.testing.assert_allclose(lr, 3e-3 * 0.5 * (1 + np.cos(np.pi * np.arange(40) / 40)), rtol=1e-4, atol=1e-9)
+    run = read_run(tmp_path)
+    assert run["geomoe_version"] == __version__ and run["model"]["width"] == 16
+    encoder = geomoe.load(tmp_path)
+    z = encoder.embed(np.ones((2, 16, 16, 7)), normalized=True)
+    assert z.shape == (2, 16) and np.isfinite(z).all()
+    with open(tmp_path / "expert_usage.csv", newline="") as file:
+        usage = [row for row in csv.DictReader(file) if row["step"] == "40"]
+    shares = {}
+    for row in usage:
+        shares.setdefault(row["block"], []).append(float(row["share"]))
+    assert len(shares) == 2 and all(abs(sum(values) - 1) < 1e-4 for values in shares.values())
+    least = min(min(values) * len(values) for values in shares.values())
+    assert float(rows[-1]["val_least_used_expert"]) == pytest.approx(least, abs=1e-4)
+    kept = sorted(int(name) for name in os.listdir(tmp_path / "checkpoints") if name.isdigit())
+    assert kept[-2:] == [39, 40] and len(kept) <= 3
+    assert any("tfevents" in name for name in os.listdir(tmp_path / "tensorboard"))
+
+
+def test_resume_gives_the_curve_of_an_uninterrupted_run_bit_for_bit(tmp_path, synthetic_dir, monkeypatch):
+    changes = {"loss.data2vec_weight": 1.0, "log.eval_batches": 2, "data.val_split": "train"}  # a teacher, in the state as well
+    config = real_data_config(synthetic_dir, **changes)
+    loop.train(config, tmp_path / "whole")
+    shard, calls = parallel.shard_batch, []
+
+    def interrupted(batch):
+        calls.append(1)
+        if len(calls) == 11:  # in step 5 or so, past the checkpoint of step 3
+            raise RuntimeError("pulled the plug")
+        return shard(batch)
+
+    monkeypatch.setattr(parallel, "shard_batch", interrupted)
+    with pytest.raises(RuntimeError, match="plug"):
+        loop.train(config, tmp_path / "parts")
+    assert int(rows_of(tmp_path / "parts")[-1]["step"]) < 8
+    monkeypatch.setattr(parallel, "shard_batch", shard)
+    assert loop.train(config, tmp_path / "parts").finished
+    whole, parts = rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts")
+    assert whole == parts and len(whole) >= 10
+    for a, b in zip(*(jax.tree.leaves(load_params(tmp_path / name)[1]) for name in ("whole", "parts")), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (tmp_path / "whole" / "expert_usage.csv").read_text() == (tmp_path / "parts" / "expert_usage.csv").read_text()
+
+
+def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
+    changes = {"optimizer.lr": 1e30, "optimizer.warmup_fraction": 0.5, "checkpoint.every_steps": 1}
+    with pytest.raises(loop.TrainingDiverged, match=r"step \d+: loss.*checkpoint of step \d+.*config.optimizer.lr"):
+        loop.train(tiny_config(**changes), tmp_path)
+    _, params = load_params(tmp_path)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
+def test_a_workdir_with_another_config_is_refused(tmp_path):
+    loop.train(tiny_config(**{"train.num_steps": 3}), tmp_path)
+    with pytest.raises(ValueError, match=r"another config.*optimizer.lr: 0.0003 -> 0.01"):
+        loop.train(tiny_config(**{"train.num_steps": 3, "optimizer.lr": 0.01}), tmp_path)
+    assert loop.train(tiny_config(**{"train.num_steps": 3, "log.every_steps": 2}), tmp_path).finished
+    run = json.loads((tmp_path / "run.json").read_text())
+    del run["config"]["data"]["band_jitter"]  # as an older version wrote it
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    assert loop.train(tiny_config(**{"train.num_steps": 3}), tmp_path).finished
+    with pytest.raises(ValueError, match=r"data.band_jitter: 0.0 -> 0.1"):
+        loop.train(tiny_config(**{"train.num_steps": 3, "data.band_jitter": 0.1}), tmp_path)
+
+
+def test_batches_that_do_not_divide_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"batch_size = 7 does not divide.*take 6 or 8"):
+        loop.train(tiny_config(**{"train.batch_size": 7, "train.accumulate": 2}), tmp_path)
+
+
+def test_epochs_count_the_main_datasets_rows(tmp_path, synthetic_dir):
+    """96 patches in batches of 32, a quarter of them mixed in: four steps an epoch."""
+    mix = (("synthetic_landsat/small_dominant", 0.25),)
+    config = real_data_config(synthetic_dir, **{"data.mix": mix, "train.num_steps": 0, "train.num_epochs": 0.5})
+    config.model.img_size, config.log.images = 16, 0
+    result = loop.train(config, tmp_path)
+    assert (result.step, read_run(tmp_path)["total_steps"]) == (2, 2)
+    assert [float(row["epoch"]) for row in rows_of(tmp_path) if row["lr"]] == [0.25, 0.5]
+
+
+OVERRIDES = [
+    "--config=configs/fake_data.py:tiny",
+    "--config.model.img_size=16",
+    "--config.model.depth=3",
+    "--config.model.decoder_depth=1",
+    "--config.train.batch_size=8",
+    "--config.train.num_steps=4",
+    "--config.log.every_steps=1",
+    "--config.log.eval_every_steps=2",
+    "--config.checkpoint.every_steps=2",
+    "--config.loss.info_nce_weight=1.0",
+    "--config.loss.balance_weight=0.0",
+]
+
+
+@pytest.mark.long
+def test_four_devices_in_one_process_and_in_two(tmp_path, free_port):
+    finish(start_script(["train.py", *OVERRIDES, f"--workdir={tmp_path / 'one'}"], devices=4))
+    common = [f"--workdir={tmp_path / 'two'}", f"--coordinator=localhost:{free_port}", "--num_processes=2"]
+    two = [["train.py", *OVERRIDES, *common, f"--process_id={i}"] for i in (0, 1)]
+    finish(*(start_script(args, devices=2) for args in two))
+    (out, _), _ = finish(*(start_script(args, devices=2) for args in two))  # finds its last checkpoint, nothing to do
+    assert "done: step 4" in out
+    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
+    assert [r["step"] for r in one] == [r["step"] for r in two] and len(one) >= 6
+    for a, b in zip(one, two, strict=True):
+        for column in ("loss", "loss_masked", "loss_info_nce", "val_loss_masked", "val_loss_info_nce", "grad_norm"):
+            assert bool(a[column]) == bool(b[column])
+            if a[column]:
+                assert float(a[column]) == pytest.approx(float(b[column]), rel=2e-5), column
+    trees = [load_params(tmp_path / name)[1] for name in ("one", "two")]
+    for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_script_errors_are_one_line(tmp_path):
+    bad = tmp_path / "bad.py"
+    bad.write_text("import math\n\n\ndef get_config():\n    return math.nothing\n")
+    workdir = f"--workdir={tmp_path}/run"
+    cases = [
+        ([*OVERRIDES, "--config.train.batch_size=9", workdir], 2, "batch_size = 9"),
+        ([*OVERRIDES, "--config.train.batchsize=9", workdir], 1, "unknown config key 'batchsize'"),
+        ([*OVERRIDES, "--config.loss.contrast_weight=1", workdir], 1, "it is now config.loss.info_nce_weight"),
+        (["--config=configs/nope.py", workdir], 1, "there is no config file configs/nope.py"),
+        ([f"--config={bad}", workdir], 1, f"the config file {bad}, line 5 cannot be loaded: AttributeError"),
+        ([], 1, "--config is missing, --workdir is missing; for example: python train.py --config configs/"),
+        ([*OVERRIDES, workdir, "--bogus=1"], 1, "Unknown command line flag 'bogus'"),
+        ([*OVERRIDES, workdir, "extra"], 1, "unknown argument 'extra'"),
+    ]
+    processes = [start_script(["train.py", *args], devices=devices) for args, devices, _ in cases]
+    for process, (_, _, message) in zip(processes, cases, strict=True):
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 1 and message in err and "Traceback" not in err, (message, err[-500:])
+
+
+@pytest.mark.long
+def test_sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
+    command = ["train.py", *OVERRIDES, "--config.train.num_steps=100000", f"--workdir={tmp_path}"]
+    process = start_script(command)
+    while "step 2/" not in (line := process.stderr.readline()):
+        assert line, "the run ended before its second step"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "stopped at step" in out, err
+    stopped = int(out.split("stopped at step ")[1].split(";")[0])
+    assert load_params(tmp_path)[0] == stopped
+    process = start_script(command)
+    while "resumed" not in (line := process.stderr.readline()):
+        assert line
+    assert f"resumed at step {stopped}" in line
+    process.kill()
+    process.communicate()
+
+
+def test_a_stop_request_is_honoured_after_the_step_in_hand(tmp_path, monkeypatch):
+    add = loop.StepMetrics.add
+
+    def stop_at_two(self, step, metrics):
+        add(self, step, metrics)
+        if step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.StepMetrics, "add", stop_at_two)
+    result = loop.train(tiny_config(), tmp_path)
+    assert (result.step, result.finished) == (2, False) and load_params(tmp_path)[0] == 2
+    monkeypatch.setattr(loop.StepMetrics, "add", add)
+    assert loop.train(tiny_config(), tmp_path).finished
+    assert [int(row["step"]) for row in rows_of(tmp_path) if row["loss"]] == list(range(1, 9))
