@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import os
 import re
 import resource
@@ -167,6 +168,33 @@ def experts(counts: tuple[int, ...] = (3, 5, 8, 16, 32, 64), tokens: int = 3840,
     return rows
 
 
+def kernels_(batch: int = 128, repeats: int = 5) -> list[Row]:
+    """Value and gradient of each operation that has a version for CPU, at the shapes of size S in training: plain and fast."""
+    from geomoe.models import kernels
+    from geomoe.models.kernels import ExpertParams
+
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32)
+    n, d, f, e = 30, 144, 108, 4
+    params = ExpertParams(normal(e, d, f), normal(e, f), normal(d, f), normal(f), normal(f, d), normal(d))
+    arguments: dict[str, tuple[Any, ...]] = {
+        "layer_norm": (normal(batch, n, d), normal(d), normal(d)),
+        "attention": (normal(batch, n, d), normal(batch, n, d // 2), normal(batch, n, d // 2)),
+        "shared_mixture": (normal(batch * n, d), jax.nn.softmax(normal(batch * n, e)), params),
+    }
+    rows: list[Row] = []
+    for name, args in arguments.items():
+        row: Row = {"part": "kernels", "operation": name, "batch": batch}
+        for version in ("plain", "fast"):
+            function = getattr(kernels, f"{version}_{name}")
+            extra = (4,) if name == "attention" else ()
+            loss = lambda *a, function=function, extra=extra: jnp.sum(jnp.sin(function(*a, *extra)))
+            gradient = jax.jit(jax.grad(loss, argnums=tuple(range(len(args)))))
+            row[f"{version}_ms"] = 1e3 * statistics.median(timed(gradient, *args, repeats=repeats))
+        rows.append(row)
+    return rows
+
+
 @contextlib.contextmanager
 def _synthetic(count: int) -> Iterator[str]:
     from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
@@ -182,16 +210,18 @@ def input_(count: int = 2048, batch: int = 128, seconds: float = 4.0) -> list[Ro
     import rasterio
     from rasterio.transform import from_origin
 
-    from geomoe import data, landsat
+    from geomoe import data
     from geomoe.data.builders import LandsatFolder
     from geomoe.data.synthetic import scene
 
     rows: list[Row] = []
     with _synthetic(count) as folder:
-        options = dict(data_dir=folder, statistics=landsat.STATISTICS["bigearthnet_landsat"], batch_size=batch, cache=True)
-        augmented = dict(resize_mode="random_crop", augment=data.Augment(flips=True, rot90=True))
-        for name, more in (("centre crop", {}), ("random crop, flips, rotations", augmented)):
-            batches = data.load("synthetic_landsat/bench", "train", train=True, **options, **more).as_numpy_iterator()
+        published = Statistics.published("bigearthnet_landsat")
+        plain = data.LoadOptions(data_dir=folder, statistics=published, batch_size=batch, cache=True, train=True)
+        augment = data.Augment(flips=True, rot90=True)
+        augmented = dataclasses.replace(plain, resize_mode="random_crop", augment=augment)
+        for name, options in (("centre crop", plain), ("random crop, flips, rotations", augmented)):
+            batches = data.load("synthetic_landsat/bench", "train", options).as_numpy_iterator()
             for _ in range(2 * count // batch):
                 next(batches)
             done, start = 0, time.perf_counter()
@@ -268,6 +298,7 @@ PARTS: dict[str, Callable[..., list[Row]]] = {
     "train": train,
     "program": program,
     "embed": embed,
+    "kernels": kernels_,
     "experts": experts,
     "input": input_,
     "probe": probe,

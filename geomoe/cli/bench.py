@@ -30,6 +30,8 @@ _COLUMNS = {
     "spread": ("spread", "{:.0%}"),
     "model_gflops": ("GFLOP/s", "{:.0f}"),
     "peak_share": ("peak", "{:.0%}"),
+    "plain_ms": ("plain ms", "{:.2f}"),
+    "fast_ms": ("fast ms", "{:.2f}"),
     "forward_ms": ("forward ms", "{:.1f}"),
     "gradient_ms": ("gradient ms", "{:.1f}"),
     "seconds": ("s", "{:.2f}"),
@@ -79,7 +81,7 @@ def _rows(part: str, size: str, scaling: bool) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parts = ("train", "program", "embed", "experts", "input", "probe", "scene")
+    parts = ("train", "program", "embed", "kernels", "experts", "input", "probe", "scene")
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="all", choices=(*parts, "all"))
     parser.add_argument("--size", default="S", help="of the model (default: S)")
