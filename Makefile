@@ -8,13 +8,16 @@ RUN := runs/demo
 
 .PHONY: demo test test-all lint clean
 
-$(VENV)/.users: requirements.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+$(VENV)/.users: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --editable .
 	touch $@
 
 $(VENV)/.developers: $(VENV)/.users requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	touch $@
 
 demo: $(VENV)/.users
@@ -25,18 +28,20 @@ demo: $(VENV)/.users
 
 # What the long tests alone can use; a test that lacks it says so and is skipped.
 $(VENV)/.long: $(VENV)/.developers requirements-long.txt
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-long.txt
+	-$(PIP) -r requirements-long.txt
 	touch $@
 
 test: $(VENV)/.developers
-	$(BIN)/python -m pytest -q -m "not long" tests
+	$(BIN)/python -m pytest -q -m "not long"
 
 test-all: $(VENV)/.long
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q
 
 lint: $(VENV)/.developers
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports
 
 clean:
 	rm -rf $(VENV) $(DATA) runs

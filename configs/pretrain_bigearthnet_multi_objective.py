@@ -1,4 +1,4 @@
-"""geomoe's own recipe on the whole of BigEarthNet-L, for 8 devices: 100 epochs in batches of 1,024 places, bfloat16.
+"""The multi-objective recipe on the whole of BigEarthNet-L, for 8 devices: 100 epochs in batches of 1,024 places, bfloat16.
 
     python -m geomoe.cli.prepare --dataset bigearthnet_landsat --source DIR --data_dir data
     python train.py --config configs/pretrain_bigearthnet_multi_objective.py --workdir runs/ben_multi_objective

@@ -1,4 +1,4 @@
-"""Change detection on synthetic pairs: the same place at two times, half of them with one cover turned into another.
+"""Change detection on synthetic pairs: the same place at two times, half of them with one cover replaced by another.
 
     python probe.py --config configs/probe_change.py --config.checkpoint=runs/demo
 

@@ -4,7 +4,7 @@
     python probe.py --config configs/probe_eurosat.py --config.checkpoint=runs/ben_S
 
 Patches of about 22 x 22 pixels are resized to the model's size. Published for MoE-MAE-S, mean-pooled: accuracy 0.743, without
-place and time, which geomoe gives the model (the files are georeferenced). The z-score is that of the checkpoint.
+metadata, which geomoe gives the model (the files are georeferenced). The z-score is that of the checkpoint.
 """
 
 from geomoe.probing import default_probe_config

@@ -61,7 +61,7 @@ def main(argv=None):
     patches, labels, scene = given if all(given) else make_example(args.work / "example")
     encoder = geomoe.load(args.checkpoint)
 
-    # 1. The folder of patches to vectors. Place and time come from the files.
+    # 1. The folder of patches to vectors. Coordinates and time come from the files.
     table = args.work / "patches.parquet"
     what = preprocess.InputSpec(unit=args.unit, resize_mode="centre_crop")
     if not table.exists():

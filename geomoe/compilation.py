@@ -1,4 +1,4 @@
-"""How programs are compiled and where their memory comes from: the one place where the platform is told what it needs.
+"""How programs are compiled and where their memory comes from: the one place that sets what a platform needs.
 
 On CPU, XLA's newer emitters of fused loops (jax 0.10) leave many loops of this model unvectorised and need over a gigabyte to
 compile the training step; the older ones take the step at size S from 1.4 s to 0.9 s (2 cores, batch 128). The scheduler that

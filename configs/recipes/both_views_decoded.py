@@ -1,8 +1,8 @@
-"""Both crops painted.
+"""Both crops reconstructed.
 
-    python -m geomoe.cli.recipes configs/recipes/both_painted.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/both_views_decoded.py --minutes 10
 
-Whether painting the second crop is worth its time.
+Whether reconstructing the second crop is worth its time.
 """
 
 from geomoe.training.presets import multi_objective_on_few_patches

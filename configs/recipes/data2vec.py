@@ -1,6 +1,6 @@
-"""Latent prediction beside the painting: what a teacher, the averaged encoder of the past, makes of the hidden patches.
+"""data2vec beside the reconstruction: a teacher, the averaged encoder of the past, sees the whole image.
 
-    python -m geomoe.cli.recipes configs/recipes/latent.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/data2vec.py --minutes 10
 
 The teacher keeps 0.98 of itself a step, less than published runs of many thousand steps take, since these have hundreds.
 """

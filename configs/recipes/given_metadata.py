@@ -1,8 +1,8 @@
-"""Place and time told to the first crop, each dropped for half of the places.
+"""Metadata given to the first crop, each field dropped for half of the places.
 
-    python -m geomoe.cli.recipes configs/recipes/told.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/given_metadata.py --minutes 10
 
-Whether an encoder that is told place and time makes more of them than a probe that reads them beside the embedding; what is
+Whether an encoder that is given metadata makes more of them than a probe that reads them beside the embedding; what is
 missing is a learned token.
 """
 

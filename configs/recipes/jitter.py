@@ -2,7 +2,7 @@
 
     python -m geomoe.cli.recipes configs/recipes/jitter.py --minutes 10
 
-Two crops of an image have the same colours; jitter takes that easy answer to the contrast away.
+Two crops of an image have the same colours; jitter takes that easy answer to InfoNCE away.
 """
 
 from geomoe.training.presets import multi_objective_on_few_patches

@@ -1,4 +1,4 @@
-"""geomoe's own recipe: painting, a light contrast, indices, place and time told from the pixels.
+"""The multi-objective recipe: reconstruction, a light InfoNCE, spectral indices and metadata from the pixels.
 
     python -m geomoe.cli.recipes configs/recipes/multi_objective.py --minutes 10
 

@@ -1,8 +1,8 @@
-"""Without the contrast.
+"""Without InfoNCE.
 
-    python -m geomoe.cli.recipes configs/recipes/no_contrast.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/no_info_nce.py --minutes 10
 
-What the contrast is worth; place and time are still told.
+What InfoNCE is worth; metadata are still predicted.
 """
 
 from geomoe.training.presets import multi_objective_on_few_patches

@@ -1,6 +1,6 @@
-"""Without telling place and time from the pixels.
+"""Without predicting metadata from the pixels.
 
-    python -m geomoe.cli.recipes configs/recipes/no_place_time.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/no_metadata_prediction.py --minutes 10
 
 What that head is worth.
 """

@@ -1,8 +1,8 @@
 """Without spectral indices as targets.
 
-    python -m geomoe.cli.recipes configs/recipes/no_indices.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/no_spectral_indices.py --minutes 10
 
-What telling mean and deviation of NDVI, NDWI and NBR from the mean token is worth.
+What predicting mean and standard deviation of NDVI, NDWI and NBR from the mean token is worth.
 """
 
 from geomoe.training.presets import multi_objective_on_few_patches

@@ -1,4 +1,4 @@
-"""The published recipe, on few patches: pixel error, no augmentation, dropout, metadata always told.
+"""The published recipe, on few patches: pixel error, no augmentation, dropout, metadata always given.
 
     python -m geomoe.cli.recipes configs/recipes/published.py --minutes 10
 

@@ -1,8 +1,8 @@
-"""Painting and spectral indices, without the contrast and without telling place and time from the pixels.
+"""Reconstruction and spectral indices, without InfoNCE and without predicting metadata.
 
-    python -m geomoe.cli.recipes configs/recipes/indices_alone.py --minutes 60
+    python -m geomoe.cli.recipes configs/recipes/reconstruction_and_indices.py --minutes 60
 
-What two objectives that can learn few places by heart make of a long run.
+What two objectives that cannot memorise few places make of a long run.
 """
 
 from geomoe.training.presets import multi_objective_on_few_patches

@@ -1,8 +1,8 @@
-"""Ten times the contrast.
+"""Ten times the InfoNCE.
 
-    python -m geomoe.cli.recipes configs/recipes/strong_contrast.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/strong_info_nce.py --minutes 10
 
-Beside a painting error summed over 112 values a patch, a weight of 1 is light.
+Beside a reconstruction error summed over 112 values a patch, a weight of 1 is light.
 """
 
 from geomoe.training.presets import multi_objective_on_few_patches

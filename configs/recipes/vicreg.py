@@ -1,6 +1,6 @@
-"""Variance and covariance (VICReg) in place of the contrast.
+"""VICReg in place of InfoNCE.
 
-    python -m geomoe.cli.recipes configs/recipes/variance.py --minutes 10
+    python -m geomoe.cli.recipes configs/recipes/vicreg.py --minutes 10
 
 Two crops of a place agree, with no other places as negatives.
 """

@@ -1,4 +1,4 @@
-"""Crops of 40 pixels alone: the recommended recipe without resized crops.
+"""Crops of 40 pixels alone: the multi-objective recipe without resized crops.
 
     python -m geomoe.cli.recipes configs/recipes/whole_crops.py --minutes 10
 

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--source", help="folder to convert (not for synthetic_landsat)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
-    parser.add_argument("--labels", help="landsat_folder: CSV of labels, places and times")
+    parser.add_argument("--labels", help="landsat_folder: CSV of labels, coordinates and times")
     parser.add_argument("--sensor", help="landsat_folder: landsat4, 5 or 7, for patches without the coastal band")
     parser.add_argument("--unit", help="landsat_scene: of the numbers: collection2_dn, level1_dn, reflectance, uint8")
     parser.add_argument("--side", type=int, help="landsat_scene: side of the patches, in pixels (default: 48)")

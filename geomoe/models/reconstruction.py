@@ -51,7 +51,7 @@ def reconstruct(
         batch: image (N, S, S, C) normalised; week, hour, lat, lon (N, 2).
         seed: of the mask.
         normalised_targets: whether the model was trained on patches normalised each by itself; its predictions are then put
-            back on the original patch's own mean and deviation, which a picture needs and the model does not know.
+            back on the original patch's own mean and standard deviation, which the model does not know.
     """
     cfg = model.config
     noise = jax.random.uniform(jax.random.key(seed), (batch["image"].shape[0], cfg.num_patches))

@@ -134,7 +134,7 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def preempted(self, step: int) -> bool:
-        """Whether a run of several processes was told to stop, as all of them agree."""
+        """Whether a run of several processes has to stop, as all of them agree."""
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def close(self) -> None:

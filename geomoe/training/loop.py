@@ -34,7 +34,7 @@ class TrainingDiverged(FloatingPointError):
 
 
 class StopRequest:
-    """Turns SIGTERM and Ctrl-C into a request to stop after the step in hand, with a checkpoint.
+    """Takes SIGTERM and Ctrl-C as a request to stop after the step in hand, with a checkpoint.
 
     In a run of several processes JAX watches for SIGTERM, and all processes agree on the step (`Checkpoints.preempted`).
     """
