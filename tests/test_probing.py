@@ -12,7 +12,8 @@ from conftest import DATA, ROOT
 import geomoe
 from geomoe.probing import band_statistics, classification_metrics, default_probe_config, knn_probe, linear_probe
 from geomoe.probing import run as probe_run
-from geomoe.probing.run import BASELINES
+from geomoe.probing.config import BASELINES
+from geomoe.probing.config import validate
 from geomoe.probing.tables import verdict
 
 
@@ -153,7 +154,7 @@ def test_probing_run(run_dir, synthetic_dir, name, test_split):
         assert bands["knn"].std["accuracy"] > 0  # other folds for other seeds
     saved = json.loads((run_dir / "probes" / f"synthetic_landsat_{name}.json").read_text())
     assert saved["rows"][0]["mean"] == rows[0].mean
-    assert "pretrained" in verdict(rows, facts["task"])
+    assert "pretrained" in verdict(rows)
     before = (run_dir / "probes" / "results.csv").read_text()
     again, _ = probe_run.run(config)  # from the results file
     assert [row.mean["micro_mAP"] for row in again] == pytest.approx([row.mean["micro_mAP"] for row in rows], abs=1e-6)
@@ -181,7 +182,7 @@ def test_every_probing_config_is_valid(name):
     spec.loader.exec_module(module)
     config = module.get_config()
     config.checkpoint = "somewhere"
-    probe_run.validate(config)
+    validate(config)
 
 
 @pytest.mark.long
