@@ -3,7 +3,7 @@
 from etils import epy
 
 with epy.lazy_api_imports(globals()):
-    from geomoe.experiments.compare import Comparison, Score, choose, compare, read_scores
+    from geomoe.experiments.comparison import Comparison, Score, choose, compare, read_scores
     from geomoe.experiments.nested import NestedChoice, nested_choice
     from geomoe.experiments.recipe import load_recipe, pretrain, steps_in
     from geomoe.experiments.scoring import POOLS, VIEWS, Protocol, Scorer, cross_validated, load_patches

@@ -7,7 +7,7 @@ import os
 import statistics
 from collections.abc import Sequence
 
-from geomoe.experiments.compare import Comparison, Score
+from geomoe.experiments.comparison import Comparison, Score
 from geomoe.experiments.nested import NestedChoice
 from geomoe.experiments.scoring import CROPPED, NO_METADATA, WHOLE
 from geomoe.files import atomic_open

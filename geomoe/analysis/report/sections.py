@@ -60,7 +60,7 @@ class HeldOut:
 
     @classmethod
     def of(cls, batch: Mapping[str, np.ndarray], task: str, classes: Sequence[str]) -> HeldOut:
-        """Put the images to draw first: at even steps of the standard deviation of their pixels, the smoothest before the others."""
+        """Put the images to draw first: at even steps of the standard deviation of their pixels, the smoothest first."""
         by_std = np.argsort(batch["image"].std(axis=(1, 2)).mean(axis=-1), kind="stable")
         first = by_std[np.round(np.linspace(0.1, 0.95, SHOWN) * (len(by_std) - 1)).astype(int)]
         order = np.concatenate([first, np.setdiff1d(np.arange(len(by_std)), first)])
@@ -249,7 +249,8 @@ def projection(encoder: PretrainedEncoder, images: HeldOut) -> str:
     groups = list(coloured.values())
     drawn = "".join(figures.scatter(title, project(z, key), groups) for title, key in (("PCA", "pca"), ("t-SNE", "tsne")))
     key = "".join(f'<span><i style="background:{c}"></i>{html.escape(name)}</span>' for name, (_, c) in coloured.items())
+    note = " Images of several classes are grey." if several else ""
     return (
-        f"<p>Embeddings of {len(z)} held-out images in two dimensions.{' Images of several classes are grey.' if several else ''}"
-        f'</p><div class="grid">{drawn}</div><p class="key">{key}</p>'
+        f"<p>Embeddings of {len(z)} held-out images in two dimensions.{note}</p>"
+        f'<div class="grid">{drawn}</div><p class="key">{key}</p>'
     )
