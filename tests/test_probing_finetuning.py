@@ -101,11 +101,12 @@ def test_the_best_epoch_is_kept_and_the_validation_rows_are_not_learned(encoder,
 
 def test_it_starts_from_the_linear_probe_learns_and_stops(encoder, data):
     options = dict(encoder=encoder, task="multiclass", val=data, batch_size=32, resamples=0)
-    start = finetune(data, data, epochs=0, **options)
     z = embed_in_batches(encoder, data["image"], [data[name] for name in metadata.FIELDS])
-    probe = linear_probe((z, data["labels"]), (z, data["labels"]), task="multiclass", resamples=0)
-    np.testing.assert_allclose(start.scores, probe.scores, atol=1e-3)
-    assert start.settings["val_scores"] == [probe.metrics["accuracy"]]
+    train, val = (z[:70], data["labels"][:70]), (z[70:], data["labels"][70:])
+    probe, fitted = (linear_probe(train, split, task="multiclass", resamples=0) for split in (val, train))
+    start = finetune(rows(data, slice(70)), data, epochs=0, **{**options, "val": rows(data, slice(70, None))})
+    np.testing.assert_allclose(start.scores, np.concatenate([fitted.scores, probe.scores]), atol=1e-3)
+    assert start.settings["val_scores"] == [probe.metrics["accuracy"]] != [fitted.metrics["accuracy"]]
     tuned = finetune(data, data, epochs=8, lr=3e-3, **options)
     assert max(tuned.settings["val_scores"]) > tuned.settings["val_scores"][0] + 0.02
     assert tuned.metrics["accuracy"] == max(tuned.settings["val_scores"])
