@@ -29,7 +29,7 @@ def plain_text(value: Any) -> str:
     """Give a value as text that needs no quotes in a CSV.
 
     >>> plain_text(("mean", "metadata"))
-    "('mean' 'metadata')"
+    "('mean'  'metadata')"
     """
     return str(value).translate(_QUOTED)
 
