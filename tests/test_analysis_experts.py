@@ -1,39 +1,43 @@
-"""What single experts do to tokens and embeddings."""
+"""What experts contribute, and what is lost without one."""
 
 import numpy as np
 import pytest
 from conftest import DATA
 
-import geomoe
+from geomoe import metadata
 from geomoe.analysis import ablation_effects, contribution_norms
-from geomoe.data import preprocess, synthetic
+from geomoe.pretrained import load
 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return geomoe.load(DATA / "reference_tiny_random.pth")  # 8 x 8 pixels
+    return load(DATA / "reference_tiny_random.pth")
 
 
 @pytest.fixture(scope="module")
-def scenes():
-    """Six synthetic patches, and lat, lon and time of each."""
-    patches = [synthetic.scene(0, "test", i) for i in range(6)]
-    columns = {"lat": "latitude", "lon": "longitude", "time": "time"}
-    return np.stack([patch.image for patch in patches]), {
-        name: np.array([getattr(patch, column) for patch in patches]) for name, column in columns.items()
-    }
+def batch():
+    rng = np.random.default_rng(0)
+    fields = metadata.encode(rng.uniform(-60, 60, 6), rng.uniform(-180, 180, 6), np.full(6, np.datetime64("2020-05-05", "s")))
+    return {"image": rng.standard_normal((6, 8, 8, 7)).astype(np.float32), **fields._asdict()}
 
 
-def test_contributions_add_up_and_unused_experts_have_no_effect(encoder, scenes):
-    images, location = scenes
-    z, _ = encoder.prepare(images, preprocess.InputSpec(resize_mode="centre_crop"))
-    batch = {"image": z, **geomoe.metadata.encode(**location)._asdict()}
-    gates = encoder.routing(images, **location, resize_mode="centre_crop").gates
+@pytest.fixture(scope="module")
+def gates(encoder, batch):
+    return [np.asarray(g) for g in encoder.apply_tokens(*batch.values()).gates]
+
+
+def test_contributions_are_gated(encoder, batch, gates):
     for layer in (0, 2):
         norms = contribution_norms(encoder, batch, layer)
-        assert ((norms > 0) == (gates[layer] > 0)).all()
-    effects = ablation_effects(encoder, batch, 2)  # the last layer: each token feels its own experts alone
-    chosen = gates[2][:, 5:].transpose(2, 0, 1).reshape(effects.shape) > 0
-    assert ((effects > 0) == chosen).all()
+        assert norms.shape == gates[layer].shape and ((norms > 0) == (gates[layer] > 0)).all()
     with pytest.raises(ValueError, match="layer 9"):
         contribution_norms(encoder, batch, 9)
+
+
+def test_an_ablation_moves_the_tokens_of_its_expert_alone(encoder, batch, gates):
+    effects = ablation_effects(encoder, batch, 2)  # the last layer: each token feels its own experts alone
+    chosen = gates[2][:, 5:].transpose(2, 0, 1).reshape(effects.shape) > 0
+    assert chosen.any() and not chosen.all()
+    np.testing.assert_array_equal(effects > 0, chosen)
+    with pytest.raises(ValueError, match="layer -1"):
+        ablation_effects(encoder, batch, -1)

@@ -7,58 +7,49 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from geomoe.metadata import FIELDS
-from geomoe.models import Encoder, ModelConfig
-from geomoe.models.config import NUM_PREFIX_TOKENS
+from geomoe.models import NUM_PREFIX_TOKENS, ModelConfig, encode
+from geomoe.models.experts import expert_outputs
+from geomoe.models.kernels import ExpertParams
+from geomoe.pretrained import PretrainedEncoder
 
-if TYPE_CHECKING:
-    from geomoe.pretrained import PretrainedEncoder
-
-
-def _mixture_inputs(config: ModelConfig, params: Any, images: jax.Array, pairs: tuple[jax.Array, ...], layer: int):
-    """The input (N, T, D) and the gates (N, T, E) of the mixture of one layer."""
-    out, state = Encoder(config).apply({"params": params}, images, *pairs, mutable=["intermediates"])
-    return state["intermediates"]["mixture_inputs"][0][layer], out.gates[layer]
+Metadata = tuple[jax.Array, ...]  # week, hour, lat, lon (N, 2)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _contributions(config: ModelConfig, layer: int, params: Any, images: jax.Array, pairs: tuple[jax.Array, ...]) -> jax.Array:
-    x, gates = _mixture_inputs(config, params, images, pairs, layer)
-    weights = params[f"block_{layer:02d}"]["moe"]["experts"]
-    hidden = jax.nn.silu(jnp.einsum("ntd,edf->ntef", x, weights["w"]) + weights["w_bias"])
-    if config.share_projections:
-        hidden = hidden * (x @ weights["v"] + weights["v_bias"])[:, :, None]
-        out = hidden @ weights["w2"] + weights["w2_bias"]
-    else:
-        hidden = hidden * (jnp.einsum("ntd,edf->ntef", x, weights["v"]) + weights["v_bias"])
-        out = jnp.einsum("ntef,efd->nted", hidden, weights["w2"]) + weights["w2_bias"]
-    return jnp.linalg.norm(out * gates[..., None], axis=-1)
+def _contributions(config: ModelConfig, layer: int, params: Any, images: jax.Array, metadata: Metadata) -> jax.Array:
+    """Norm of what each expert of a layer adds to each token: (N, T, E)."""
+    out = encode(config, params, images, *metadata)
+    x, gates = out.mixture_inputs[layer], out.gates[layer]
+    experts = ExpertParams(**params[f"block_{layer:02d}"]["moe"]["experts"])
+    each = expert_outputs(x.reshape(-1, config.width), experts).reshape(*gates.shape, config.width)
+    return jnp.linalg.norm(each * gates[..., None], axis=-1)
 
 
 def contribution_norms(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], layer: int) -> np.ndarray:
-    """|g_e expert_e(x)| of each token in one layer: (N, T, E), 0 for experts that were not chosen.
+    """Compute |g_e expert_e(x)| of each token in one layer: (N, T, E), 0 for experts that were not chosen.
 
     Args:
         batch: image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2).
     """
     _check_layer(encoder.config, layer)
-    pairs = tuple(jnp.asarray(batch[name]) for name in FIELDS)
-    return np.asarray(_contributions(encoder.config, layer, encoder.params["encoder"], jnp.asarray(batch["image"]), pairs))
+    images, metadata = jnp.asarray(batch["image"]), tuple(jnp.asarray(batch[name]) for name in FIELDS)
+    return np.asarray(_contributions(encoder.config, layer, encoder.params["encoder"], images, metadata))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _tokens(config: ModelConfig, params: Any, images: jax.Array, pairs: tuple[jax.Array, ...]) -> jax.Array:
-    return Encoder(config).apply({"params": params}, images, *pairs).tokens
+def _tokens(config: ModelConfig, params: Any, images: jax.Array, metadata: Metadata) -> jax.Array:
+    return encode(config, params, images, *metadata).tokens
 
 
 def ablation_effects(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], layer: int) -> np.ndarray:
-    """How far the last tokens move when one expert of a layer can no longer be chosen: (E, N, side, side).
+    """Measure how far the last tokens move when one expert of a layer can no longer be chosen: (E, N, side, side).
 
     The router of that layer then takes the next best expert. Distances are Euclidean, over the width, relative to the mean
     norm of the tokens.
@@ -74,8 +65,8 @@ def ablation_effects(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
     experts = cfg.num_experts(layer)
     if experts <= cfg.top_k:
         raise ValueError(f"layer {layer} has {experts} experts and chooses {cfg.top_k}: none can be left out")
-    images, pairs = jnp.asarray(batch["image"]), tuple(jnp.asarray(batch[name]) for name in FIELDS)
-    whole = np.asarray(_tokens(cfg, encoder.params["encoder"], images, pairs))
+    images, metadata = jnp.asarray(batch["image"]), tuple(jnp.asarray(batch[name]) for name in FIELDS)
+    whole = np.asarray(_tokens(cfg, encoder.params["encoder"], images, metadata))
     scale = np.linalg.norm(whole, axis=-1).mean()
     side = cfg.img_size // cfg.patch_size
     maps = []
@@ -83,7 +74,7 @@ def ablation_effects(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
         params = jax.tree.map(lambda leaf: leaf, encoder.params["encoder"])  # new dicts, the same leaves
         clean = params[f"block_{layer:02d}"]["moe"]["router"]["clean"]
         clean["bias"] = np.asarray(clean["bias"]) - 1e9 * np.eye(experts, dtype=np.float32)[e]
-        moved = np.asarray(_tokens(cfg, params, images, pairs)) - whole
+        moved = np.asarray(_tokens(cfg, params, images, metadata)) - whole
         maps.append(np.linalg.norm(moved[:, NUM_PREFIX_TOKENS:], axis=-1).reshape(-1, side, side) / scale)
     return np.stack(maps)
 

@@ -10,9 +10,10 @@ METHODS = ("pca", "tsne")
 
 
 def project(features: np.ndarray, method: str = "tsne", seed: int = 0) -> np.ndarray:
-    """(N, D) -> (N, 2), by scikit-learn, of standardised features.
+    """Project standardised features to two dimensions, by scikit-learn: (N, D) -> (N, 2).
 
     Args:
+        features: N of at least 3.
         method: "pca", or "tsne" (van der Maaten and Hinton 2008; perplexity 30, less for few rows, started from PCA).
 
     Raises:
@@ -23,8 +24,8 @@ def project(features: np.ndarray, method: str = "tsne", seed: int = 0) -> np.nda
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 3:
         raise ValueError(f"features must be (N, D) with at least 3 rows, got {features.shape}")
-    spread = features.std(axis=0)
-    features = (features - features.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    std = features.std(axis=0)
+    features = (features - features.mean(axis=0)) / np.where(std > 0, std, 1)
     if method == "pca":
         return PCA(2, random_state=seed).fit_transform(features)
     reduced = PCA(min(50, *features.shape), random_state=seed).fit_transform(features)

@@ -9,7 +9,6 @@ heads a group, d head width, E experts, F hidden width of an expert.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

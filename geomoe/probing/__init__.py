@@ -1,31 +1,39 @@
-"""Probes on frozen features, fine-tuning, and the baselines that they are held against."""
+"""Probes on frozen features, fine-tuning, and the baselines that they are compared with.
 
-from geomoe.probing.baselines import RandomConvFeatures, band_statistics
-from geomoe.probing.change import change_distance, change_features, change_probe
-from geomoe.probing.features import Features, embed_split, load_images
-from geomoe.probing.finetune import finetune
-from geomoe.probing.knn import nearest
-from geomoe.probing.linear import C_GRID, LinearModel, fit_logistic, fit_ridge, load_probe
-from geomoe.probing.metrics import bootstrap, classification_metrics, regression_metrics
-from geomoe.probing.protocols import (
-    PROTOCOLS,
-    ProbeResult,
-    cross_validate,
-    knn_probe,
-    label_efficiency,
-    linear_probe,
-    ridge_probe,
-)
-from geomoe.probing.results import Results
-from geomoe.probing.run import default_probe_config
+Names load on first use: reading a configuration loads no probe.
+"""
+
+from etils import epy
+
+with epy.lazy_api_imports(globals()):
+    from geomoe.probing.baselines import RandomConvFeatures, band_statistics
+    from geomoe.probing.change import change_distance, change_features, change_probe
+    from geomoe.probing.config import default_probe_config
+    from geomoe.probing.crossval import cross_validate
+    from geomoe.probing.efficiency import EfficiencyPoint, label_efficiency
+    from geomoe.probing.features import Features, embed_split, load_images
+    from geomoe.probing.finetuning import FineTuneOptions, finetune
+    from geomoe.probing.knn import knn_probe, nearest
+    from geomoe.probing.linear import C_GRID, LinearOptions, fit_logistic, linear_probe
+    from geomoe.probing.linear_model import LinearModel, load_probe
+    from geomoe.probing.metrics import bootstrap, classification_metrics, main_metric, regression_metrics
+    from geomoe.probing.protocols import PROTOCOLS
+    from geomoe.probing.results import ResultKey, Results
+    from geomoe.probing.ridge import fit_ridge, ridge_probe
+    from geomoe.probing.scoring import ProbeResult
+    from geomoe.probing.splits import folds
 
 __all__ = [
     "C_GRID",
     "PROTOCOLS",
+    "EfficiencyPoint",
     "Features",
+    "FineTuneOptions",
     "LinearModel",
+    "LinearOptions",
     "ProbeResult",
     "RandomConvFeatures",
+    "ResultKey",
     "Results",
     "band_statistics",
     "bootstrap",
@@ -39,11 +47,13 @@ __all__ = [
     "finetune",
     "fit_logistic",
     "fit_ridge",
+    "folds",
     "knn_probe",
     "label_efficiency",
     "linear_probe",
     "load_images",
     "load_probe",
+    "main_metric",
     "nearest",
     "regression_metrics",
     "ridge_probe",

@@ -1,8 +1,6 @@
-"""Features without training, which any encoder must beat."""
+"""Features without training, which an encoder should beat."""
 
 from __future__ import annotations
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +10,7 @@ Array = jax.Array
 
 
 def band_statistics(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Mean and deviation of each band over the valid pixels: (N, H, W, C), (N, H, W) -> (N, 2 * C).
+    """Compute mean and standard deviation of each band over the valid pixels: (N, H, W, C), (N, H, W) -> (N, 2 * C).
 
     An image without a valid pixel gives zeros.
     """
@@ -48,18 +46,18 @@ class RandomConvFeatures:
         mean = patches.mean(axis=0)
         values, axes = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
         whiten = (axes / np.sqrt(np.maximum(values, 0) + epsilon * values.mean())) @ axes.T
-        chosen = (patches[:num_filters] - mean) @ whiten
-        chosen /= np.linalg.norm(chosen, axis=1, keepdims=True) + 1e-9
-        kernels = chosen @ whiten  # the response to a whitened patch, folded into the kernel
+        whitened = (patches[:num_filters] - mean) @ whiten
+        whitened /= np.linalg.norm(whitened, axis=1, keepdims=True) + 1e-9
+        kernels = whitened @ whiten  # the response to a whitened patch, folded into the kernel
         self._kernels = jnp.asarray(kernels.T.reshape(size, size, channels, num_filters), jnp.float32)
         self._bias = jnp.asarray(-mean @ kernels.T, jnp.float32)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
-        """(N, H, W, C) z-scored -> (N, K) float32."""
+        """Compute features: (N, H, W, C) z-scored -> (N, K) float32."""
         return np.asarray(_rectified_mean(jnp.asarray(images, jnp.float32), self._kernels, self._bias))
 
 
-@functools.partial(jax.jit)
+@jax.jit
 def _rectified_mean(images: Array, kernels: Array, bias: Array) -> Array:
     response = jax.lax.conv_general_dilated(images, kernels, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     return jnp.mean(jax.nn.relu(response + bias), axis=(1, 2))

@@ -1,13 +1,17 @@
-"""Change detection: has a place changed between two embeddings of it?"""
+"""Change detection: has a location changed between two embeddings of it?"""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from geomoe.probing.knn import METRICS
 from geomoe.probing.linear import fit_logistic
+from geomoe.probing.linear_model import LinearModel
 from geomoe.probing.metrics import bootstrap, classification_metrics
-from geomoe.probing.protocols import ProbeResult
+from geomoe.probing.scoring import ProbeResult
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # before (N, D), after (N, D), changed (N,) bool
 
@@ -15,13 +19,13 @@ METHODS = ("threshold", "linear")
 
 
 def change_features(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """(N, D), (N, D) -> (N, D + 1): the absolute differences, and their Euclidean norm. Neither depends on the order."""
+    """Compute features of change, (N, D), (N, D) -> (N, D + 1): absolute differences and their norm, in either order."""
     gap = np.abs(np.asarray(after, np.float32) - np.asarray(before, np.float32))
     return np.concatenate([gap, np.linalg.norm(gap, axis=1, keepdims=True)], axis=1)
 
 
 def change_distance(before: np.ndarray, after: np.ndarray, metric: str = "cosine") -> np.ndarray:
-    """(N, D), (N, D) -> (N,): "euclidean" or "cosine" distance of the two embeddings of each place."""
+    """Compute the "euclidean" or "cosine" distance of the two embeddings of each location: (N, D), (N, D) -> (N,)."""
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if metric == "euclidean":
         return np.linalg.norm(after - before, axis=1)
@@ -34,14 +38,15 @@ def change_distance(before: np.ndarray, after: np.ndarray, metric: str = "cosine
 def change_probe(
     train: Pairs, test: Pairs, *, method: str = "linear", metric: str = "cosine", C: float = 1.0, resamples: int = 1000
 ) -> ProbeResult:
-    """Tells changed places from unchanged ones.
+    """Tell changed locations from unchanged ones.
 
     Args:
-        train, test: embeddings before and after, (N, D) each, and whether the place changed, (N,).
+        train, test: embeddings before and after, (N, D) each, and whether the location changed, (N,).
         method: "threshold", on the distance, where the training pairs' F1 is highest; or "linear", logistic regression on
             standardised `change_features`.
         metric: of the distance: "cosine" or "euclidean".
         C: of the logistic regression.
+        resamples: of the bootstrap confidence intervals; 0 for none.
 
     Returns:
         A result whose two columns are unchanged and changed. Metrics as in `classification_metrics`, and `f1`, `auroc` and
@@ -58,34 +63,40 @@ def change_probe(
     truth, target = np.asarray(test[2], bool), np.asarray(train[2], bool)
     if target.all() or not target.any():
         raise ValueError("the training pairs have all changed or none; both kinds are needed")
-    settings = dict(probe=f"change {method}", metric=metric, train=len(target), test=len(truth))
-    model = None
+    settings: dict[str, Any] = dict(probe=f"change {method}", metric=metric, train=len(target), test=len(truth))
+    model: LinearModel | None = None
     if method == "linear":
         x, x_test = change_features(*train[:2]), change_features(*test[:2])
-        model = fit_logistic(x, np.eye(2, dtype=np.int32)[target.astype(int)], task="multiclass", C=C, standardise=True)[0]
+        model = fit_logistic(x, _columns(target), task="multiclass", C=C, standardise=True)[0]
         score = model.probabilities(x_test)[:, 1]
         decided = score > 0.5
         settings["C"] = C
     else:
-        known, distance = change_distance(*train[:2], metric), change_distance(*test[:2], metric)
-        order = np.argsort(-known)
-        hits = np.cumsum(target[order])
-        f1 = 2 * hits / (np.arange(1, len(order) + 1) + target.sum())
-        best = int(np.argmax(f1))
-        below = known[order[best + 1]] if best + 1 < len(order) else known[order[best]]
-        threshold = float((known[order[best]] + below) / 2)
-        decided = distance > threshold if below < known[order[best]] else distance >= threshold
-        score = np.searchsorted(np.sort(known), distance) / len(known)
+        train_distance, distance = change_distance(*train[:2], metric), change_distance(*test[:2], metric)
+        threshold, inclusive = _best_threshold(train_distance, target)
+        decided = distance >= threshold if inclusive else distance > threshold
+        score = np.searchsorted(np.sort(train_distance), distance) / len(train_distance)
         settings["threshold"] = threshold
-    columns = lambda flags: np.stack([~flags, flags], axis=1).astype(np.int32)
-    labels, predictions, scores = columns(truth), columns(decided), np.stack([1 - score, score], axis=1)
+    labels, predictions, scores = _columns(truth), _columns(decided), np.stack([1 - score, score], axis=1)
     metrics = classification_metrics(labels, predictions, scores, "multiclass")
-    hits = (decided & truth).sum()
-    metrics["f1"] = float(2 * hits / max(decided.sum() + truth.sum(), 1))
+    metrics["f1"] = float(2 * (decided & truth).sum() / max(decided.sum() + truth.sum(), 1))
     if truth.any() and not truth.all():
-        from sklearn.metrics import average_precision_score, roc_auc_score
-
         metrics["auroc"] = float(roc_auc_score(truth, score))
         metrics["average_precision"] = float(average_precision_score(truth, score))
     intervals = bootstrap(labels, predictions, scores, "multiclass", resamples) if resamples else {}
     return ProbeResult(metrics, predictions, scores, settings, intervals, model)
+
+
+def _columns(changed: np.ndarray) -> np.ndarray:
+    """Flags (N,) as labels (N, 2): unchanged, changed."""
+    return np.stack([~changed, changed], axis=1).astype(np.int32)
+
+
+def _best_threshold(distance: np.ndarray, changed: np.ndarray) -> tuple[float, bool]:
+    """The threshold with the highest F1 of change, halfway between two distances, and whether it counts as change itself."""
+    order = np.argsort(-distance)
+    hits = np.cumsum(changed[order])
+    best = int(np.argmax(2 * hits / (np.arange(1, len(order) + 1) + changed.sum())))
+    at = distance[order[best]]
+    below = distance[order[best + 1]] if best + 1 < len(order) else at
+    return float((at + below) / 2), not below < at

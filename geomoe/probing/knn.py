@@ -16,6 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geomoe.probing.inputs import Split, labelled_splits
+from geomoe.probing.protocols import protocol_options
+from geomoe.probing.scoring import ProbeResult, classification_result
+
 Array = jax.Array
 
 METRICS = ("euclidean", "cosine")
@@ -25,7 +29,7 @@ _EXTRA = 16  # on the shortlist beyond twice the neighbours asked for
 
 
 def _smallest(values: Array, count: int) -> tuple[Array, Array]:
-    """The `count` smallest of each row, (Q, N) -> values and indices (Q, count), in two stages.
+    """Find the `count` smallest of each row, (Q, N) -> values and indices (Q, count), in two stages.
 
     The `count` smallest values lie in the `count` groups whose least members are smallest; sorting those least members, and
     then the members of the groups taken, is a tenth of the work of sorting whole rows.
@@ -45,7 +49,7 @@ def _smallest(values: Array, count: int) -> tuple[Array, Array]:
 
 @functools.partial(jax.jit, static_argnames=("listed",))
 def _shortlist(rows: Array, squares: Array, queries: Array, listed: int) -> tuple[Array, Array, Array]:
-    """Squared distances by difference of the M rows that the product formula puts first, their indices, and a margin.
+    """Compute squared distances by difference of the M rows that the product formula puts first, their indices, and a margin.
 
     The margin (Q,) is a lower bound of the squared distance of any row off the list.
     """
@@ -59,7 +63,7 @@ def _shortlist(rows: Array, squares: Array, queries: Array, listed: int) -> tupl
 
 
 def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclidean") -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest rows of each query.
+    """Find the k nearest rows of each query.
 
     Args:
         rows: (N, D); queries: (Q, D).
@@ -80,8 +84,8 @@ def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclid
     if metric == "cosine":  # |a/|a| - b/|b||^2 = 2 (1 - cos)
         rows, _ = _unit(rows)
         queries, zero = _unit(queries)
-    middle = rows.mean(axis=0)
-    rows, queries = rows - middle, queries - middle  # the formula's rounding grows with the distance from 0
+    mean = rows.mean(axis=0)
+    rows, queries = rows - mean, queries - mean  # the formula's rounding grows with the distance from 0
     squares = jnp.asarray((rows * rows).sum(axis=1))
     device_rows = jnp.asarray(rows)
     listed = min(len(rows), 2 * k + _EXTRA)
@@ -107,3 +111,33 @@ def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclid
 def _unit(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(length == 0, 1, length), length == 0
+
+
+def knn_probe(
+    train: Split,
+    test: Split,
+    *,
+    task: str,
+    k: int = 5,
+    metric: str = "euclidean",
+    protocol: str | None = None,
+    resamples: int = 1000,
+) -> ProbeResult:
+    """Classify by the k nearest neighbours on frozen features, exact; the scores are shares of the neighbours.
+
+    Args:
+        train, test, task, protocol, resamples: as for `linear_probe`.
+        k: neighbours.
+        metric: "euclidean" or "cosine".
+
+    Raises:
+        ValueError: shapes or labels do not fit the task, or k or the metric has no meaning.
+    """
+    if protocol is not None:
+        fixed = protocol_options(protocol, "knn")
+        k, metric = fixed["k"], fixed["metric"]
+    splits = labelled_splits(task, {"train": train, "test": test})
+    (x, y), (x_test, y_test) = splits["train"], splits["test"]
+    neighbours, _ = nearest(x, x_test, k, metric)
+    settings = dict(probe="knn", protocol=protocol, k=k, metric=metric, train=len(x), test=len(x_test))
+    return classification_result(y_test, y[neighbours].mean(axis=1), task, settings, resamples)

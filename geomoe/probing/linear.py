@@ -3,9 +3,9 @@
 The objective is scikit-learn's: C * sum_n loss_n + |W|^2 / 2, the intercept free; softmax loss for multi-class data, one
 logistic loss a class for multi-label data (one-vs-rest).
 
-The features are centred and turned into their principal axes (which leaves |W|^2 as it is), and each axis is scaled by
+The features are centred and rotated into their principal axes (which does not change |W|^2), and each axis is scaled by
 1 / sqrt(1 + C * eigenvalue / 4), the bound of the Hessian there. In these variables the problem is round whatever the scales of
-the features, and L-BFGS needs tens of steps in place of hundreds. Because logits are linear in the weights, a line search works
+the features, and L-BFGS takes tens of steps instead of hundreds. Because logits are linear in the weights, a line search works
 on the logits alone: an iteration is one product with the features and one with their transpose.
 
 Axes: N rows, D features, K classes, G independent problems (K for one-vs-rest, 1 for softmax).
@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,114 +23,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from geomoe.probing.inputs import Split, labelled_splits, strength_grid
+from geomoe.probing.linear_model import LinearModel
+from geomoe.probing.protocols import protocol_options
+from geomoe.probing.scoring import ProbeResult, classification_result, main_score
+from geomoe.probing.splits import validation_rows
+
 Array = jax.Array
 
 _MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
-_BLOCK = 8192  # rows whose features are centred and turned at once
+_BLOCK = 8192  # rows whose features are centred and rotated at once
 _MAX_TRIES = 12  # of one line search
 C_GRID = tuple(float(c) for c in np.logspace(-6, 4, 40))
 
 
-@dataclasses.dataclass(frozen=True)
-class LinearModel:
-    """A fitted linear classifier or regression on features: plain arrays.
-
-    Attributes:
-        coef, intercept: (D, K), (K,), for features as they are (any standardisation is folded in).
-        task: "multiclass", "multilabel" or "regression".
-        C: the strength used.
-        info: plain values about its making: class names, the encoder and the input it was fitted on ...
-    """
-
-    coef: np.ndarray
-    intercept: np.ndarray
-    task: str
-    C: float
-    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def decision(self, features: np.ndarray) -> np.ndarray:
-        """Logits (or regression values): (N, D) -> (N, K)."""
-        features = np.asarray(features, np.float32)
-        if features.ndim != 2 or features.shape[1] != len(self.coef):
-            raise ValueError(f"features must be (N, {len(self.coef)}), got {features.shape}")
-        return features @ self.coef + self.intercept
-
-    def probabilities(self, features: np.ndarray) -> np.ndarray:
-        """(N, D) -> (N, K), softmax or logistic.
-
-        Raises:
-            ValueError: the model is a regression.
-        """
-        logits = self.decision(features).astype(np.float64)
-        if self.task == "multiclass":
-            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-            return shifted / shifted.sum(axis=1, keepdims=True)
-        if self.task == "multilabel":
-            return np.exp(-np.logaddexp(0, -logits))
-        raise ValueError("a regression has no probabilities; take decision(features)")
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """Class indices (N,) for multi-class, 0/1 (N, K) for multi-label, values (N, K) for regression models."""
-        logits = self.decision(features)
-        if self.task == "multiclass":
-            return logits.argmax(axis=1)
-        return (logits > 0).astype(np.int32) if self.task == "multilabel" else logits
-
-    def predict_images(self, encoder: Any, images: np.ndarray, **options: Any) -> np.ndarray:
-        """`predict` on images: embeds them first. `options` as for `PretrainedEncoder.embed`; `pool` is that of the fit."""
-        options.setdefault("pool", self.info.get("pool", "mean"))
-        return self.predict(encoder.embed(images, **options))
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes arrays and JSON into one `.npz` or `.safetensors` file, which appears whole or not at all.
-
-        Raises:
-            ValueError: the path ends in neither.
-        """
-        path = os.fspath(path)
-        facts = json.dumps({"task": self.task, "C": self.C, "info": dict(self.info), "format": "geomoe linear model 1"})
-        arrays = {"coef": np.ascontiguousarray(self.coef), "intercept": np.ascontiguousarray(self.intercept)}
-        partial = f"{path}.partial"
-        if path.endswith(".npz"):
-            with open(partial, "wb") as file:
-                np.savez(file, facts=np.array(facts), **arrays)
-        elif path.endswith(".safetensors"):
-            from safetensors.numpy import save_file
-
-            save_file(arrays, partial, {"facts": facts})
-        else:
-            raise ValueError(f"{path}: a probe is saved as .npz or .safetensors")
-        os.replace(partial, path)
-
-
-def load_probe(path: str | os.PathLike) -> LinearModel:
-    """Reads a probe that `LinearModel.save` wrote. Never runs code from the file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no saved probe.
-    """
-    path = os.fspath(path)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"no saved probe at {path}")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors import safe_open
-
-            with safe_open(path, "np") as file:
-                arrays = {name: file.get_tensor(name) for name in ("coef", "intercept")}
-                facts = json.loads(file.metadata()["facts"])
-        else:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ("coef", "intercept")}
-                facts = json.loads(str(file["facts"]))
-    except Exception as error:  # every way of being another file
-        raise ValueError(f"{path} is no saved probe: {type(error).__name__}: {error}") from None
-    return LinearModel(arrays["coef"], arrays["intercept"], facts["task"], facts["C"], facts["info"])
-
-
 def _padded_rows(count: int) -> int:
-    """Rows are padded to a few sizes, at most a quarter more, so that folds and subsets share compiled programs."""
+    """Round up: rows are padded to a few sizes, at most a quarter more, so that folds and subsets share compiled programs."""
     step = max(1 << max(count.bit_length() - 3, 0), 64)
     return -(-count // step) * step
 
@@ -141,7 +47,7 @@ def _padded_rows(count: int) -> int:
 def _solve(
     z: Array, y: Array, weight: Array, C: Array, scale: Array, start: Array, tol: Array, *, softmax: bool, max_iter: int
 ) -> tuple[Array, Array, Array]:
-    """Minimises the objective in the scaled variables.
+    """Minimise the objective in the scaled variables.
 
     Args:
         z: (N, D) centred features in their principal axes; y: (N, K) 0/1; weight: (N,), 0 for padding.
@@ -181,7 +87,7 @@ def _solve(
     optimizer = optax.scale_by_lbfgs(_MEMORY)
     flat = lambda u: u.reshape(groups, -1)
 
-    def iterate(carry):
+    def iterate(carry: Any) -> Any:
         u, logits, grad, state, done, count = carry
         direction, state = jax.vmap(optimizer.update)(flat(grad), state, flat(u))
         direction = -direction.reshape(k, d + 1)
@@ -197,11 +103,11 @@ def _solve(
             r = residual(moved)
             return moved, r, per_group(r * step_logits) + ridge[0] + alpha * ridge[1]
 
-        def unfinished(search):
+        def unfinished(search: Any) -> Array:
             tries, _, _, _, _, _, fine = search
             return (tries < _MAX_TRIES) & ~jnp.all(fine)
 
-        def search_step(search):
+        def search_step(search: Any) -> Any:
             # The slope along the line must fall, and not turn up by much: a bracket shrinks around its zero.
             tries, alpha, low, high, _, _, fine = search
             moved, r, new_slope = try_step(alpha)
@@ -245,18 +151,18 @@ def fit_logistic(
     max_iter: int = 1000,
     tol: float = 1e-6,
 ) -> list[LinearModel]:
-    """Fits logistic regression for each C, from the smallest to the largest, each from the one before.
+    """Fit logistic regression for each C, from the smallest to the largest, each from the one before.
 
     Args:
         features: (N, D). labels: (N, K) 0/1; for "multiclass" one a row.
         task: "multiclass" (softmax; a single logistic for two classes, as scikit-learn) or "multilabel" (one-vs-rest).
         C: inverse strength of the L2 penalty, one or several.
-        standardise: penalise weights for features brought to deviation 1; the weights returned are for features as they are.
+        standardise: penalise weights for features scaled to standard deviation 1; the weights returned are for unscaled ones.
         max_iter: of L-BFGS, for each C.
         tol: stop where the gradient's norm in the scaled variables is below this, relative to the weights' norm.
 
     Returns:
-        A model for each C, in the order of C. A class that all or none of the rows have gets its share as a constant.
+        A model for each C, in the order of C. A class that all or none of the rows have is predicted by its share.
 
     Raises:
         ValueError: a C is not positive, or multi-class labels hold a single class.
@@ -271,33 +177,32 @@ def fit_logistic(
     kept = np.flatnonzero(counts > 0 if multiclass else (counts > 0) & (counts < n))
     if multiclass and len(kept) < 2:
         raise ValueError("the training split holds a single class; a classifier needs two")
-    pair = multiclass and len(kept) == 2
-    columns = kept[1:] if pair else kept
-    softmax = multiclass and not pair
+    binary = multiclass and len(kept) == 2
+    columns = kept[1:] if binary else kept
+    softmax = multiclass and not binary
 
     mean = features.mean(axis=0, dtype=np.float64)
-    spread = np.ones(d)
+    std = np.ones(d)
     if standardise:
-        spread = features.std(axis=0, dtype=np.float64)
-        spread[spread == 0] = 1
+        std = features.std(axis=0, dtype=np.float64)
+        std[std == 0] = 1
     rows = _padded_rows(n)
     blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]  # float64 for a block, not for all
-    centred = lambda block: (features[block] - mean) / spread
+    centred = lambda block: (features[block] - mean) / std
     values, axes = np.linalg.eigh(sum(part.T @ part for part in map(centred, blocks)))
     values = np.maximum(values, 0)
     z = np.zeros((rows, d), np.float32)
     for block in blocks:
         z[:n][block] = centred(block) @ axes
-    z = jnp.asarray(z)
     y = np.zeros((rows, len(columns)), np.float32)
     y[:n] = labels[:, columns]
-    y, weight = jnp.asarray(y), jnp.asarray((np.arange(rows) < n).astype(np.float32))
+    data = jnp.asarray(z), jnp.asarray(y), jnp.asarray((np.arange(rows) < n).astype(np.float32))
 
     fitted: dict[float, LinearModel] = {}
     share = counts / n
     weights = np.zeros((len(columns), d + 1))
     if multiclass:
-        weights[:, d] = np.log(share[kept[1]] / share[kept[0]]) if pair else np.log(share[kept])
+        weights[:, d] = np.log(share[kept[1]] / share[kept[0]]) if binary else np.log(share[kept])
     else:
         weights[:, d] = np.log(share[kept] / (1 - share[kept]))
     for c in sorted(set(strengths)):
@@ -305,52 +210,97 @@ def fit_logistic(
             scale = 1 / np.sqrt(np.append(1 + c * values / 4, c * n / 4))
             start = jnp.asarray(weights / scale, jnp.float32)
             numbers = [jnp.float32(c), jnp.asarray(scale, jnp.float32), start, jnp.float32(tol)]
-            u, iterations, objective = _solve(z, y, weight, *numbers, softmax=softmax, max_iter=max_iter)
+            u, iterations, objective = _solve(*data, *numbers, softmax=softmax, max_iter=max_iter)
             weights = np.asarray(u, np.float64) * scale
-            facts = {"iterations": int(iterations), "objective": float(np.sum(objective)), "standardise": standardise}
+            info = {"iterations": int(iterations), "objective": float(np.sum(objective)), "standardise": standardise}
         else:
-            facts = {"iterations": 0, "objective": 0.0, "standardise": standardise}
+            info = {"iterations": 0, "objective": 0.0, "standardise": standardise}
         coef, intercept = np.zeros((d, labels.shape[1])), np.full(labels.shape[1], -np.inf)
         if not multiclass:
             with np.errstate(divide="ignore"):
                 intercept = np.log(share) - np.log1p(-share)
-        coef[:, columns] = (axes @ weights[:, :d].T) / spread[:, None]
+        coef[:, columns] = (axes @ weights[:, :d].T) / std[:, None]
         intercept[columns] = weights[:, d] - mean @ coef[:, columns]
-        if pair:
+        if binary:
             intercept[kept[0]] = 0.0
         intercept = np.clip(intercept, -1e9, 1e9)
-        fitted[c] = LinearModel(coef.astype(np.float32), intercept.astype(np.float32), task, c, facts)
+        fitted[c] = LinearModel(coef.astype(np.float32), intercept.astype(np.float32), task, c, info)
     return [fitted[c] for c in strengths]
 
 
-def fit_ridge(
-    features: np.ndarray, targets: np.ndarray, *, alpha: float | Sequence[float] = 1.0, standardise: bool = False
-) -> list[LinearModel]:
-    """Ridge regression in closed form: |XW + b - Y|^2 + alpha |W|^2, the intercept free (scikit-learn's `Ridge`).
+@dataclasses.dataclass(frozen=True)
+class LinearOptions:
+    """How a linear probe is fitted.
+
+    Attributes:
+        C: inverse L2 strength, scikit-learn's convention; "sweep" (40 values from 1e-6 to 1e4) or a sequence is chosen from on
+            the validation split, by the main metric of the task, the smallest among equals.
+        standardise: scale each feature to standard deviation 1 over the training split.
+        max_iter: of L-BFGS.
+        refit: after a choice of C, fit again on training and validation rows together.
+    """
+
+    C: float | str | Sequence[float] = 1.0
+    standardise: bool = False
+    max_iter: int = 1000
+    refit: bool = True
+
+
+def linear_probe(
+    train: Split,
+    test: Split,
+    *,
+    task: str,
+    val: Split | None = None,
+    options: LinearOptions = LinearOptions(),  # noqa: B008  (frozen)
+    protocol: str | None = None,
+    resamples: int = 1000,
+    seed: int = 0,
+    info: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> ProbeResult:
+    """Fit logistic regression on frozen features: multinomial, or one-vs-rest for multi-label data.
 
     Args:
-        features: (N, D); targets: (N,) or (N, K).
-        alpha: strength, one or several; one decomposition serves all.
+        train, test: features (N, D) and labels, (N, K) 0/1 or (N,) indices; or files of embeddings.
+        task: "multiclass" or "multilabel".
+        val: the split on which C is chosen; without it, a fifth of the training rows, drawn by `seed`.
+        options: how to fit; `changes` are its fields by name, as `C="sweep"`.
+        protocol: one of `PROTOCOLS`; it sets the options, and the result carries its name.
+        resamples: of the bootstrap confidence intervals; 0 for none.
+        seed: of the validation rows.
+        info: plain values to keep with the fitted model.
 
-    Returns:
-        A model for each alpha, in their order; `C` is 1 / alpha.
+    Raises:
+        ValueError: shapes or labels do not fit the task.
+
+    >>> rng = np.random.default_rng(0)
+    >>> x, y = rng.standard_normal((60, 2)), np.arange(60) % 2
+    >>> x[:, 0] += 6 * y
+    >>> linear_probe((x[:40], y[:40]), (x[40:], y[40:]), task="multiclass", C=(0.1, 1.0)).metrics["accuracy"]
+    1.0
     """
-    strengths = [float(a) for a in np.atleast_1d(alpha)]
-    if not all(np.isfinite(a) and a > 0 for a in strengths):
-        raise ValueError(f"alpha = {alpha} must be positive")
-    x = np.asarray(features, np.float64)
-    y = np.asarray(targets, np.float64)
-    y = y[:, None] if y.ndim == 1 else y
-    mean, middle = x.mean(axis=0), y.mean(axis=0)
-    spread = x.std(axis=0) if standardise else np.ones(x.shape[1])
-    spread[spread == 0] = 1
-    x = (x - mean) / spread
-    values, axes = np.linalg.eigh(x.T @ x)
-    projected = axes.T @ (x.T @ (y - middle))
-    models = []
-    for a in strengths:
-        coef = axes @ (projected / (np.maximum(values, 0) + a)[:, None]) / spread[:, None]
-        intercept = middle - mean @ coef
-        facts = {"standardise": standardise, "alpha": a}
-        models.append(LinearModel(coef.astype(np.float32), intercept.astype(np.float32), "regression", 1 / a, facts))
-    return models
+    fixed = protocol_options(protocol, "linear") if protocol is not None else {}
+    options = dataclasses.replace(options, **{**changes, **fixed})
+    splits = labelled_splits(task, {"train": train, "test": test, "val": val})
+    (x, y), (x_test, y_test) = splits["train"], splits["test"]
+    settings: dict[str, Any] = dict(probe="linear", protocol=protocol, **dataclasses.asdict(options))
+    settings |= dict(train=len(x), test=len(x_test))
+
+    def fit(x: np.ndarray, y: np.ndarray, C: Sequence[float]) -> list[LinearModel]:
+        return fit_logistic(x, y, task=task, C=C, standardise=options.standardise, max_iter=options.max_iter)
+
+    grid, choose = strength_grid("C", options.C, C_GRID)
+    if choose:
+        rows, (x_val, y_val), joined = validation_rows((x, y), splits.get("val"), seed)
+        models = fit(*rows, grid)
+        scores = [main_score(y_val, model.probabilities(x_val), task) for model in models]
+        best = int(np.argmax(scores))
+        settings |= dict(C=grid[best], grid=[grid[0], grid[-1], len(grid)], val=len(x_val), val_score=scores[best])
+        model = fit(*joined, grid[best : best + 1])[0] if options.refit else models[best]
+    else:
+        model = fit(x, y, grid)[0]
+        settings["C"] = grid[0]
+    if info:
+        model = dataclasses.replace(model, info={**model.info, **info})
+    return classification_result(y_test, model.probabilities(x_test), task, settings, resamples, model)

@@ -5,7 +5,7 @@ Axes: N rows, K classes, B resamples.
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +15,42 @@ from sklearn.metrics import average_precision_score, precision_recall_fscore_sup
 Array = jax.Array
 
 TASKS = ("multiclass", "multilabel")
+# The score that strengths are chosen, tables compared and reports headed by.
+_MAIN_METRICS = {"multiclass": "accuracy", "multilabel": "micro_mAP", "change": "average_precision", "regression": "r2"}
 _ECE_BINS = 15  # equally wide (Guo et al. 2017, arXiv 1706.04599)
 
 
+def check_task(task: str) -> None:
+    """Raise ValueError for a task that is neither "multiclass" nor "multilabel"."""
+    if task not in TASKS:
+        raise ValueError(f"task = {task!r} is not one of {', '.join(TASKS)}")
+
+
+def main_metric(task: str) -> str:
+    """Name the one metric that results of a task are compared by.
+
+    Args:
+        task: "multiclass", "multilabel", "change" or "regression".
+
+    >>> main_metric("multiclass"), main_metric("multilabel")
+    ('accuracy', 'micro_mAP')
+    """
+    return _MAIN_METRICS[task]
+
+
+def mean_and_std(runs: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and standard deviation of each metric over runs; the deviation of one run is 0.
+
+    >>> mean_and_std([{"r2": 0.5}, {"r2": 0.7}])[0]
+    {'r2': 0.6}
+    """
+    mean = {name: float(np.mean([run[name] for run in runs])) for name in runs[0]}
+    std = {name: float(np.std([run[name] for run in runs], ddof=1)) if len(runs) > 1 else 0.0 for name in runs[0]}
+    return mean, std
+
+
 def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, task: str) -> dict[str, float]:
-    """Scores of one set of predictions.
+    """Score one set of predictions.
 
     Args:
         labels: (N, K) 0/1: the true classes (one a row where the task is multi-class).
@@ -48,7 +79,7 @@ def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: 
 
 
 def regression_metrics(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """`r2` (mean over the columns) and `rmse` of (N,) or (N, K) values."""
+    """Compute `r2` (mean over the columns) and `rmse` of (N,) or (N, K) values."""
     targets, predictions = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (targets, predictions))
     error = ((targets - predictions) ** 2).sum(axis=0)
     total = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
@@ -65,7 +96,7 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, tuple[float, float]]:
-    """Percentile confidence intervals of `classification_metrics` over the rows (Efron 1979), on device.
+    """Compute percentile confidence intervals of `classification_metrics` over the rows (Efron 1979), on device.
 
     Scores are sorted once; a resample is a count for each row, so that each costs a few cumulative sums.
 
@@ -100,17 +131,19 @@ def bootstrap(
 def bootstrap_regression(
     targets: np.ndarray, predictions: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Percentile confidence intervals of `regression_metrics` over the rows."""
+    """Compute percentile confidence intervals of `regression_metrics` over the rows."""
     rng = np.random.default_rng(seed)
     rows = [rng.integers(0, len(targets), len(targets)) for _ in range(resamples)]
     values = [regression_metrics(np.asarray(targets)[i], np.asarray(predictions)[i]) for i in rows]
     tails = [(1 - level) / 2, (1 + level) / 2]
-    return {k: tuple(float(q) for q in np.nanquantile([v[k] for v in values], tails)) for k in ("r2", "rmse")}
+    quantiles = {name: np.nanquantile([value[name] for value in values], tails) for name in ("r2", "rmse")}
+    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
 
 
-def _checked(labels, predictions, scores, task) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    if task not in TASKS:
-        raise ValueError(f"task = {task!r} is not one of {', '.join(TASKS)}")
+def _checked(
+    labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, task: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    check_task(task)
     labels, predictions, scores = np.asarray(labels), np.asarray(predictions), np.asarray(scores)
     if not labels.shape == predictions.shape == scores.shape:
         raise ValueError(f"labels {labels.shape}, predictions {predictions.shape} and scores {scores.shape} must agree")
@@ -137,32 +170,48 @@ def _sorted_once(labels: np.ndarray, scores: np.ndarray, per_row: int) -> tuple[
     places = np.broadcast_to(np.arange(len(scores))[:, None], scores.shape)
     last = np.concatenate([ordered[1:] != ordered[:-1], np.ones((1, scores.shape[1]), bool)])
     ends = np.minimum.accumulate(np.where(last, places, len(scores))[::-1], axis=0)[::-1]
-    found = np.take_along_axis(labels, order, axis=0).astype(np.float32)
-    return (order // per_row).T.astype(np.int32), found.T, ends.T.astype(np.int32)
+    positive = np.take_along_axis(labels, order, axis=0).astype(np.float32)
+    return (order // per_row).T.astype(np.int32), positive.T, ends.T.astype(np.int32)
+
+
+Sorted = tuple[Array, Array, Array]  # what `_sorted_once` gives
 
 
 @jax.jit
-def _resampled(counts, right, labels, predictions, gaps, sizes, present, micro, macro) -> dict[str, Array]:
-    def average_precision(count: Array, rows: Array, found: Array, ends: Array) -> Array:
+def _resampled(
+    counts: Array,
+    right: Array,
+    labels: Array,
+    predictions: Array,
+    gaps: Array,
+    sizes: Array,
+    present: Array,
+    micro: Sorted,
+    macro: Sorted,
+) -> dict[str, Array]:
+    """Metrics of resamples in which row n stands counts[b, n] times: name -> (B,)."""
+
+    def average_precision(count: Array, rows: Array, positive: Array, ends: Array) -> Array:
         weight = count[rows]
-        positives = jnp.cumsum(weight * found)
+        positives = jnp.cumsum(weight * positive)
         precision = positives / jnp.maximum(jnp.cumsum(weight), 1)
-        return jnp.sum(weight * found * precision[ends]) / positives[-1]
+        return jnp.sum(weight * positive * precision[ends]) / positives[-1]
 
     def ratio(a: Array, b: Array) -> Array:
         return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0.0)
+
+    def precision_recall_f1(hit: Array, predicted: Array, true: Array) -> list[Array]:
+        return [ratio(hit, predicted), ratio(hit, true), ratio(2 * hit, predicted + true)]
 
     hits = labels * predictions
     shown = present.astype(jnp.float32)
 
     def one(count: Array) -> dict[str, Array]:
-        true, given, hit = (jnp.matmul(count, a, precision="highest") for a in (labels, predictions, hits))
+        true, predicted, hit = (jnp.matmul(count, a, precision="highest") for a in (labels, predictions, hits))
         out = {"accuracy": jnp.sum(count * right) / jnp.sum(count)}
         scores = {
-            "micro": (ratio(hit.sum(), given.sum()), ratio(hit.sum(), true.sum()), ratio(2 * hit.sum(), (given + true).sum())),
-            "macro": tuple(
-                jnp.sum(shown * v) / shown.sum() for v in (ratio(hit, given), ratio(hit, true), ratio(2 * hit, given + true))
-            ),
+            "micro": precision_recall_f1(hit.sum(), predicted.sum(), true.sum()),
+            "macro": [jnp.sum(shown * v) / shown.sum() for v in precision_recall_f1(hit, predicted, true)],
         }
         for name, values in scores.items():
             out |= dict(zip((f"{name}_precision", f"{name}_recall", f"{name}_f1"), values))
@@ -175,9 +224,3 @@ def _resampled(counts, right, labels, predictions, gaps, sizes, present, micro, 
         return out
 
     return jax.lax.map(one, counts)
-
-
-@functools.lru_cache(maxsize=1)
-def main_metric(task: str) -> str:
-    """The score that strengths are chosen and tables sorted by."""
-    return {"multiclass": "accuracy", "multilabel": "micro_mAP", "regression": "r2"}[task]

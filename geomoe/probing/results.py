@@ -1,120 +1,231 @@
-"""An append-only CSV of results, one row a (dataset, split, protocol, features, seed), safe under parallel runs."""
+"""Results on disk: CSV files of typed rows that runs side by side may add to.
+
+`RowFile` is the format: a header, then one line for each row, a frozen dataclass of text and numbers. Rows are only ever added,
+in one write under a lock of the file, so that runs side by side (on one machine, or over a file system that has locks) do
+not mix their lines. The half line of a run that was killed while it wrote is dropped.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import dataclasses
 import datetime
 import fcntl
 import io
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
-KEY = (
-    "dataset",
-    "train_split",
-    "test_split",
-    "task",
-    "protocol",
-    "probe",
-    "features",
-    "encoder",
-    "pool",
-    "settings",
-    "seed",
-)
+from geomoe.version import __version__
+
+RowT = TypeVar("RowT")
+
+# What would need quotes in a CSV: a torn line must not open a quote over the lines after it.
+_QUOTED = str.maketrans(dict(zip(',"\n\r', " '  ")))
 
 
-class Results:
-    """A results file.
+def plain_text(value: Any) -> str:
+    """Give a value as text that needs no quotes in a CSV.
 
-    Rows are only ever added. A row is written by one `write` under a lock of the file, so runs side by side (on one machine, or
-    over a file system that has locks) do not mix their lines. New metrics need no new file: a row holds its key, then
-    `metric=value` pairs.
+    >>> plain_text(("mean", "metadata"))
+    "('mean'  'metadata')"
+    """
+    return str(value).translate(_QUOTED)
+
+
+def csv_text(kind: type, rows: Iterable[Any], header: bool = True) -> str:
+    """Rows of a dataclass as CSV: a column for each field, floats with 8 digits."""
+    out = io.StringIO()
+    names = [field.name for field in dataclasses.fields(kind)]
+    writer = csv.writer(out, lineterminator="\n")
+    if header:
+        writer.writerow(names)
+    for row in rows:
+        values = [getattr(row, name) for name in names]
+        writer.writerow(f"{value:.8g}" if isinstance(value, float) else plain_text(value) for value in values)
+    return out.getvalue()
+
+
+class RowFile(Generic[RowT]):
+    """A CSV file of rows of one kind.
 
     Args:
-        path: the CSV; made, with its header, by the first row.
+        path: the CSV; it is made, with its header, by the first rows.
+        kind: a dataclass whose fields are str, int or float.
     """
 
-    COLUMNS = (*KEY, "metrics", "intervals", "input", "time", "geomoe_version")
+    def __init__(self, path: str | os.PathLike, kind: type[RowT]):
+        self.path, self._kind = os.fspath(path), kind
+        self._types: dict[str, type] = typing.get_type_hints(kind)
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = os.fspath(path)
+    def read(self) -> list[RowT]:
+        """Read all whole rows; [] where there is no file.
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[Any]:
-        folder = os.path.dirname(self.path)
-        if folder:
-            os.makedirs(folder, exist_ok=True)
+        Raises:
+            ValueError: the file has other columns, or a line has other cells.
+        """
+        if not os.path.exists(self.path):
+            return []
+        with open(self.path, newline="\n") as file:
+            lines = list(file)
+        if not lines or not lines[0].endswith("\n"):
+            return []
+        self._check_header(lines[0])
+        rows = []
+        for number, cells in enumerate(csv.reader(line for line in lines[1:] if line.endswith("\n")), start=2):
+            if len(cells) != len(self._types):
+                raise ValueError(f"{self.path} line {number} has {len(cells)} cells, not {len(self._types)}: remove the line")
+            rows.append(self._kind(*(kind(cell) for kind, cell in zip(self._types.values(), cells))))
+        return rows
+
+    def append(self, rows: Sequence[RowT]) -> None:
+        """Add rows in one write.
+
+        Raises:
+            ValueError: the file has other columns.
+        """
+        os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
         with open(self.path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield file
+            file.seek(0)
+            present = file.read()
+            whole = present[: present.rfind(b"\n") + 1]
+            if whole:
+                self._check_header(whole.split(b"\n", 1)[0].decode())
+            file.truncate(len(whole))
+            file.write(csv_text(typing.cast(type, self._kind), rows, header=not whole).encode())
             file.flush()
             os.fsync(file.fileno())
 
+    def _check_header(self, line: str) -> None:
+        if line.strip().split(",") != list(self._types):
+            raise ValueError(
+                f"{self.path} has other columns than this version of geomoe writes (its header is {line.strip()!r}): move it "
+                f"away, as with `mv {self.path} {self.path}.old`, and run again"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultKey:
+    """What tells one result from every other.
+
+    Attributes:
+        dataset, train_split, test_split, task: what was probed; `test_split` is "folds" for cross-validation.
+        protocol, probe: how; "none" where no protocol was named.
+        features: the encoder or the baseline.
+        encoder: its source and the start of its fingerprint.
+        pool: short form of the pool, as "mean+metadata".
+        settings: every other option of the run, as text.
+        seed: of the run.
+    """
+
+    dataset: str
+    train_split: str
+    test_split: str
+    task: str
+    protocol: str
+    probe: str
+    features: str
+    encoder: str
+    pool: str
+    settings: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(ResultKey):
+            if isinstance(value := getattr(self, field.name), str):
+                object.__setattr__(self, field.name, plain_text(value))  # as it will be read again
+
+
+@dataclasses.dataclass(frozen=True)
+class ResultRow(ResultKey):
+    """One metric of one result.
+
+    Attributes:
+        metric, value: its name and value.
+        low, high: its confidence interval; NaN without one.
+        metrics: how many metrics the result has: with fewer rows it was torn.
+        unit, statistics: of the images and of their z-score.
+        time, geomoe_version: when and by what it was written.
+    """
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    metrics: int
+    unit: str
+    statistics: str
+    time: str
+    geomoe_version: str
+
+
+class Scores(NamedTuple):
+    """Metrics of a result, and intervals of those that have one: metric -> (low, high)."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
+class Results:
+    """A results file: a row for each metric of each result.
+
+    Args:
+        path: the CSV; it is made by the first result.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._file = RowFile(path, ResultRow)
+
     def add(
         self,
-        key: Mapping[str, Any],
+        key: ResultKey,
         metrics: Mapping[str, float],
         intervals: Mapping[str, tuple[float, float]],
-        given_input: str,
+        *,
+        unit: str,
+        statistics: str,
     ) -> None:
-        """Adds a row.
+        """Add a result.
 
         Args:
-            key: a value for each of `KEY`.
+            key: what it is a result of.
             metrics, intervals: as in a `ProbeResult`.
-            given_input: unit and normalisation of the images, as text.
+            unit, statistics: of the images, and where those of their z-score come from.
 
         Raises:
-            ValueError: the file is another table.
+            ValueError: the file has other columns.
         """
-        import geomoe
+        time = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+        shared: dict[str, Any] = dataclasses.asdict(key) | dict(
+            metrics=len(metrics), unit=unit, statistics=statistics, time=time, geomoe_version=__version__
+        )
+        nothing = (float("nan"), float("nan"))
+        rows = []
+        for name, value in metrics.items():
+            low, high = intervals.get(name, nothing)
+            rows.append(ResultRow(metric=name, value=float(value), low=float(low), high=float(high), **shared))
+        self._file.append(rows)
 
-        row = _plain(key)
-        row["metrics"] = ";".join(f"{name}={value:.6f}" for name, value in metrics.items())
-        row["intervals"] = ";".join(f"{name}={low:.6f}..{high:.6f}" for name, (low, high) in intervals.items())
-        row["input"], row["geomoe_version"] = given_input.replace(",", " "), geomoe.__version__
-        row["time"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        text = io.StringIO()
-        writer = csv.DictWriter(text, self.COLUMNS, lineterminator="\n")
-        with self._locked() as file:
-            file.seek(0)
-            header = file.readline().decode()
-            if not header:
-                writer.writeheader()
-            elif header.strip().split(",") != list(self.COLUMNS):
-                raise ValueError(f"{self.path} is no results file of this version: its header is {header.strip()!r}")
-            else:
-                file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a run was killed while it wrote: its half line must not swallow ours
-                    text.write("\n")
-            writer.writerow(row)
-            file.write(text.getvalue().encode())
+    def read(self) -> dict[ResultKey, Scores]:
+        """Read all whole results, the last one of each key; {} where there is no file.
 
-    def rows(self) -> list[dict[str, Any]]:
-        """All whole rows, with `metrics` as a dict of floats and `intervals` as a dict of pairs; [] where there is no file."""
-        if not os.path.exists(self.path):
-            return []
-        found = []
-        with open(self.path, newline="") as file:
-            for row in csv.DictReader(file):
-                if any(row.get(name) is None for name in self.COLUMNS) or not row["metrics"]:
-                    continue  # the half line of a run that was killed
-                pairs = dict(item.split("=") for item in row["metrics"].split(";"))
-                row["metrics"] = {name: float(value) for name, value in pairs.items()}
-                spans = dict(item.split("=") for item in row["intervals"].split(";") if item)
-                row["intervals"] = {name: tuple(map(float, span.split(".."))) for name, span in spans.items()}
-                found.append(row)
-        return found
+        Raises:
+            ValueError: the file has other columns.
+        """
+        names = [field.name for field in dataclasses.fields(ResultKey)]
+        parts: dict[tuple[ResultKey, str], list[ResultRow]] = {}
+        for row in self._file.read():
+            key = ResultKey(**{name: getattr(row, name) for name in names})
+            parts.setdefault((key, row.time), []).append(row)
+        results = {}
+        for (key, _), rows in parts.items():
+            if len(rows) == rows[0].metrics:
+                intervals = {row.metric: (row.low, row.high) for row in rows if row.low == row.low}  # NaN is none
+                results[key] = Scores({row.metric: row.value for row in rows}, intervals)
+        return results
 
-    def find(self, key: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The last row with this key, or None."""
-        wanted = _plain(key)
-        return next((row for row in reversed(self.rows()) if all(row[name] == wanted[name] for name in KEY)), None)
-
-
-def _plain(key: Mapping[str, Any]) -> dict[str, str]:
-    """Texts that need no quotes in a CSV, so that a torn line cannot open a quote over the lines after it."""
-    return {name: str(key[name]).translate(str.maketrans({",": " ", '"': "'", "\n": " ", "\r": " "})) for name in KEY}
+    def find(self, key: ResultKey) -> Scores | None:
+        """Find the last result with this key, or None."""
+        return self.read().get(key)

@@ -1,19 +1,24 @@
-"""Tables of probing results: on a terminal, as JSON and as Markdown."""
+"""Tables of probing results: on a terminal, as CSV, JSON and Markdown."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import rich.box
 import rich.console
 import rich.table
 
-COLUMNS = {
+from geomoe.files import atomic_open
+from geomoe.probing.metrics import main_metric, mean_and_std
+from geomoe.probing.results import Scores, csv_text
+
+# metric -> heading, in the order of the columns
+TITLES = {
     "accuracy": "OA",
     "micro_precision": "P mic",
     "micro_recall": "R mic",
@@ -34,106 +39,170 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Scores of one feature set under one probe: mean and deviation over the seeds of each metric.
+    """Scores of one feature set under one probe: mean and standard deviation over the seeds of each metric.
 
     Attributes:
+        features, probe: which.
+        task: what the probe does, "multiclass", "multilabel", "change" or "regression".
+        mean, std: metric -> value.
+        runs: the metrics of each seed.
         intervals: metric -> (low, high): the bootstrap interval over the test rows, of the first seed.
     """
 
     features: str
     probe: str
+    task: str
     mean: dict[str, float]
     std: dict[str, float]
     runs: list[dict[str, float]]
     intervals: dict[str, tuple[float, float]]
 
     @classmethod
-    def of(cls, features: str, probe: str, runs: list[dict[str, float]], intervals: Mapping[str, Any]) -> Row:
-        names = runs[0].keys()
-        mean = {name: float(np.mean([r[name] for r in runs])) for name in names}
-        std = {name: float(np.std([r[name] for r in runs], ddof=1)) if len(runs) > 1 else 0.0 for name in names}
-        return cls(features, probe, mean, std, runs, {k: tuple(v) for k, v in intervals.items()})
+    def of(cls, features: str, probe: str, task: str, runs: Sequence[Scores]) -> Row:
+        """Summarise the results of several seeds."""
+        metrics = [run.metrics for run in runs]
+        return cls(features, probe, task, *mean_and_std(metrics), metrics, dict(runs[0].intervals))
+
+    @property
+    def main(self) -> str:
+        """The metric that rows of its task are compared by."""
+        return main_metric(self.task)
+
+    def cell(self, metric: str) -> str:
+        """Mean and standard deviation of a metric over the seeds, as text."""
+        return spread([run[metric] for run in self.runs if metric in run])
 
 
-def headline(row: Row, task: str) -> str:
-    """The metric that rows of a probe are compared by."""
-    if "r2" in row.mean:
-        return "r2"
-    return {"multiclass": "accuracy", "multilabel": "micro_mAP", "change": "average_precision"}[task]
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    """One line of the CSV."""
+
+    features: str
+    probe: str
+    task: str
+    metric: str
+    mean: float
+    std: float
+    seeds: int
+    low: float
+    high: float
 
 
-def _shown(rows: list[Row]) -> list[str]:
-    change = any("auroc" in row.mean for row in rows)
-    hidden = {key for key in COLUMNS if key.startswith(("micro", "macro"))} if change else set()
-    return [key for key in COLUMNS if key not in hidden and any(key in row.mean for row in rows)]
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation as text; of one value that value, of none "".
+
+    >>> spread([0.5, 0.7]), spread([0.5]), spread([])
+    ('0.600 ± 0.141', '0.500', '')
+    """
+    if not values:
+        return ""
+    mean = f"{statistics.fmean(values):.3f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values):.3f}"
 
 
-def _title(facts: Mapping[str, Any]) -> str:
-    how = f"{facts['test']:,} test" if facts["test"] is not None else "cross-validation"
-    return f"{facts['dataset']} ({facts['task']}): {facts['train']:,} train, {how}; protocol: {facts['protocol']}"
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text: int = 1) -> str:
+    """Lay out a table in Markdown, with `text` columns of words before those of numbers.
 
-
-def _interval(row: Row, task: str) -> str:
-    span = row.intervals.get(headline(row, task))
-    return f"{span[0]:.3f} to {span[1]:.3f}" if span else ""
-
-
-def print_table(rows: list[Row], facts: dict[str, Any], console: rich.console.Console | None = None) -> None:
-    """The table on a terminal: means and deviations over the seeds, and the 95 % interval of the main score."""
-    console = console or rich.console.Console()
-    if console.width < 200:
-        console = rich.console.Console(width=200)
-    table = rich.table.Table(title=_title(facts), box=rich.box.SIMPLE)
-    table.add_column("features", no_wrap=True)
-    table.add_column("probe", no_wrap=True)
-    shown = _shown(rows)
-    for key in shown:
-        table.add_column(COLUMNS[key], justify="right", no_wrap=True)
-    table.add_column("95 % of main", justify="right", no_wrap=True)
-    for row in rows:
-        cells = [f"{row.mean[key]:.3f}±{row.std[key]:.3f}" if key in row.mean else "" for key in shown]
-        table.add_row(row.features, row.probe, *cells, _interval(row, facts["task"]))
-    console.print(table)
-    for features, points in facts.get("label_efficiency", {}).items():
-        key = headline(rows[0], facts["task"])
-        curve = ", ".join(f"{p['size']:g} ({p['rows']}): {p['mean'][key]:.3f}±{p['std'][key]:.3f}" for p in points)
-        console.print(f"{key} by share of labels, {features}: {curve}")
-
-
-def markdown(rows: list[Row], facts: Mapping[str, Any]) -> str:
-    """The table as Markdown."""
-    shown = _shown(rows)
-    lines = [f"**{_title(facts)}**", ""]
-    lines.append("| features | probe | " + " | ".join(COLUMNS[key] for key in shown) + " | 95 % of main |")
-    lines.append("|---|---|" + "---:|" * (len(shown) + 1))
-    for row in rows:
-        cells = [f"{row.mean[key]:.3f} ± {row.std[key]:.3f}" if key in row.mean else "" for key in shown]
-        lines.append(f"| {row.features} | {row.probe} | " + " | ".join(cells) + f" | {_interval(row, facts['task'])} |")
+    >>> print(markdown_table(("features", "OA"), [("cls", "0.5")]), end="")
+    | features | OA |
+    |---|---:|
+    | cls | 0.5 |
+    """
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    lines.insert(1, "|" + "---|" * text + "---:|" * (len(header) - text))
     return "\n".join(lines) + "\n"
 
 
-def save_tables(stem: str, rows: list[Row], facts: Mapping[str, Any]) -> None:
-    """Writes STEM.json and STEM.md."""
-    os.makedirs(os.path.dirname(stem) or ".", exist_ok=True)
+def shown_metrics(rows: Sequence[Row]) -> list[str]:
+    """The metrics that a table of these rows has columns for."""
+    change = any(row.task == "change" for row in rows)
+    hidden = {name for name in TITLES if change and name.startswith(("micro", "macro"))}
+    return [name for name in TITLES if name not in hidden and any(name in row.mean for row in rows)]
+
+
+def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of a table: features, probe, the metrics, and the 95 % interval of the main one."""
+    metrics = shown_metrics(rows)
+    header = ["features", "probe", *(TITLES[name] for name in metrics), "95 % of main"]
+    return header, [[row.features, row.probe, *map(row.cell, metrics), _interval(row)] for row in rows]
+
+
+def _interval(row: Row) -> str:
+    low_high = row.intervals.get(row.main)
+    return f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+
+
+def _title(facts: Mapping[str, Any]) -> str:
+    test = f"{facts['test']:,} test" if facts["test"] is not None else "cross-validation"
+    return f"{facts['dataset']} ({facts['task']}): {facts['train']:,} train, {test}; protocol: {facts['protocol']}"
+
+
+def print_table(rows: Sequence[Row], facts: Mapping[str, Any], console: rich.console.Console | None = None) -> None:
+    """Print the table: means and standard deviations over the seeds, and the 95 % interval of the main metric."""
+    console = console or rich.console.Console()
+    if console.width < 220:
+        console = rich.console.Console(width=220)
+    table = rich.table.Table(title=_title(facts), box=rich.box.SIMPLE)
+    header, cells = table_cells(rows)
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i < 2 else "right", no_wrap=True)
+    for row in cells:
+        table.add_row(*row)
+    console.print(table)
+    metric = main_metric(facts["task"])
+    for features, points in facts.get("label_efficiency", {}).items():
+        curve = ", ".join(f"{p['size']:g} ({p['rows']}): {p['mean'][metric]:.3f} ± {p['std'][metric]:.3f}" for p in points)
+        console.print(f"{metric} by share of labels, {features}: {curve}")
+
+
+def markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
+    """The table as Markdown."""
+    return f"**{_title(facts)}**\n\n" + markdown_table(*table_cells(rows), text=2)
+
+
+def save_tables(stem: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
+    """Write STEM.csv (a line for each metric of each row), STEM.json (everything) and STEM.md."""
+    nothing = (float("nan"), float("nan"))
+    cells = [
+        _Cell(row.features, row.probe, row.task, name, mean, row.std[name], len(row.runs), *row.intervals.get(name, nothing))
+        for row in rows
+        for name, mean in row.mean.items()
+    ]
     texts = {
+        "csv": csv_text(_Cell, cells),
         "json": json.dumps({**facts, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1),
         "md": markdown(rows, facts),
     }
     for suffix, text in texts.items():
-        with open(f"{stem}.{suffix}.partial", "w") as file:
+        with atomic_open(f"{stem}.{suffix}") as file:
             file.write(text)
-        os.replace(f"{stem}.{suffix}.partial", f"{stem}.{suffix}")
 
 
-def verdict(rows: list[Row], task: str) -> str:
-    """Whether the pretrained encoder beats each baseline by more than the spread over the seeds, on the main score."""
+def read_tables(path: str | os.PathLike) -> tuple[list[Row], dict[str, Any]]:
+    """Read the rows and facts of a JSON file that `save_tables` wrote.
+
+    Raises:
+        ValueError: it is none, or one of another version.
+    """
+    with open(path) as file:
+        facts = json.load(file)
+    try:
+        rows = [Row(**row) for row in facts.pop("rows")]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} holds no table of this version of geomoe ({error}): run probe.py again") from None
+    intervals = [{name: (low, high) for name, (low, high) in row.intervals.items()} for row in rows]  # JSON has lists
+    return [dataclasses.replace(row, intervals=spans) for row, spans in zip(rows, intervals)], facts
+
+
+def verdict(rows: Sequence[Row]) -> str:
+    """Say whether the first features beat each of the others by more than the spread over the seeds, on the main metric."""
     lines = []
     for probe in dict.fromkeys(row.probe for row in rows):
-        mine, *others = [row for row in rows if row.probe == probe]
-        metric = headline(mine, task)
+        first, *others = [row for row in rows if row.probe == probe]
+        metric = first.main
         for other in others:
-            gain = mine.mean[metric] - other.mean[metric]
-            spread = (mine.std[metric] ** 2 + other.std[metric] ** 2) ** 0.5
-            word = "beats" if gain > spread else "does NOT clearly beat"
-            lines.append(f"{probe}: {mine.features} {word} {other.features}: {metric} {gain:+.3f} (spread {spread:.3f})")
+            gain = first.mean[metric] - other.mean[metric]
+            both = (first.std[metric] ** 2 + other.std[metric] ** 2) ** 0.5
+            word = "beats" if gain > both else "does NOT clearly beat"
+            lines.append(f"{probe}: {first.features} {word} {other.features}: {metric} {gain:+.3f} (spread {both:.3f})")
     return "\n".join(lines)

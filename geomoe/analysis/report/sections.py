@@ -1,0 +1,248 @@
+"""The sections of the report, one function each: what to show, as HTML."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import glob
+import html
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from geomoe.analysis.experts import ablation_effects, contribution_norms
+from geomoe.analysis.projections import project
+from geomoe.analysis.report import figures
+from geomoe.analysis.sensitivity import TRUE, metadata_sensitivity
+from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
+from geomoe.metadata import FIELDS
+from geomoe.models import MAE
+from geomoe.models.config import NUM_PREFIX_TOKENS
+from geomoe.models.reconstruction import reconstruct
+from geomoe.models.routing import Routing
+from geomoe.pretrained import PretrainedEncoder, embed_in_batches
+from geomoe.probing.config import PRETRAINED
+from geomoe.probing.metrics import TASKS, main_metric
+from geomoe.probing.tables import TITLES, read_tables, table_cells
+from geomoe.training import default_config
+from geomoe.training.config import flatten
+from geomoe.training.losses import OBJECTIVES
+
+SHOWN = 4  # images that are drawn
+_ROUTED = 128  # images whose routing is measured
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Held-out images.
+
+    Attributes:
+        batch: image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2); labels (N, K).
+        task: "multiclass", "multilabel" or another.
+        classes: their names; empty without labels.
+    """
+
+    batch: dict[str, np.ndarray]
+    task: str
+    classes: Sequence[str]
+
+    @classmethod
+    def of(cls, batch: Mapping[str, np.ndarray], task: str, classes: Sequence[str]) -> HeldOut:
+        """Put the images to draw first: at even steps of the standard deviation of their pixels, the smoothest first."""
+        by_std = np.argsort(batch["image"].std(axis=(1, 2)).mean(axis=-1), kind="stable")
+        first = by_std[np.round(np.linspace(0.1, 0.95, SHOWN) * (len(by_std) - 1)).astype(int)]
+        order = np.concatenate([first, np.setdiff1d(np.arange(len(by_std)), first)])
+        return cls({name: value[order] for name, value in batch.items()}, task, classes)
+
+    def first(self, count: int) -> dict[str, np.ndarray]:
+        """The first images."""
+        return {name: value[:count] for name, value in self.batch.items()}
+
+    @property
+    def metadata(self) -> list[np.ndarray]:
+        """Week, hour, lat, lon."""
+        return [self.batch[name] for name in FIELDS]
+
+
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], main: Callable[[Sequence[str]], bool] = lambda row: False
+) -> str:
+    """Lay out a table in HTML; rows for which `main` is true are stressed."""
+    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
+    body = "".join(
+        f"<tr{' class=main' if main(row) else ''}>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _read_csv(path: str) -> list[dict[str, str]]:
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def config(run: Mapping[str, Any], encoder: PretrainedEncoder) -> str:
+    """The run's config against the published recipe, and the statistics of the z-score."""
+    values, published = flatten(run["config"]), flatten(default_config().to_dict())
+    changed = [
+        (key, str(value), str(published.get(key))) for key, value in sorted(values.items()) if published.get(key) != value
+    ]
+    whole = html.escape(json.dumps(run["config"], indent=1))
+    statistics = encoder.statistics
+    bands = [(b, f"{m:.0f}", f"{s:.0f}") for b, m, s in zip(encoder.bands, statistics["mean"], statistics["std"])]
+    return (
+        "<p>What differs from the published recipe:</p>"
+        + table(("key", "this run", "published"), changed)
+        + f"<details><summary>the whole config</summary><pre>{whole}</pre></details>"
+        + f"<details><summary>normalisation: {html.escape(statistics['source'])}</summary>"
+        + table(("band", "mean, digital numbers", "standard deviation"), bands)
+        + "</details>"
+    )
+
+
+def curves(run_dir: str) -> str:
+    """Training and held-out values of each objective, the optimiser, the speed, and the experts' shares, over the steps."""
+    rows = _read_csv(os.path.join(run_dir, "metrics.csv"))
+    if not rows:
+        return '<p class="note">The run has no metrics.csv.</p>'
+    names = [("loss_masked", "reconstruction of hidden patches")]
+    names += [(f"loss_{objective.name}", objective.title) for objective in OBJECTIVES]
+    names += [("grad_norm", "gradient norm"), ("lr", "learning rate")]
+
+    def points(column: str) -> figures.Points:
+        return [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
+
+    drawn = []
+    for name, title in names:
+        lines = {label: values for label, key in (("training", name), ("held out", f"val_{name}")) if (values := points(key))}
+        if lines:
+            drawn.append(figures.curve(title, lines))
+    out = f'<div class="grid">{"".join(drawn)}</div>'
+    if speeds := points("images_per_second"):
+        speed, wait = (np.median([value for _, value in p]) for p in (speeds, points("input_wait_share") or [(0, 0.0)]))
+        out += f"<p>{speed:.0f} images/s (median); {100 * wait:.1f} % of the time waiting for input.</p>"
+    shares: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for row in _read_csv(os.path.join(run_dir, "expert_usage.csv")):
+        experts = shares.setdefault(row["block"], {})
+        experts.setdefault(int(row["expert"]), []).append((int(row["step"]), float(row["share"])))
+    if shares:
+        out += "<p>Share of the held-out tokens of each expert, 1 = even, a panel for each block:</p>"
+        out += f'<div class="wide">{figures.expert_shares(shares)}</div>'
+    return out
+
+
+def reconstructions(encoder: PretrainedEncoder, images: HeldOut) -> str:
+    """Originals, what the encoder saw, reconstructions and their errors."""
+    model = MAE(encoder.config)
+    result = reconstruct(model, encoder.params, images.first(SHOWN), normalised_targets=encoder.normalised_targets)
+    drawn = "".join(
+        f"<div><p>{title.capitalize()}:</p>{figures.reconstruction(result, encoder.statistics, bands, title)}</div>"
+        for bands, title in ((TRUE_COLOUR, "true colour"), (FALSE_COLOUR, "near infrared, red, green"))
+    )
+    note = ""
+    if encoder.normalised_targets:
+        note = (
+            "The run learned patches normalised each by itself; their own mean and standard deviation are given back to the "
+            "reconstructions. "
+        )
+    return (
+        "<p>Held-out images, from smooth to textured: the original, the patches that the encoder saw, the reconstruction, and "
+        f"its error (root mean square over the bands, in standard deviations of the data). {note}</p>"
+        f'<div class="grid">{drawn}</div>'
+    )
+
+
+def routing(encoder: PretrainedEncoder, images: HeldOut) -> str:
+    """Shares of the experts, their map on the patch grid, what they contribute, and what is lost without each."""
+    cfg = encoder.config
+    batch = images.first(_ROUTED)
+    gates = encoder.apply_tokens(jnp.asarray(batch["image"]), *(jnp.asarray(batch[name]) for name in FIELDS)).gates
+    routed = Routing([np.asarray(g) for g in gates], cfg)
+    starved = [(i, e) for i, u in enumerate(routed.usage) for e, share in enumerate(u) if share < 0.25 / len(u)]
+    note = f"{len(starved)} of {sum(map(len, routed.usage))} experts get less than a quarter of their even share of tokens"
+    note += ": " + ", ".join(f"layer {i} expert {e}" for i, e in starved) + "." if starved else "."
+    shown = images.first(SHOWN)
+    last, side = cfg.depth - 1, cfg.img_size // cfg.patch_size
+    norms = contribution_norms(encoder, shown, last)[-1, NUM_PREFIX_TOKENS:].reshape(side, side, -1)
+    effects = ablation_effects(encoder, shown, last)[:, -1] if cfg.num_experts(last) > cfg.top_k else None
+    maps = figures.first_choices(composite(shown["image"], encoder.statistics), routed, sorted({0, cfg.depth // 2, last}))
+    return (
+        f"<p>Experts on held-out images, without masking and noise. {html.escape(note)}</p>"
+        f'<div class="wide">{figures.usage(routed)}</div>'
+        f"<p>The expert with the largest gate, patch by patch:</p>{maps}"
+        "<p>The last layer and the last image above: how much each expert adds to a patch, and how far the patch's embedding "
+        f"moves when that expert can no longer be chosen:</p>{figures.expert_effects(norms, effects)}"
+    )
+
+
+def sensitivity(encoder: PretrainedEncoder, images: HeldOut) -> str:
+    """How far embeddings move and what probes lose when the metadata is removed, shuffled or shifted."""
+    labelled = images.task in TASKS
+    labels, task = (images.batch["labels"], images.task) if labelled else (None, None)
+    rows = metadata_sensitivity(encoder, images.batch["image"], images.batch, labels, task, batch_size=128)
+    header = ["metadata given to the encoder", "cosine with the true embedding"]
+    cells = [[row.change, f"{row.cosine:.3f}"] for row in rows]
+    if labelled:
+        metric = TITLES[main_metric(images.task)]
+        header += [f"{metric}, probe of true metadata", f"{metric}, probe fitted again"]
+        cells = [[*line, f"{row.score:.3f}", f"{row.refitted:.3f}"] for line, row in zip(cells, rows)]
+    return (
+        "<p>The model may use where and when an image was taken as a prior, in place of its pixels. Here location and time are "
+        "removed, shuffled among the images, or shifted.</p>" + table(header, cells, lambda row: row[0] == TRUE)
+    )
+
+
+def probes(run_dir: str) -> str:
+    """The tables of `probe.py` for this run, and their main metrics with intervals."""
+    files = sorted(glob.glob(os.path.join(run_dir, "probes", "*.json")))
+    if not files:
+        return '<p class="note">No probes yet: run probe.py on this run, then write the report again.</p>'
+    out = []
+    for path in files:
+        try:
+            rows, facts = read_tables(path)
+        except ValueError as error:
+            out.append(f'<p class="note">{html.escape(str(error))}</p>')
+            continue
+        test = f"{facts['test']:,} test images" if facts["test"] is not None else "cross-validated"
+        out.append(
+            f"<h3>{html.escape(facts['dataset'])}</h3><p>{html.escape(facts['task'])}, {facts['train']:,} training images, "
+            f"{test}, protocol {html.escape(facts['protocol'])}; mean and standard deviation over "
+            f"{len(facts['config']['seeds'])} seeds.</p>"
+        )
+        out.append(table(*table_cells(rows), lambda row: row[0] == PRETRAINED))
+        for metric in dict.fromkeys(row.main for row in rows):
+            bars = []
+            for row in rows:
+                if row.main == metric:
+                    value = row.mean[metric]
+                    span = row.intervals.get(metric, (value, value))
+                    bars.append((f"{row.features}, {row.probe}", value, span, row.features == PRETRAINED))
+            out.append(figures.intervals(TITLES[metric], bars))
+    return "".join(out)
+
+
+def projection(encoder: PretrainedEncoder, images: HeldOut) -> str:
+    """Embeddings in two dimensions, coloured by class."""
+    z = embed_in_batches(encoder, images.batch["image"], images.metadata, batch_size=128)
+    labels = images.batch["labels"]
+    several = images.task == "multilabel"
+    single = labels.sum(axis=1) == 1 if several else np.ones(len(labels), bool)
+    rows_of = {name: single & (labels[:, k] > 0) for k, name in enumerate(images.classes)} if labels.ndim == 2 else {}
+    coloured = {
+        name: (rows, figures.COLOURS[k % len(figures.COLOURS)]) for k, (name, rows) in enumerate(rows_of.items()) if rows.any()
+    }
+    groups = list(coloured.values())
+    drawn = "".join(figures.scatter(title, project(z, key), groups) for title, key in (("PCA", "pca"), ("t-SNE", "tsne")))
+    key = "".join(f'<span><i style="background:{c}"></i>{html.escape(name)}</span>' for name, (_, c) in coloured.items())
+    note = " Images of several classes are grey." if several else ""
+    return (
+        f"<p>Embeddings of {len(z)} held-out images in two dimensions.{note}</p>"
+        f'<div class="grid">{drawn}</div><p class="key">{key}</p>'
+    )

@@ -1,0 +1,83 @@
+"""The comparison in Markdown."""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+from collections.abc import Sequence
+
+from geomoe.experiments.comparison import Comparison, Score
+from geomoe.experiments.nested import NestedChoice
+from geomoe.experiments.scoring import CROPPED, NO_METADATA, WHOLE
+from geomoe.files import atomic_open
+from geomoe.probing.tables import markdown_table, spread
+
+BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
+_HEADER = (
+    "recipe",
+    "minutes",
+    "seeds",
+    "pooling",
+    "micro mAP",
+    "macro mAP",
+    NO_METADATA,
+    CROPPED,
+    "transfer",
+    "images/s",
+    "least used expert",
+)
+
+
+def markdown(scores: Sequence[Score]) -> str:
+    """Lay out all recipes, longest runs first: mean and standard deviation over the seeds."""
+    groups: dict[tuple[float, str, str], list[Score]] = {}
+    for score in scores:
+        groups.setdefault((-score.minutes, score.recipe, score.pool), []).append(score)
+    return markdown_table(_HEADER, [_cells(group) for _, group in sorted(groups.items())], text=4)
+
+
+def _cells(rows: Sequence[Score]) -> list[str]:
+    def column(name: str, rows: Sequence[Score]) -> str:
+        return spread([value for row in rows if not math.isnan(value := getattr(row, name))])
+
+    def of_view(view: str) -> list[Score]:
+        return [row for row in rows if row.view == view]
+
+    main = of_view(WHOLE) or rows
+    first = rows[0]
+    cells = [first.recipe, f"{first.minutes:g}", str(len({row.seed for row in rows})), first.pool]
+    cells += [column("micro_mAP", main), column("macro_mAP", main)]
+    cells += [column("micro_mAP", of_view(NO_METADATA)), column("micro_mAP", of_view(CROPPED)), column("transfer", main)]
+    if not first.minutes:
+        return [*cells, "", ""]
+    rate = statistics.fmean(row.images_per_second for row in main)
+    return [*cells, f"{rate:.0f}", f"{min(row.least_used_expert for row in main):.3f}"]
+
+
+def describe_choice(choice: NestedChoice, comparison: Comparison, seed: int) -> str:
+    """Say what `choose` gives."""
+    often = "; ".join(f"{name}: {count}" for name, count in choice.counts.items())
+    return (
+        f"Chosen by nested folds among the runs of {comparison.minutes:g} minutes with seed {seed}: micro mAP "
+        f"{choice.micro_mAP:.3f}, macro mAP {choice.macro_mAP:.3f}. How often each was chosen in "
+        f"{sum(choice.counts.values())} folds: {often}.\n"
+    )
+
+
+def write_markdown(path: str | os.PathLike, text: str) -> None:
+    """Put a text between the two marks of a Markdown file, or in a new file.
+
+    Raises:
+        ValueError: the file lacks a mark.
+    """
+    table = f"{BEGIN}\n{text}{END}"
+    page = f"# Recipes\n\n{table}\n"
+    if os.path.exists(path):
+        with open(path) as file:
+            old = file.read()
+        if BEGIN not in old or END not in old:
+            raise ValueError(f"{path} has no line {BEGIN!r} and {END!r} to put the table between")
+        page = old[: old.index(BEGIN)] + table + old[old.index(END) + len(END) :]
+    with atomic_open(path) as file:
+        file.write(page)

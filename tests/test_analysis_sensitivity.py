@@ -1,0 +1,95 @@
+"""Sensitivity to metadata: what each change does to the metadata, and what embeddings and probes make of it."""
+
+import numpy as np
+import pytest
+
+from geomoe import metadata
+from geomoe.analysis import metadata_sensitivity
+
+FIELDS = metadata.FIELDS
+RNG = np.random.default_rng(0)
+COUNT = 200
+LAT = RNG.uniform(-60, 60, COUNT)
+LON = RNG.uniform(-180, 180, COUNT)
+TIME = np.datetime64("2020-01-01", "s") + RNG.integers(0, 365 * 24, COUNT).astype("timedelta64[h]")
+IMAGES = RNG.standard_normal((COUNT, 4, 4, 2)).astype(np.float32)
+
+
+def fields():
+    encoded = metadata.encode(LAT, LON, TIME)._asdict()
+    encoded["lon"][:3] = 0  # missing
+    return encoded
+
+
+class Recorder:
+    """Embeds images by their mean, and with `latitude` by that and the latitude; keeps the metadata that it was given."""
+
+    def __init__(self, latitude):
+        self.latitude, self.seen = latitude, []
+
+    def embed_batch(self, images, fields, pool, size):
+        self.seen.append(dict(zip(FIELDS, fields)))
+        mean = images.mean(axis=(1, 2))
+        return np.concatenate([mean, 100 * fields[2]], axis=1) if self.latitude else mean
+
+
+def metadata_of(encoder):
+    rows = metadata_sensitivity(encoder, IMAGES, fields(), batch_size=COUNT)
+    return dict(zip((row.change for row in rows), encoder.seen))
+
+
+def angles(values):
+    return np.degrees(np.arctan2(values[:, 0], values[:, 1]))
+
+
+def test_it_is_seen_where_it_is_and_not_where_it_is_not():
+    labels = (LAT > 0).astype(int)
+    rows = {row.change: row for row in metadata_sensitivity(Recorder(True), IMAGES, fields(), labels, "multiclass")}
+    true = rows["true metadata"]
+    assert next(iter(rows)) == "true metadata" and true.cosine == pytest.approx(1) and true.score > 0.95
+    assert rows["no time"].score == true.score and rows["no time"].cosine == pytest.approx(1)
+    assert rows["no location"].refitted < 0.7 and rows["locations shuffled"].score < 0.7
+    assert abs(rows["locations shuffled"].cosine) < 0.3
+    for row in metadata_sensitivity(Recorder(False), IMAGES, fields()):
+        assert row.cosine == pytest.approx(1) and row.score is None and row.refitted is None
+    with pytest.raises(ValueError, match="labels need a task"):
+        metadata_sensitivity(Recorder(False), IMAGES, fields(), labels)
+
+
+def test_missing_metadata_is_missing_and_the_rest_stays():
+    changed, true = metadata_of(Recorder(False)), fields()
+    for change, names in (("no location", ("lat", "lon")), ("no time", ("week", "hour")), ("no metadata", FIELDS)):
+        for name in FIELDS:
+            np.testing.assert_array_equal(changed[change][name], 0 * true[name] if name in names else true[name])
+
+
+def test_shuffled_metadata_goes_to_other_images_in_pairs_that_stay_together():
+    changed, true = metadata_of(Recorder(False)), fields()
+    for change, names in (
+        ("locations shuffled", ("lat", "lon")),
+        ("times shuffled", ("week", "hour")),
+        ("locations and times shuffled", FIELDS),
+    ):
+        after, before = (np.concatenate([f[name] for name in names], axis=1) for f in (changed[change], true))
+        assert (after != before).any(axis=1).mean() > 0.9
+        np.testing.assert_array_equal(np.unique(after, axis=0), np.unique(before, axis=0))
+        for name in set(FIELDS) - set(names):
+            np.testing.assert_array_equal(changed[change][name], true[name])
+
+
+@pytest.mark.parametrize(
+    "change, field, degrees",
+    [
+        ("longitude shifted by 30 degrees", "lon", 30),
+        ("week shifted by half a year", "week", 180),
+        ("hour shifted by 6 hours", "hour", 90),
+    ],
+)
+def test_shifted_metadata_is_shifted(change, field, degrees):
+    changed, true = metadata_of(Recorder(False))[change], fields()
+    present = true[field].any(axis=1)
+    turned = (angles(changed[field]) - angles(true[field]))[present] % 360
+    np.testing.assert_allclose(turned, degrees, atol=1e-3)
+    assert not changed[field][~present].any()
+    for name in set(FIELDS) - {field}:
+        np.testing.assert_array_equal(changed[name], true[name])

@@ -1,0 +1,55 @@
+"""Change detection."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from geomoe.data import synthetic
+from geomoe.probing import change_distance, change_features, change_probe
+
+
+def test_change_detection():
+    pairs = synthetic.change_pairs(0, 40)
+    same = synthetic.change_pairs(0, 5, start=10)
+    np.testing.assert_array_equal(same["after"], pairs["after"][10:15])
+    assert 10 < pairs["changed"].sum() < 30 and (pairs["time_after"] - pairs["time_before"] > np.timedelta64(300, "D")).all()
+    rng = np.random.default_rng(0)
+    changed = rng.random(400) < 0.4
+    before = rng.standard_normal((400, 8)) + 3
+    after = before + 0.1 * rng.standard_normal((400, 8)) + changed[:, None] * rng.choice([-1, 1], (400, 8))
+    train, test = ((before[s], after[s], changed[s]) for s in (slice(200), slice(200, None)))
+    for method in ("threshold", "linear"):
+        for metric in ("euclidean", "cosine"):
+            result = change_probe(train, test, method=method, metric=metric, resamples=20)
+            assert result.metrics["f1"] > 0.95 and result.metrics["auroc"] > 0.97
+    shuffled = (before[:200], after[:200], rng.permutation(changed[:200]))
+    assert change_probe(shuffled, test, method="linear", resamples=0).metrics["auroc"] < 0.9
+    with pytest.raises(ValueError, match="all changed or none"):
+        change_probe((before, after, changed | True), test)
+
+
+def test_a_probe_learns_from_the_training_pairs_and_is_scored_on_the_others():
+    rng = np.random.default_rng(0)
+    changed = rng.random(140) < 0.5
+    before = rng.standard_normal((140, 4))
+    after = before + rng.standard_normal((140, 4)) * np.where(changed, 0.9, 0.5)[:, None]
+    train, test = ((before[s], after[s], changed[s]) for s in (slice(100), slice(100, None)))
+    result = change_probe(train, test, C=0.5, resamples=0)
+    x, x_test = change_features(*train[:2]).astype(float), change_features(*test[:2]).astype(float)
+    mean, std = x.mean(axis=0), x.std(axis=0)
+    model = LogisticRegression(C=0.5, tol=1e-9, max_iter=1000).fit((x - mean) / std, train[2])
+    score = model.predict_proba((x_test - mean) / std)[:, 1]
+    np.testing.assert_allclose(result.scores[:, 1], score, atol=1e-3)
+    assert result.metrics["auroc"] == pytest.approx(roc_auc_score(test[2], score), abs=1e-3)
+    assert result.settings["train"] == 100 and result.settings["test"] == 40 == len(result.predictions)
+    result = change_probe(train, test, method="threshold", metric="euclidean", resamples=0)
+    distance = change_distance(*train[:2], "euclidean")
+    f1 = {}
+    for threshold in np.append(distance - 1e-9, np.inf):
+        decided = distance > threshold
+        f1[threshold] = 2 * (decided & train[2]).sum() / (decided.sum() + train[2].sum())
+    decided = distance > result.settings["threshold"]
+    assert 2 * (decided & train[2]).sum() / (decided.sum() + train[2].sum()) == pytest.approx(max(f1.values()))
+    expected = change_distance(*test[:2], "euclidean") > result.settings["threshold"]
+    np.testing.assert_array_equal(result.predictions[:, 1] > 0, expected)

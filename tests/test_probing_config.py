@@ -1,0 +1,88 @@
+"""The configuration of probing runs."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from geomoe.probing import default_probe_config
+from geomoe.probing.config import settings_text, validate
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (ROOT / "configs").glob("probe*.py")))
+def test_every_probing_config_is_valid(name):
+    spec = importlib.util.spec_from_file_location("config", ROOT / "configs" / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.checkpoint = "somewhere"
+    validate(config)
+
+
+def test_reading_a_config_loads_no_probe():
+    code = (
+        "import sys\nfrom geomoe.probing import default_probe_config\ndefault_probe_config()\n"
+        "loaded = {'sklearn', 'jax', 'tensorflow', 'geomoe.probing.linear'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+        "import geomoe.probing\nmissing = [n for n in geomoe.probing.__all__ if not hasattr(geomoe.probing, n)]\n"
+        "assert not missing, missing\nassert callable(geomoe.probing.finetune)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(checkpoint=""), "config.checkpoint is empty"),
+        (dict(pool="mean+metadata"), r"config.pool = 'mean\+metadata'"),
+        (dict(probes=("svm",)), "config.probes has 'svm'"),
+        (dict(baselines=("zeros",)), "config.baselines has 'zeros'"),
+        (dict(seeds=()), "must not be empty"),
+        (dict(resamples=-1), "config.resamples = -1"),
+        (dict(protocol="nobody"), "config.protocol = 'nobody'"),
+        (dict(protocol="moe_mae_paper"), "has no knn probe"),
+        ({"data.train_fraction": 0.0}, "config.data.train_fraction = 0.0"),
+        ({"linear.C": -1.0}, "config.linear.C = -1.0"),
+        ({"ridge.target": "ndwi"}, "config.ridge.target = 'ndwi'"),
+        ({"data.test_split": "", "data.folds": 1}, "config.data.folds = 1"),
+        ({"data.test_split": "", "probes": ("ridge",)}, "ridge probe needs config.data.test_split"),
+        ({"data.test_split": "", "label_fractions": (0.5,)}, "config.label_fractions needs"),
+        ({"protocol": "landsat_bench", "linear.C": 2.0}, "config.linear is set"),
+    ],
+)
+def test_what_cannot_be_run_is_named(change, message):
+    config = default_probe_config()
+    config.checkpoint, config.data.name = "somewhere", "some"
+    config.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=message):
+        validate(config)
+
+
+def test_settings_tell_apart_what_a_result_depends_on():
+    def text(probe="linear", **changes):
+        config = default_probe_config()
+        config.update_from_flattened_dict(changes)
+        return settings_text(config, probe)
+
+    changes = [
+        {"data.drop": ("lat",)},
+        {"data.train_fraction": 0.5},
+        {"data.val_split": "val"},
+        {"data.test_split": "", "data.folds": 3},
+        {"data.test_split": "", "data.folds": 4},
+        {"data.resize_mode": "resize"},
+        {"data.clip": (0.0, 1.0)},
+        {"data.hour": "local"},
+        {"data.name": "synthetic_pairs", "data.pairs": 10},
+        {"data.name": "synthetic_pairs", "data.pairs": 20},
+        {"linear.C": 2.0},
+        {"linear.standardise": True},
+        {"resamples": 0},
+    ]
+    texts = [text(), *(text(**change) for change in changes)]
+    assert len(set(texts)) == len(texts)
+    assert text("knn", **{"knn.k": 3}) != text("knn") and text("linear", **{"knn.k": 3}) == text("linear")
+    for probe, change in (("finetune", {"finetune.lr": 1.0}), ("ridge", {"ridge.target": "latitude"})):
+        assert text(probe, **change) != text(probe)

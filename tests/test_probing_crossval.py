@@ -1,0 +1,48 @@
+"""Cross-validation: rows are scored by what was fitted without them."""
+
+import numpy as np
+import pytest
+from probing_helpers import problem
+
+from geomoe.probing import cross_validate, knn_probe
+from geomoe.probing.crossval import held_out_scores
+
+
+def test_cross_validation_scores_every_row_by_others():
+    x, y = problem(5, 200, 10, 3, False)
+    result = cross_validate(x, y, task="multiclass", count=4, seed=1, resamples=0)
+    assert result.scores.shape == (200, 3) and result.settings["folds"] == 4
+    noise = np.random.default_rng(0).standard_normal((200, 150))
+    assert cross_validate(noise, y, task="multiclass", C=100.0, resamples=0).metrics["accuracy"] < 0.6
+    neighbour = cross_validate(x, y, task="multiclass", probe=knn_probe, k=1, resamples=0)
+    assert neighbour.metrics["accuracy"] < 1  # a row is not its own neighbour
+
+
+def test_no_row_is_scored_by_a_fit_that_it_is_in():
+    rows = np.arange(30)
+    labels = np.eye(3, dtype=int)[rows % 3]
+    parts = np.array_split(np.random.default_rng(0).permutation(30), 4)
+    seen = []
+
+    def fit(train, test):
+        assert not set(train[0]) & set(test[0]) and set(train[0]) | set(test[0]) == set(rows)
+        np.testing.assert_array_equal(train[1], labels[train[0]])
+        seen.extend(test[0])
+        return np.stack([np.eye(3)[test[0] % 3] * test[0][:, None], np.ones((len(test[0]), 3))])
+
+    scores = held_out_scores(rows, labels, parts, fit)
+    assert sorted(seen) == list(rows) and scores.shape == (2, 30, 3)
+    np.testing.assert_array_equal(scores[0], labels * rows[:, None])
+
+
+def test_the_seed_and_the_options_reach_the_probe():
+    x, y = problem(5, 120, 10, 3, False)
+    one, same, other = (
+        cross_validate(x, y, task="multiclass", probe=knn_probe, k=3, metric="cosine", count=3, seed=seed, resamples=0)
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.scores, same.scores)
+    assert not np.array_equal(one.scores, other.scores)
+    assert one.settings["k"] == 3 and one.settings["metric"] == "cosine" and one.settings["seed"] == 0
+    with pytest.raises(ValueError, match="folds = 121"):
+        cross_validate(x, y, task="multiclass", count=121)

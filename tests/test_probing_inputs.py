@@ -1,0 +1,60 @@
+"""What probes take, and the errors for what they do not."""
+
+import numpy as np
+import pytest
+from probing_helpers import blobs
+
+from geomoe.probing import knn_probe, linear_probe, ridge_probe
+from geomoe.probing.inputs import labelled_splits, regression_splits, strength_grid
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_probes_separate_what_is_separable_and_not_noise(task):
+    rng = np.random.default_rng(0)
+    train, test = (blobs(rng, 200, task == "multilabel") for _ in range(2))
+    for probe in (linear_probe, knn_probe):
+        assert probe(train, test, task=task).metrics["micro_f1"] > 0.97
+        noise = rng.standard_normal(train[0].shape)
+        assert probe((noise, train[1]), test, task=task).metrics["micro_f1"] < 0.6
+
+
+def test_probe_errors_are_named():
+    x, y = np.zeros((4, 2)), np.array([0, 1, 0, 1])
+    for train, options, message in (
+        ((x, y), dict(task="regression"), "task = 'regression'"),
+        ((x, y[:3]), dict(task="multiclass"), "4 features but 3 labels"),
+        ((x * np.nan, y), dict(task="multiclass"), "train features hold NaN"),
+        ((x[:, :1], y), dict(task="multiclass"), "differ in width"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            linear_probe(train, (x, y), **options)
+    with pytest.raises(ValueError, match="k = 9"):
+        knn_probe((x, y), (x, y), task="multiclass", k=9)
+
+
+def test_labels_become_one_width_and_files_are_read(tmp_path):
+    x = np.arange(8, dtype=np.float64).reshape(4, 2)
+    splits = labelled_splits(
+        "multiclass", {"train": (x, np.array([0, 1, 0, 1])), "val": None, "test": (x, np.array([3, 0, 0, 0]))}
+    )
+    assert set(splits) == {"train", "test"} and splits["train"][0].dtype == np.float32
+    np.testing.assert_array_equal(splits["test"][1], np.eye(4, dtype=int)[[3, 0, 0, 0]])
+    np.testing.assert_array_equal(splits["train"][1], np.eye(4, dtype=int)[[0, 1, 0, 1]])
+    path = tmp_path / "some.npz"
+    vector = np.concatenate([x, np.full((1, 2), np.nan)]).astype(np.float32)
+    labels = np.array([[1, 0], [1, 1], [0, 1], [0, 0], [1, 1]])
+    np.savez(path, vector=vector, embedded=np.isfinite(vector[:, 0]), labels=labels, facts=np.array("{}"))
+    features, y = labelled_splits("multilabel", {"train": path})["train"]
+    np.testing.assert_array_equal(features, x)
+    np.testing.assert_array_equal(y, labels[:4])
+
+
+def test_targets_of_a_regression():
+    x = np.ones((3, 2))
+    assert regression_splits({"train": (x, np.arange(3.0))})["train"][1].shape == (3, 1)
+    with pytest.raises(ValueError, match="test: features"):
+        regression_splits({"train": (x, np.arange(3.0)), "test": (x, np.arange(2.0))})
+    with pytest.raises(ValueError, match="C = 'best'"):
+        strength_grid("C", "best", ())
+    with pytest.raises(ValueError, match="alpha = 'best'"):
+        ridge_probe((x, np.arange(3.0)), (x, np.arange(3.0)), alpha="best")

@@ -1,0 +1,38 @@
+"""Nearest neighbours against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+
+from geomoe.probing import knn_probe, nearest
+
+
+def test_nearest_neighbours_are_exact_where_the_product_formula_is_not():
+    rng = np.random.default_rng(0)
+    rows = (100 + 1e-3 * rng.standard_normal((1500, 24))).astype(np.float32)
+    queries = np.concatenate([rows[:200], (rows[:100] + np.float32(1e-4))])
+    index, distance = nearest(rows, queries, 4)
+    exact = ((queries[:, None].astype(float) - rows[None].astype(float)) ** 2).sum(axis=-1)
+    np.testing.assert_array_equal(index, np.argsort(exact, axis=1, kind="stable")[:, :4])
+    assert (distance[:200, 0] == 0).all()
+    for metric in ("euclidean", "cosine"):
+        x, q = rng.standard_normal((3000, 16)), rng.standard_normal((50, 16))
+        x[7] = 0
+        theirs, wanted = NearestNeighbors(n_neighbors=5, metric=metric, algorithm="brute").fit(x).kneighbors(q)[::-1]
+        index, distance = nearest(x, q, 5, metric)
+        np.testing.assert_array_equal(index, theirs)
+        np.testing.assert_allclose(distance, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 3, 8])
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+def test_votes_are_those_of_scikit_learn(k, metric):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, 160)
+    x = (rng.standard_normal((160, 5)) + 0.7 * np.eye(5)[y]) * np.exp(rng.normal(0, 1, 160))[:, None]  # uneven lengths
+    result = knn_probe((x[:100], y[:100]), (x[100:], y[100:]), task="multiclass", k=k, metric=metric, resamples=0)
+    model = KNeighborsClassifier(k, metric=metric, algorithm="brute").fit(x[:100], y[:100])
+    np.testing.assert_allclose(result.scores, model.predict_proba(x[100:]), atol=1e-6)
+    assert result.settings["k"] == k and result.settings["metric"] == metric
+    other = knn_probe((x[:100], y[:100]), (x[100:], y[100:]), task="multiclass", k=k, protocol="landsat_bench", resamples=0)
+    assert other.settings["k"] == 5 and other.settings["metric"] == "euclidean"

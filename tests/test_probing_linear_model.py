@@ -1,0 +1,38 @@
+"""Fitted models and their files."""
+
+import numpy as np
+import pytest
+from conftest import DATA
+from probing_helpers import problem
+
+import geomoe
+from geomoe.probing import LinearModel, linear_probe, load_probe
+
+
+def test_saved_probes_are_plain_and_come_back(tmp_path):
+    x, y = problem(7, 100, 16, 3, False)
+    model = linear_probe((x, y), (x, y), task="multiclass", resamples=0, info={"classes": ["a", "b", "c"]}).model
+    for name in ("probe.npz", "probe.safetensors"):
+        if name.endswith("safetensors"):
+            pytest.importorskip("safetensors")
+        model.save(tmp_path / name)
+        again = load_probe(tmp_path / name)
+        np.testing.assert_array_equal(again.probabilities(x), model.probabilities(x))
+        assert again.info["classes"] == ["a", "b", "c"] and again.task == "multiclass"
+    encoder = geomoe.load(DATA / "reference_tiny_random.pth")
+    images = np.full((4, 8, 8, 7), 12000, np.uint16)
+    assert again.predict_images(encoder, images).tolist() == again.predict(encoder.embed(images)).tolist()
+    with pytest.raises(ValueError, match="saved as .npz or .safetensors"):
+        model.save(tmp_path / "probe.pkl")
+    (tmp_path / "other.npz").write_bytes(b"not an archive")
+    with pytest.raises(ValueError, match="other.npz is no saved probe"):
+        load_probe(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match=r"features must be \(N, 16\)"):
+        model.predict(x[:, :3])
+
+
+def test_a_model_of_a_regression_has_no_probabilities():
+    model = LinearModel(np.ones((2, 1), np.float32), np.zeros(1, np.float32), "regression", 1.0)
+    assert model.predict(np.ones((3, 2))).tolist() == [[2.0]] * 3
+    with pytest.raises(ValueError, match="no probabilities"):
+        model.probabilities(np.ones((3, 2)))

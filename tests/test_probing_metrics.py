@@ -1,0 +1,91 @@
+"""Metrics by hand, and bootstrap intervals against explicit resamples."""
+
+import numpy as np
+import pytest
+
+from geomoe.probing import bootstrap, classification_metrics, main_metric, regression_metrics
+from geomoe.probing.metrics import bootstrap_regression
+
+
+def test_metrics_by_hand():
+    labels = np.array([[1, 1, 0], [0, 1, 0], [1, 0, 0]])
+    predictions = np.array([[1, 0, 0], [0, 1, 1], [1, 1, 0]])
+    scores = np.array([[0.9, 0.4, 0.1], [0.2, 0.8, 0.7], [0.6, 0.5, 0.3]])
+    m = classification_metrics(labels, predictions, scores, "multilabel")
+    assert m["accuracy"] == 0
+    assert m["micro_precision"] == pytest.approx(3 / 5) and m["micro_recall"] == pytest.approx(3 / 4)
+    assert m["micro_f1"] == pytest.approx(2 * 0.6 * 0.75 / 1.35)
+    assert m["macro_recall"] == pytest.approx((1 + 0.5) / 2)  # the third class does not occur
+    assert m["macro_mAP"] == pytest.approx((1.0 + (1 + 2 / 3) / 2) / 2)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_bootstrap_is_that_of_explicit_resamples(task):
+    rng = np.random.default_rng(0)
+    y = (rng.random((300, 4)) < 0.3).astype(int)
+    scores = np.round(np.clip(rng.normal(0.3, 0.2, y.shape) + 0.3 * y, 0, 1), 2)  # rounded: ties
+    predictions = (scores > 0.5).astype(int)
+    if task == "multiclass":
+        y, predictions = (np.eye(4, dtype=int)[a.argmax(axis=1)] for a in (y + rng.random(y.shape), scores))
+    found = bootstrap(y, predictions, scores, task, resamples=60, seed=3)
+    rng = np.random.default_rng(3)
+    runs = []
+    for _ in range(60):
+        rows = rng.integers(0, 300, 300)
+        runs.append(classification_metrics(y[rows], predictions[rows], scores[rows], task))
+    for name, interval in found.items():
+        np.testing.assert_allclose(interval, np.quantile([run[name] for run in runs], [0.025, 0.975]), atol=1e-5)
+
+
+def test_calibration_error_by_hand():
+    scores = np.array([[0.9, 0.1], [0.9, 0.1], [0.3, 0.7], [0.35, 0.65]])
+    labels = np.array([[1, 0], [0, 1], [0, 1], [0, 1]])
+    m = classification_metrics(labels, np.eye(2, dtype=int)[scores.argmax(axis=1)], scores, "multiclass")
+    # 0.9 is one bin (one of two right), 0.7 another, 0.65 a third
+    assert m["ece"] == pytest.approx((abs(1 - 1.8) + 0.3 + 0.35) / 4)
+
+
+def test_bins_of_confidence_are_fifteenths():
+    """A loop over the rows; 0.68 and 0.72 share a fifteenth, but no tenth and no twentieth."""
+    rng = np.random.default_rng(0)
+    scores = np.concatenate([rng.random((50, 2)), [[0.68, 0.32], [0.72, 0.28]]])
+    labels = (rng.random(scores.shape) < 0.5).astype(int)
+    bins = {}
+    for score, label in zip(scores.ravel(), labels.ravel()):
+        bins.setdefault(min(int(score * 15), 14), []).append(label - score)
+    expected = sum(abs(sum(gaps)) for gaps in bins.values()) / scores.size
+    metrics = classification_metrics(labels, (scores > 0.5).astype(int), scores, "multilabel")
+    assert metrics["ece"] == pytest.approx(expected)
+    two = scores[-2:]
+    right = np.array([[1, 0], [0, 1]])
+    one_bin = classification_metrics(right, np.array([[1, 0], [1, 0]]), two, "multiclass")
+    assert one_bin["ece"] == pytest.approx(abs(1 - 0.68 - 0.72) / 2)
+
+
+def test_resamples_leave_out_absent_classes_and_go_by_the_seed():
+    rng = np.random.default_rng(0)
+    y = (rng.random((200, 3)) < 0.4).astype(int)
+    y[:, 2] = 0
+    scores = np.clip(rng.normal(0.3, 0.2, y.shape) + 0.3 * y, 0, 1)
+    predictions = (scores > 0.5).astype(int)
+    point = classification_metrics(y, predictions, scores, "multilabel")
+    intervals = bootstrap(y, predictions, scores, "multilabel", resamples=100)
+    assert all(intervals[name][0] <= point[name] <= intervals[name][1] for name in ("macro_f1", "macro_mAP", "macro_recall"))
+    assert point["macro_recall"] == pytest.approx(np.mean([predictions[y[:, k] > 0, k].mean() for k in (0, 1)]))
+    assert intervals == bootstrap(y, predictions, scores, "multilabel", resamples=100, seed=0)
+    assert intervals != bootstrap(y, predictions, scores, "multilabel", resamples=100, seed=1)
+
+
+def test_intervals_of_a_regression_are_those_of_explicit_resamples():
+    rng = np.random.default_rng(0)
+    y = rng.standard_normal((80, 2))
+    p = y + 0.3 * rng.standard_normal(y.shape)
+    draws = np.random.default_rng(7)
+    runs = [regression_metrics(y[rows], p[rows]) for rows in (draws.integers(0, 80, 80) for _ in range(40))]
+    for name, interval in bootstrap_regression(y, p, resamples=40, seed=7).items():
+        np.testing.assert_allclose(interval, np.quantile([run[name] for run in runs], [0.025, 0.975]))
+
+
+def test_the_main_metric_of_each_task():
+    tasks = ("multiclass", "multilabel", "change", "regression")
+    assert [main_metric(task) for task in tasks] == ["accuracy", "micro_mAP", "average_precision", "r2"]

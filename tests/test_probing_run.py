@@ -1,0 +1,203 @@
+"""Probing runs from config to tables."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import DATA, ROOT
+
+from geomoe.pretrained import load
+from geomoe.probing import ProbeResult, default_probe_config, embed_split, load_probe
+from geomoe.probing import run as probe_run
+from geomoe.probing.config import BASELINES
+from geomoe.probing.tables import verdict
+
+SIZES = {"train": 96, "val": 32, "test": 48}
+
+
+@pytest.mark.parametrize("name, test_split", [("small", "test"), ("small_dominant", "test"), ("small_dominant", "")])
+def test_probing_run(run_dir, synthetic_dir, name, test_split):
+    config = default_probe_config()
+    config.checkpoint = str(run_dir)
+    config.data.name = f"synthetic_landsat/{name}"
+    config.data.data_dir = str(synthetic_dir)
+    config.data.test_split = test_split
+    config.data.folds = 3
+    config.seeds = (0, 1)
+    rows, facts = probe_run.run(config)
+    assert [(r.features, r.probe) for r in rows] == [(f, p) for f in ("pretrained", *BASELINES) for p in ("linear", "knn")]
+    assert facts["task"] == ("multilabel" if name == "small" else "multiclass")
+    for row in rows:
+        values = [run["micro_mAP"] for run in row.runs]
+        assert row.mean["micro_mAP"] == pytest.approx(np.mean(values))
+        assert row.std["micro_mAP"] == pytest.approx(np.std(values, ddof=1))
+        assert all(0 <= v <= 1 for r in row.runs for v in r.values())
+    bands = {r.probe: r for r in rows if r.features == "band statistics"}
+    if not test_split:
+        assert bands["knn"].std["accuracy"] > 0  # other folds for other seeds
+    saved = json.loads((run_dir / "probes" / f"synthetic_landsat_{name}.json").read_text())
+    assert saved["rows"][0]["mean"] == rows[0].mean
+    assert "pretrained" in verdict(rows)
+    before = (run_dir / "probes" / "results.csv").read_text()
+    again, _ = probe_run.run(config)  # from the results file
+    assert [row.mean["micro_mAP"] for row in again] == pytest.approx([row.mean["micro_mAP"] for row in rows], abs=1e-6)
+    assert (run_dir / "probes" / "results.csv").read_text() == before
+
+
+def test_probe_script_prints_the_table(run_dir, synthetic_dir):
+    command = [sys.executable, "probe.py", "--config=configs/probe_synthetic.py", f"--config.checkpoint={run_dir}"]
+    command += [f"--config.data.data_dir={synthetic_dir}", "--config.data.name=synthetic_landsat/small"]
+    command += ["--config.data.train_split=train", "--config.data.test_split=test", "--config.seeds=(0,)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in ("pretrained", "random weights", "band statistics", "mAP mic", "knn"):
+        assert text in done.stdout
+    bad = subprocess.run(command[:2] + command[3:4], cwd=ROOT, capture_output=True, text=True)
+    assert bad.returncode != 0
+    missing = subprocess.run([*command[:3], "--config.checkpoint=/nowhere"], cwd=ROOT, capture_output=True, text=True)
+    assert missing.returncode == 1 and "/nowhere" in missing.stderr and "Traceback" not in missing.stderr
+
+
+@pytest.mark.long
+def test_a_run_with_every_other_probe(run_dir, synthetic_dir, tmp_path):
+    config = default_probe_config()
+    config.checkpoint, config.output = str(run_dir), str(tmp_path)
+    config.data.name, config.data.data_dir = "synthetic_landsat/small", str(synthetic_dir)
+    config.data.val_split = "val"
+    config.linear.C = 0.0
+    config.probes, config.baselines, config.seeds = ("linear", "ridge", "finetune"), (), (0,)
+    config.finetune.blocks, config.finetune.epochs = 1, 1
+    config.label_fractions = (0.25, 1.0)
+    rows, facts = probe_run.run(config)
+    found = {(row.features, row.probe): row for row in rows}
+    assert set(found) == {("pretrained", p) for p in config.probes}
+    assert 0 < found["pretrained", "ridge"].mean["r2"] <= 1 and found["pretrained", "ridge"].mean["rmse"] < 0.5  # NDVI
+    linear, tuned = found["pretrained", "linear"].mean, found["pretrained", "finetune"].mean
+    assert 0.2 < linear["micro_mAP"] <= 1 and abs(tuned["micro_mAP"] - linear["micro_mAP"]) < 0.3
+    assert [point["rows"] for point in facts["label_efficiency"]["pretrained"]] == [24, 96]
+    assert load_probe(next(tmp_path.glob("*.npz"))).coef.shape[0] == 16
+
+
+def test_a_run_for_changes(run_dir, tmp_path):
+    config = default_probe_config()
+    config.checkpoint, config.output = str(run_dir), str(tmp_path)
+    config.data.name, config.data.pairs = "synthetic_pairs", 64
+    config.baselines, config.seeds = ("random weights", "band statistics"), (0,)
+    rows, facts = probe_run.run(config)
+    assert [row.probe for row in rows] == ["change threshold", "change linear"] * 3
+    assert all(0.3 < row.mean["accuracy"] <= 1 for row in rows)
+    assert "change linear" in (tmp_path / "results.csv").read_text()
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Every probe that a run fits, with the rows and options that it is given; it scores by the number of the call."""
+    made = []
+
+    def recorder(probe):
+        def record(train, test, **options):
+            made.append((probe, train, test, options))
+            metrics = {"accuracy": len(made) / 100, "micro_mAP": len(made) / 100, "r2": 0.5}
+            return ProbeResult(metrics, np.zeros(0), np.zeros(0), {}, {"micro_mAP": (0.1, 0.2)})
+
+        return record
+
+    for probe in ("linear_probe", "knn_probe", "ridge_probe", "finetune", "change_probe"):
+        monkeypatch.setattr(probe_run, probe, recorder(probe))
+    return made
+
+
+@pytest.fixture
+def config(synthetic_dir, tmp_path):
+    config = default_probe_config()
+    config.checkpoint, config.output = str(DATA / "reference_tiny_random.pth"), str(tmp_path)
+    config.data.name, config.data.data_dir = "synthetic_landsat/small", str(synthetic_dir)
+    config.seeds, config.baselines, config.probes = (0, 3), (), ("linear",)
+    return config
+
+
+def test_probes_are_given_the_rows_of_their_splits_and_seeds(config, calls):
+    config.probes, config.data.val_split, config.data.train_fraction = ("linear", "knn", "ridge", "finetune"), "val", 0.25
+    config.linear.C, config.knn.k, config.finetune.blocks, config.resamples = 0.0, 3, 1, 7
+    rows, _ = probe_run.run(config)
+    assert [probe for probe, *_ in calls] == [
+        name for name in ("linear_probe", "knn_probe", "ridge_probe", "finetune") for _ in config.seeds
+    ]
+    encoder = load(config.checkpoint)
+    splits = {name: embed_split({"z": encoder}, config.data.name, name, data_dir=config.data.data_dir) for name in SIZES}
+    for i, (probe, train, test, options) in enumerate(calls):
+        seed = config.seeds[i % 2]
+        index = np.random.default_rng(seed).permutation(96)[:24]
+        assert options["resamples"] == 7
+        if probe == "finetune":
+            np.testing.assert_array_equal(train["labels"], splits["train"].labels[index])
+            assert len(test["labels"]) == 48 and len(options["val"]["labels"]) == 32
+            assert options["blocks"] == 1 and options["seed"] == seed
+            continue
+        np.testing.assert_allclose(train[0], splits["train"].sets["z"][index], atol=2e-5)
+        np.testing.assert_allclose(test[0], splits["test"].sets["z"], atol=2e-5)
+        y = {name: s.targets["ndvi"] if probe == "ridge_probe" else s.labels for name, s in splits.items()}
+        np.testing.assert_allclose(train[1], y["train"][index], atol=1e-6)
+        np.testing.assert_allclose(test[1], y["test"], atol=1e-6)
+        if probe == "knn_probe":
+            assert options["k"] == 3 and "val" not in options
+        else:
+            np.testing.assert_allclose(options["val"][1], y["val"], atol=1e-6)
+    assert calls[0][3]["C"] == "sweep" and calls[1][3]["seed"] == 3
+    assert [row.task for row in rows] == ["multilabel", "multilabel", "regression", "multilabel"]
+    assert rows[0].runs[0]["micro_mAP"] == 0.01 and rows[0].intervals == {"micro_mAP": (0.1, 0.2)}
+
+
+def test_a_protocol_reaches_the_probes(config, calls):
+    config.protocol, config.probes = "torchgeo_bench", ("linear", "knn")
+    probe_run.run(config)
+    assert all(options["protocol"] == "torchgeo_bench" and "C" not in options for *_, options in calls)
+
+
+def test_results_are_taken_for_their_own_key_alone(config, calls, monkeypatch):
+    probe_run.run(config)
+    assert len(calls) == 2
+    rows, _ = probe_run.run(config)
+    assert len(calls) == 2 and [run["micro_mAP"] for run in rows[0].runs] == [0.01, 0.02]
+    changes = [
+        {"pool": "cls"},
+        {"pool": ("mean", "metadata")},
+        {"data.drop": ("lat",)},
+        {"data.train_fraction": 0.5},
+        {"data.val_split": "val"},
+        {"data.test_split": "val"},
+        {"linear.C": 0.1},
+        {"linear.standardise": True},
+        {"seeds": (4, 5)},
+        {"protocol": "landsat_bench"},
+        {"data.name": "synthetic_landsat/small_dominant"},
+    ]
+    for number, change in enumerate(changes, start=1):
+        other = copy.deepcopy(config)
+        with other.unlocked():
+            other.update_from_flattened_dict(change)
+        probe_run.run(other)
+        assert len(calls) == 2 + 2 * number, change
+    encoder = load(config.checkpoint)
+    retrained = encoder.random_weights(0)
+    retrained.source = encoder.source  # another run in the same folder
+    monkeypatch.setattr(probe_run, "load", lambda *args: retrained)
+    probe_run.run(config)
+    assert len(calls) == 4 + 2 * len(changes)
+    config.resume = False
+    probe_run.run(config)
+    assert len(calls) == 6 + 2 * len(changes)
+
+
+def test_baselines_are_fitted_on_features_of_their_own(config, calls):
+    config.baselines, config.seeds = BASELINES, (0,)
+    rows, _ = probe_run.run(config)
+    features = [call[1][0] for call in calls]
+    assert [row.features for row in rows] == ["pretrained", *BASELINES]
+    assert [x.shape[1] for x in features] == [16, 16, 14, 256]
+    encoder = load(config.checkpoint).random_weights(1000)
+    random = embed_split({"z": encoder}, config.data.name, "train", data_dir=config.data.data_dir).sets["z"]
+    np.testing.assert_allclose(np.sort(features[1], axis=0), np.sort(random, axis=0), atol=2e-5)
