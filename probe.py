@@ -21,7 +21,7 @@ def main(_: list[str]) -> None:
 
     rows, facts = run.run(_CONFIG.value)
     tables.print_table(rows, facts)
-    print(tables.verdict(rows, facts["task"]))
+    print(tables.verdict(rows))
 
 
 if __name__ == "__main__":

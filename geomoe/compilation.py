@@ -15,10 +15,7 @@ from typing import Any
 
 import jax
 
-CPU_OPTIONS = {
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
-}
+CPU_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 _CPU_IMAGES = 32
 _KNOWN_JAX = (0, 10)  # an XLA that does not know an option refuses to start
 

@@ -205,8 +205,7 @@ def test_times_of_a_folder_by_table_then_name_then_tag(tmp_path):
     for name in ("table", stamped, "tagged", "bare"):
         write_tif(tmp_path / "in" / f"{name}.tif", pixels(), tags={} if name == "bare" else tags)
     table = write_table(
-        tmp_path / "t.csv",
-        [["id", "time"], ["table", "2020-01-02 03:04:05"], [stamped, ""], ["tagged", ""], ["bare", ""]],
+        tmp_path / "t.csv", [["id", "time"], ["table", "2020-01-02 03:04:05"], [stamped, ""], ["tagged", ""], ["bare", ""]]
     )
     expected = {
         "table": "2020-01-02T03:04:05",

@@ -8,17 +8,7 @@ import pytest
 from conftest import MICRO, batch_of
 
 from geomoe.metadata import FIELDS
-from geomoe.models import (
-    MAE,
-    ModelConfig,
-    build_encoder,
-    build_mae,
-    count_params,
-    encode,
-    patchify,
-    random_masking,
-    unpatchify,
-)
+from geomoe.models import MAE, ModelConfig, build_encoder, build_mae, count_params, encode, patchify, random_masking, unpatchify
 from geomoe.models.block import Block, MixtureOfExperts, Stochastic
 from geomoe.models.kernels import Draws
 from geomoe.models.mae import uniform_by_position

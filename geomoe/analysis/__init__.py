@@ -4,10 +4,4 @@ from geomoe.analysis.experts import ablation_effects, contribution_norms
 from geomoe.analysis.projections import project
 from geomoe.analysis.sensitivity import Sensitivity, metadata_sensitivity
 
-__all__ = [
-    "Sensitivity",
-    "ablation_effects",
-    "contribution_norms",
-    "metadata_sensitivity",
-    "project",
-]
+__all__ = ["Sensitivity", "ablation_effects", "contribution_norms", "metadata_sensitivity", "project"]

@@ -59,11 +59,7 @@ def peak_memory() -> float:
 
 def _rates(count: int, seconds: list[float], flops: int = 0, peak: float = 0.0) -> Row:
     middle = statistics.median(seconds)
-    row: Row = {
-        "per_s": count / middle,
-        "spread": (max(seconds) - min(seconds)) / middle,
-        "ms": 1e3 * middle,
-    }
+    row: Row = {"per_s": count / middle, "spread": (max(seconds) - min(seconds)) / middle, "ms": 1e3 * middle}
     if flops:
         row |= {"model_gflops": flops * count / middle / 1e9, "peak_gflops": peak}
         row["peak_share"] = row["model_gflops"] / peak

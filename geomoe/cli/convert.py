@@ -16,9 +16,7 @@ from geomoe.cli.setup import clear_errors, start
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m geomoe.cli.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m geomoe.cli.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
     parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")

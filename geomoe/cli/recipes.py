@@ -36,15 +36,21 @@ def main(argv: list[str] | None = None) -> None:
     from geomoe import experiments
     from geomoe.models.pooling import parse_pool
 
-    pools = tuple(map(parse_pool, args.pools)) if args.pools else experiments.POOLS
+    comparison = experiments.Comparison(
+        minutes=args.minutes,
+        output=args.output,
+        dataset=args.dataset,
+        split=args.split,
+        data_dir=args.data_dir,
+        transfer=args.transfer,
+        pools=tuple(map(parse_pool, args.pools)) if args.pools else experiments.POOLS,
+    )
     names = [os.path.splitext(os.path.basename(path))[0] for path in args.recipes]
-    common = dict(minutes=args.minutes, output=args.output, pools=pools)
-    common |= dict(name=args.dataset, split=args.split, data_dir=args.data_dir)
     recipes = {name: experiments.load_recipe(path) for name, path in zip(names, args.recipes)}
-    text = experiments.markdown(experiments.compare(recipes, seeds=args.seeds, transfer=args.transfer, **common))
+    text = experiments.markdown(experiments.compare(recipes, args.seeds, comparison))
     if args.nested:
-        found = experiments.choose(names, seed=args.seeds[0], **common)
-        text += "\n" + experiments.told_choice(found, args.minutes, args.seeds[0])
+        choice = experiments.choose(names, args.seeds[0], comparison)
+        text += "\n" + experiments.describe_choice(choice, comparison, args.seeds[0])
     print(text, end="")
     if args.markdown:
         experiments.write_markdown(args.markdown, text)

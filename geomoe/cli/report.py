@@ -24,12 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     from geomoe.analysis.report import write_report
 
     path = write_report(
-        args.run_dir,
-        args.output,
-        checkpoint=args.which,
-        data_dir=args.data_dir,
-        split=args.split,
-        max_images=args.max_images,
+        args.run_dir, args.output, checkpoint=args.which, data_dir=args.data_dir, split=args.split, max_images=args.max_images
     )
     print(f"report: {os.path.abspath(path)} ({os.path.getsize(path) / 1e6:.1f} MB)")
 

@@ -161,10 +161,7 @@ def load(
     local_batch = options.batch_size // options.process_count
     if options.process_count > 1:
         split = tfds.split_for_jax_process(
-            split,
-            process_index=options.process_index,
-            process_count=options.process_count,
-            drop_remainder=options.train,
+            split, process_index=options.process_index, process_count=options.process_count, drop_remainder=options.train
         )
     count = num_examples(source, split)
     batches = count // local_batch
@@ -206,10 +203,7 @@ def _batch_maker(classes: int, statistics: Statistics, options: LoadOptions) -> 
         fields = records.parse(raw)
         rows = tf.shape(raw)[0]
         key = tf.stack(
-            [
-                tf.constant(options.seed, tf.int64) * 1_000_003 + epoch,
-                index * options.process_count + options.process_index,
-            ]
+            [tf.constant(options.seed, tf.int64) * 1_000_003 + epoch, index * options.process_count + options.process_index]
         )
         shape = [rows, 2 * DRAWS + len(metadata.FIELDS)]
         draws = tf.random.stateless_uniform(shape, key) if options.train else tf.zeros(shape)

@@ -197,11 +197,7 @@ def resize(images: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def to_size(
-    images: np.ndarray,
-    size: int,
-    resize_mode: str,
-    position: tuple[float, float] | None = None,
-    side: int | None = None,
+    images: np.ndarray, size: int, resize_mode: str, position: tuple[float, float] | None = None, side: int | None = None
 ) -> np.ndarray:
     """Bring images (N, H, W, C) to (N, size, size, C), a view of them where nothing is resized.
 

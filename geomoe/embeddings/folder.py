@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from geomoe.pretrained import PretrainedEncoder
 
 # The types in which files hold each unit.
-_DTYPES = {
-    "collection2_dn": ("uint16",),
-    "level1_dn": ("uint16",),
-    "reflectance": ("float32", "float64"),
-    "uint8": ("uint8",),
-}
+_DTYPES = {"collection2_dn": ("uint16",), "level1_dn": ("uint16",), "reflectance": ("float32", "float64"), "uint8": ("uint8",)}
 
 
 def embed_folder(

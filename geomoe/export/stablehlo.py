@@ -66,10 +66,7 @@ def export_encoder(
     exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(image, pair, pair, pair, pair)
     blob = exported.serialize()
     facts = {
-        "inputs": {
-            "images": ["N", cfg.img_size, cfg.img_size, cfg.in_channels],
-            **{name: ["N", 2] for name in FIELDS},
-        },
+        "inputs": {"images": ["N", cfg.img_size, cfg.img_size, cfg.in_channels], **{name: ["N", 2] for name in FIELDS}},
         "output": ["N", *exported.out_avals[0].shape[1:]],
         "bands": list(encoder.bands),
         "unit": "collection2_dn",

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from geomoe.metadata import FIELDS
-from geomoe.models import Encoder, ModelConfig, TokenOutput
+from geomoe.models import ModelConfig, encode
 from geomoe.models.pooling import Pool, pool_name, pool_tokens, pool_width
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.probing.inputs import labelled_splits
@@ -191,9 +191,7 @@ class _Classifier:
 
         @jax.jit
         def features(params: Any, images: Array, metadata: tuple[Array, ...]) -> Array:
-            out = Encoder(config).apply({"params": params}, images, *metadata)
-            assert isinstance(out, TokenOutput)
-            return pool_tokens(out, metadata, config, pool)
+            return pool_tokens(encode(config, params, images, *metadata), metadata, config, pool)
 
         @jax.jit
         def logits(params: Any, images: Array, metadata: tuple[Array, ...]) -> Array:

@@ -6,10 +6,7 @@ from typing import Any
 
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
     # Corley et al. 2025, arXiv 2506.08780: logistic regression as scikit-learn has it, features unscaled; kNN with k = 5.
-    "landsat_bench": {
-        "linear": dict(C=1.0, standardise=False, max_iter=1000),
-        "knn": dict(k=5, metric="euclidean"),
-    },
+    "landsat_bench": {"linear": dict(C=1.0, standardise=False, max_iter=1000), "knn": dict(k=5, metric="euclidean")},
     # arXiv 2509.10919 compares itself with Landsat-Bench by its linear probe, on mean-pooled tokens.
     "moe_mae_paper": {"linear": dict(C=1.0, standardise=False, max_iter=1000)},
     # torchgeo-bench: C from a sweep on the validation split, then a fit on training plus validation; kNN-5, Euclidean.

@@ -58,8 +58,9 @@ def make_eval_step(
 
     def step(params: Any, batch: Batch, key: Array) -> dict[str, Any]:
         positions = global_positions(len(batch["image"]), loss.views, axis_name)
-        context = dict(statistics=statistics, axis_name=axis_name)
-        values, usage = batch_losses(model, params, batch, loss, rngs={"mask": key}, positions=positions, **context)
+        values, usage = batch_losses(
+            model, params, batch, loss, rngs={"mask": key}, positions=positions, statistics=statistics, axis_name=axis_name
+        )
         metrics = {**{f"val_loss_{name}": value for name, value in values.items()}, "usage": usage}
         return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)
 

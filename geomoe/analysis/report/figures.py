@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from geomoe.data.composites import composite
+from geomoe.data.composites import Colours, composite
 from geomoe.models.reconstruction import Reconstruction
 from geomoe.models.routing import Routing
 
@@ -69,9 +69,9 @@ def expert_shares(shares: Mapping[str, Mapping[int, Points]]) -> str:
     return image(figure, "share of each expert over the steps, a panel for each block")
 
 
-def reconstruction(result: Reconstruction, statistics: Mapping[str, Any], bands: tuple[int, int, int], title: str) -> str:
+def reconstruction(result: Reconstruction, statistics: Mapping[str, Any], colours: Colours, title: str) -> str:
     """Draw the original, what the encoder saw, the reconstruction and its error, a row for each image."""
-    original, decoded = (composite(z, statistics, bands) for z in (result.original, result.reconstruction))
+    original, decoded = (composite(z, statistics, colours) for z in (result.original, result.reconstruction))
     seen = np.where(result.mask[..., None] > 0, 0.5, original)
     top = float(np.quantile(result.error, 0.98))
     count = len(original)

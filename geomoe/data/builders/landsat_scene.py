@@ -77,13 +77,7 @@ class LandsatScene(LandsatBuilder):
     name = "landsat_scene"
 
     def __init__(
-        self,
-        *,
-        unit: str = "collection2_dn",
-        side: int = 48,
-        max_cloud: float = 0.5,
-        config: str | None = None,
-        **kwargs: Any,
+        self, *, unit: str = "collection2_dn", side: int = 48, max_cloud: float = 0.5, config: str | None = None, **kwargs: Any
     ) -> None:
         preprocess.InputSpec(unit=unit)
         if side < 1:

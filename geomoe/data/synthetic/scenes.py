@@ -157,12 +157,7 @@ def _day(time: np.datetime64) -> int:
 
 
 def scene(
-    seed: int,
-    split: str,
-    index: int,
-    *,
-    time: np.datetime64 | None = None,
-    replace_cover: tuple[str, str] | None = None,
+    seed: int, split: str, index: int, *, time: np.datetime64 | None = None, replace_cover: tuple[str, str] | None = None
 ) -> Scene:
     """Render patch `index` of a split; the same arguments give the same bytes.
 
