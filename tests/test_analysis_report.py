@@ -116,7 +116,7 @@ def test_routing_is_drawn_of_the_images_themselves(encoder, held_out, drawn):
 
 
 def test_curves_are_of_every_column_and_of_the_experts(tmp_path, monkeypatch):
-    names = ["loss_masked", *(f"loss_{name}" for name, _ in sections.OBJECTIVES)]
+    names = ["loss_masked", *(f"loss_{name}" for name in (objective.name for objective in sections.OBJECTIVES))]
     with open(tmp_path / "metrics.csv", "w") as file:
         file.write(",".join(["step", *names, "val_loss_masked", "images_per_second", "input_wait_share"]) + "\n")
         for step in (1, 2):
@@ -130,7 +130,7 @@ def test_curves_are_of_every_column_and_of_the_experts(tmp_path, monkeypatch):
         "training": [(1, 1.0), (2, 2.0)],
         "held out": [(1, 7.0), (2, 14.0)],
     }
-    assert list(curves) == [title for _, title in sections.OBJECTIVES]
+    assert list(curves) == [objective.title for objective in sections.OBJECTIVES]
     assert [lines["training"][0][1] for lines in curves.values()] == [1.0 + k for k in range(1, len(names))]
     assert shares == [{"a": {0: [(1, 0.5), (2, 1.0)], 1: [(1, 0.5), (2, 0.0)]}}]
     assert "100 images/s (median); 25.0 %" in text

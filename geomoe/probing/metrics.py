@@ -39,7 +39,7 @@ def main_metric(task: str) -> str:
 
 
 def mean_and_std(runs: Sequence[Mapping[str, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and standard deviation of each metric over runs; the deviation of one run is 0.
+    """Mean and standard deviation of each metric over runs; the std of one run is 0.
 
     >>> mean_and_std([{"r2": 0.5}, {"r2": 0.7}])[0]
     {'r2': 0.6}
