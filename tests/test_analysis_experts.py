@@ -1,12 +1,13 @@
 """What experts contribute, and what is lost without one."""
 
+import jax
 import numpy as np
 import pytest
 from conftest import DATA
 
 from geomoe import metadata
 from geomoe.analysis import ablation_effects, contribution_norms
-from geomoe.pretrained import load
+from geomoe.pretrained import PretrainedEncoder, load
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +33,18 @@ def test_contributions_are_gated(encoder, batch, gates):
         assert norms.shape == gates[layer].shape and ((norms > 0) == (gates[layer] > 0)).all()
     with pytest.raises(ValueError, match="layer 9"):
         contribution_norms(encoder, batch, 9)
+
+
+def test_a_contribution_is_in_proportion_to_its_gate(encoder, batch, gates):
+    """Another bias of the first router changes gates, but not what its experts make of a token."""
+    params = jax.tree.map(np.array, encoder.params)
+    params["encoder"]["block_00"]["moe"]["router"]["clean"]["bias"] += np.array([0.5, 0.0, -0.5], np.float32)
+    other = PretrainedEncoder(encoder.config, params, encoder.statistics, "another router")
+    moved = np.asarray(other.apply_tokens(*batch.values()).gates[0])
+    both = (gates[0] > 0) & (moved > 0)
+    assert both.any() and np.abs(moved - gates[0])[both].min() > 1e-3
+    each = [contribution_norms(e, batch, 0)[both] / g[both] for e, g in ((encoder, gates[0]), (other, moved))]
+    np.testing.assert_allclose(*each, rtol=1e-4)
 
 
 def test_an_ablation_moves_the_tokens_of_its_expert_alone(encoder, batch, gates):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import DATA, ROOT
 
+from geomoe.data import synthetic
 from geomoe.pretrained import load
 from geomoe.probing import ProbeResult, default_probe_config, embed_split, load_probe
 from geomoe.probing import run as probe_run
@@ -100,7 +101,7 @@ def calls(monkeypatch):
     def recorder(probe):
         def record(train, test, **options):
             made.append((probe, train, test, options))
-            metrics = {"accuracy": len(made) / 100, "micro_mAP": len(made) / 100, "r2": 0.5}
+            metrics = {"accuracy": len(made) / 100, "micro_mAP": len(made) / 100, "r2": 0.5, "average_precision": 0.5}
             return ProbeResult(metrics, np.zeros(0), np.zeros(0), {}, {"micro_mAP": (0.1, 0.2)})
 
         return record
@@ -149,6 +150,19 @@ def test_probes_are_given_the_rows_of_their_splits_and_seeds(config, calls):
     assert calls[0][3]["C"] == "sweep" and calls[1][3]["seed"] == 3
     assert [row.task for row in rows] == ["multilabel", "multilabel", "regression", "multilabel"]
     assert rows[0].runs[0]["micro_mAP"] == 0.01 and rows[0].intervals == {"micro_mAP": (0.1, 0.2)}
+
+
+def test_changes_are_learned_from_the_first_half_of_the_pairs(config, calls):
+    config.data.name, config.data.pairs, config.baselines, config.seeds = "synthetic_pairs", 11, ("band statistics",), (3,)
+    rows, facts = probe_run.run(config)
+    methods = [(probe, options["method"]) for probe, _, _, options in calls]
+    assert methods == [("change_probe", "threshold"), ("change_probe", "linear")] * 2
+    changed = synthetic.change_pairs(3, 11)["changed"]
+    for _, train, test, _ in calls:
+        np.testing.assert_array_equal(train[2], changed[:5])
+        np.testing.assert_array_equal(test[2], changed[5:])
+        assert len(train[0]) == len(train[1]) == 5 and len(test[0]) == len(test[1]) == 6
+    assert (facts["train"], facts["test"]) == (5, 6) and {row.task for row in rows} == {"change"}
 
 
 def test_a_protocol_reaches_the_probes(config, calls):
