@@ -195,3 +195,35 @@ def test_a_stop_request_is_honoured_after_the_step_in_hand(tmp_path, monkeypatch
     monkeypatch.setattr(loop.StepMetrics, "add", add)
     assert loop.train(tiny_config(), tmp_path).finished
     assert [int(row["step"]) for row in rows_of(tmp_path) if row["loss"]] == list(range(1, 9))
+
+
+def test_every_option_of_the_config_reaches_the_step_and_the_evaluation(tmp_path, monkeypatch):
+    """What the step makes of its options is tested there; here, that a run gives it the config's."""
+    seen = {}
+
+    def make_train_step(model, optimizer, loss, **options):
+        seen.update(options, model=model, loss=loss)
+        return lambda state, batch, key: pytest.fail("not run")
+
+    def make_eval_step(model, loss, **options):
+        seen.update(eval_loss=loss, eval_statistics=options["statistics"])
+        raise InterruptedError
+
+    monkeypatch.setattr(loop, "make_train_step", make_train_step)
+    monkeypatch.setattr(loop, "make_eval_step", make_eval_step)
+    changes = {
+        "train.accumulate": 2,
+        "train.router_noise_end": 0.25,
+        "train.selection_rate": 0.5,
+        "model.selection_bias": True,
+        "loss.info_nce_weight": 3.0,
+        "loss.info_nce_temperature": 0.7,
+        "loss.normalise_targets": True,
+    }
+    with pytest.raises(InterruptedError):
+        loop.train(tiny_config(**changes), tmp_path)
+    assert (seen["accumulate"], seen["selection_rate"], seen["model"].config.selection_bias) == (2, 0.5, True)
+    assert [float(seen["router_noise"](step)) for step in (0, 7)] == [1.0, 0.25]  # of eight steps
+    for loss in (seen["loss"], seen["eval_loss"]):
+        assert loss.weights["info_nce"] == 3.0 and loss.options["info_nce_temperature"] == 0.7 and loss.normalise_targets
+    assert seen["statistics"].source == seen["eval_statistics"].source == "fake"
