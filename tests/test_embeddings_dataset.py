@@ -20,6 +20,7 @@ def encoder():
 NAME = "synthetic_landsat/small"
 
 
+@pytest.mark.filterwarnings("ignore::geomoe.data.preprocess.StatisticsWarning")  # these weights are of other patches
 def test_every_patch_of_a_split_with_its_labels(encoder, synthetic_dir, tmp_path):
     sink = embeddings.Sink(tmp_path / "val.npz", pool="cls", batch_size=12)
     counts = embeddings.embed_dataset(encoder, sink, NAME, "val", data_dir=synthetic_dir)

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 from conftest import real_data_config, tiny_config
+from hypothesis import given
+from hypothesis import strategies as st
 
 from geomoe import data
 from geomoe.landsat import STATISTICS, Statistics
@@ -145,3 +147,15 @@ def test_fake_data_are_the_same_over_processes(monkeypatch):
         monkeypatch.setattr(jax, "process_index", lambda i=i: i)
         parts.append(next(opened(config).train(0))["image"])
     np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+@given(st.lists(st.tuples(st.text(min_size=1, max_size=5), st.floats(0, 1)), max_size=4), st.integers(1, 64), st.integers(1, 4))
+def test_any_mix_leaves_rows_for_the_main_dataset_or_is_refused(mix, batches, processes):
+    size = batches * processes
+    try:
+        rows = rows_of_mix(mix, size, processes)
+    except ValueError as error:
+        assert "config.data.mix" in str(error)
+    else:
+        assert list(rows) == [name for name, _ in mix] and sum(rows.values()) < size
+        assert all(count % processes == 0 and count >= 1 for count in rows.values())
