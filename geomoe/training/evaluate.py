@@ -25,16 +25,10 @@ Batches = Callable[[], Iterator[Mapping[str, np.ndarray]]]
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What held-out images give.
+    """What held-out images give."""
 
-    Attributes:
-        metrics: columns of metrics.csv: `val_loss_NAME`, and `val_least_used_expert`, the least share of the tokens that an
-            expert of any block gets, over an even share.
-        usage: block -> (E,), the share of the token assignments of each expert.
-    """
-
-    metrics: dict[str, float]
-    usage: dict[str, np.ndarray]
+    metrics: dict[str, float]  # columns of metrics.csv: `val_loss_NAME` and `val_least_used_expert`
+    usage: dict[str, np.ndarray]  # block -> (E,), the share of the token assignments of each expert
 
     @property
     def loss(self) -> float:

@@ -20,23 +20,14 @@ Batches = Iterator[dict[str, np.ndarray]]
 
 @dataclasses.dataclass(frozen=True)
 class RunData:
-    """The input of a run.
+    """The input of a run."""
 
-    Attributes:
-        statistics: of the z-score of the main dataset.
-        dataset: its full name.
-        mix: name of each dataset mixed in -> {"rows": its rows of a batch, "statistics": its own}.
-        examples: of the main dataset's training split.
-        train: number of a batch -> the stream of this process's training batches from there on.
-        val: starts the stream of this process's held-out batches.
-    """
-
-    statistics: Statistics
-    dataset: str
-    mix: dict[str, dict[str, Any]]
-    examples: int
-    train: Callable[[int], Batches]
-    val: Callable[[], Batches]
+    statistics: Statistics  # of the main dataset's z-score
+    dataset: str  # its full name
+    mix: dict[str, dict[str, Any]]  # name of each dataset mixed in -> its "rows" of a batch and its "statistics"
+    examples: int  # of the main dataset's training split
+    train: Callable[[int], Batches]  # number of a batch -> the stream of this process's training batches from there on
+    val: Callable[[], Batches]  # starts the stream of this process's held-out batches
 
 
 def open_data(

@@ -20,7 +20,7 @@ class LossConfig:
     The defaults are the published recipe, in which no objective has a weight.
 
     Attributes:
-        unmasked_weight, balance_weight: of the reconstruction of visible patches, and of the routers' balance losses.
+        unmasked_weight, balance_weight: of visible patches, and of the routers' balance losses.
         normalise_targets: whether each target patch is normalised by its own mean and standard deviation.
         valid_pixels: whether pixels without data count neither as targets nor in their normalisation.
         decoded_views: of two crops of a place, how many the decoder reconstructs.

@@ -22,27 +22,16 @@ Batch = Mapping[str, Array]
 
 @dataclasses.dataclass(frozen=True)
 class LossInputs:
-    """What a forward pass gives an objective.
-
-    Attributes:
-        model: the architecture.
-        out: the autoencoder's output on all V * B crops; its decoder may have seen the first ones alone.
-        crops: the batch that went in, as `join_views` makes it.
-        head: the objective's linear head, where it has one: (..., in) -> (..., out).
-        options: the objective's own keys of the `loss` section.
-        statistics: of the z-score, or None.
-        teacher: parameters of the averaged encoder, or None.
-        axis_name: of the devices, or None.
-    """
+    """What a forward pass gives an objective."""
 
     model: ModelConfig
-    out: MAEOutput
-    crops: Batch
-    head: Callable[[Array], Array]
-    options: Mapping[str, float]
-    statistics: Statistics | None
-    teacher: Any
-    axis_name: str | None
+    out: MAEOutput  # of all V * B crops; the decoder may have seen the first ones alone
+    crops: Batch  # that went in, as `join_views` makes it
+    head: Callable[[Array], Array]  # the objective's linear head, where it has one: (..., in) -> (..., out)
+    options: Mapping[str, float]  # further keys of the `loss` section
+    statistics: Statistics | None  # of the z-score
+    teacher: Any  # parameters of the averaged encoder, or None
+    axis_name: str | None  # of the devices
 
     @property
     def embedding(self) -> Array:
@@ -60,31 +49,20 @@ class LossInputs:
 class Objective:
     """One thing that pretraining asks of the model beside reconstruction.
 
-    Attributes:
-        name: its weight in the `loss` section is `NAME_weight`, its columns of metrics.csv `loss_NAME` and `val_loss_NAME`.
-        title: what reports call it.
-        loss: inputs -> scalar, without its weight.
-        views: crops of each place that it compares.
-        batch_keys: parts of a batch that it reads beside the images and their metadata.
-        head: the sizes (in, out) of its linear head, by the architecture; None without.
-        options: further keys of the `loss` section, with their defaults.
-        needs_statistics: whether it reads the statistics of the z-score.
-        needs_teacher: whether it compares with an average of past encoders, whose decay is the option "teacher_momentum".
-        held_out: whether it is evaluated on held-out images.
-        check: of a whole config and the number of views; raises ValueError where the objective would have nothing to learn.
+    Its weight in the `loss` section is `NAME_weight`, its columns of metrics.csv are `loss_NAME` and `val_loss_NAME`.
     """
 
     name: str
-    title: str
-    loss: Callable[[LossInputs], Array]
-    views: int = 1
-    batch_keys: tuple[str, ...] = ()
-    head: Callable[[ModelConfig], tuple[int, int]] | None = None
-    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    needs_statistics: bool = False
-    needs_teacher: bool = False
-    held_out: bool = True
-    check: Callable[[ml_collections.ConfigDict, int], None] | None = None
+    title: str  # in reports
+    loss: Callable[[LossInputs], Array]  # scalar, without its weight
+    views: int = 1  # crops of each place that it compares
+    batch_keys: tuple[str, ...] = ()  # that it reads beside the images and their metadata
+    head: Callable[[ModelConfig], tuple[int, int]] | None = None  # sizes (in, out) of its linear head
+    options: Mapping[str, float] = dataclasses.field(default_factory=dict)  # further keys of the section, with defaults
+    needs_statistics: bool = False  # of the z-score
+    needs_teacher: bool = False  # an average of past encoders, whose decay is the option "teacher_momentum"
+    held_out: bool = True  # whether it is evaluated on held-out images
+    check: Callable[[ml_collections.ConfigDict, int], None] | None = None  # (config, views); raises where nothing is to learn
 
     @property
     def weight_key(self) -> str:
