@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 
 from absl import flags
@@ -25,7 +26,8 @@ def main(_: list[str]) -> None:
 
     result = loop.train(_CONFIG.value, _WORKDIR.value)
     if result.finished:
-        print(f"done: step {result.step}, validation loss {result.val_loss:.4f}, run directory {_WORKDIR.value}")
+        loss = "" if math.isnan(result.val_loss) else f"validation loss {result.val_loss:.4f}, "  # nothing was left to do
+        print(f"done: step {result.step}, {loss}run directory {_WORKDIR.value}")
     else:
         print(f"stopped at step {result.step}; the same command goes on from there")
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -120,6 +121,27 @@ OVERRIDES = [
     "--config.loss.info_nce_weight=1.0",
     "--config.loss.balance_weight=0.0",
 ]
+
+
+@pytest.mark.long
+def test_a_run_goes_on_with_another_number_of_processes(tmp_path, free_port):
+    """Two processes of one device each, stopped and resumed, and one process after them: the run of one process."""
+    steps = lambda number: f"--config.train.num_steps={number}"
+    finish(start_script(["train.py", *OVERRIDES, steps(6), f"--workdir={tmp_path / 'whole'}"]))
+    process = lambda i: ["--num_processes=2", f"--process_id={i}", f"--coordinator=localhost:{free_port}"]
+    common = ["train.py", *OVERRIDES, steps(6), f"--workdir={tmp_path / 'parts'}"]
+    finish(*(start_script([*common, *process(i)]) for i in (0, 1)))
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "6")  # as if it had been stopped before its last checkpoint
+    (out, _), _ = finish(*(start_script([*common, *process(i)]) for i in (0, 1)))
+    assert "done: step 6" in out
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "6")
+    finish(start_script(common))
+    whole, parts = rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts")
+    assert [r["step"] for r in whole] == [r["step"] for r in parts]
+    for a, b in zip(whole, parts, strict=True):
+        for column in ("loss", "val_loss_masked"):
+            if a[column]:
+                assert float(a[column]) == pytest.approx(float(b[column]), rel=2e-5), column
 
 
 @pytest.mark.long

@@ -15,6 +15,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from geomoe.files import atomic_open
 from geomoe.training.config import default_config, differences, modernised
+from geomoe.training.parallel import replicate
 from geomoe.training.state import TrainState
 
 RUN_FILE = "run.json"
@@ -127,8 +128,7 @@ class Checkpoints:
         abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         args = {name: ocp.args.StandardRestore(tree) for name, tree in _parts(abstract).items()}
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        new_step = jax.device_put(jax.numpy.int32(step), like.step.sharding)
-        return TrainState(new_step, restored["params"], restored["optimizer"], restored.get("teacher"))
+        return TrainState(replicate(np.int32(step)), restored["params"], restored["optimizer"], restored.get("teacher"))
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
