@@ -226,3 +226,15 @@ def test_bad_input_is_named(encoder):
             encoder.embed(**arguments)
     with pytest.raises(FileNotFoundError, match="nowhere"):
         geomoe.load("nowhere")
+
+
+def test_a_saved_run_is_the_encoder(encoder, tmp_path):
+    """Weights, statistics, and whether it reconstructs normalised patches."""
+    statistics = landsat.Statistics((9000.0,) * 7, (2000.0,) * 7, "of its own")
+    original = geomoe.PretrainedEncoder(encoder.config, encoder.params, statistics, "somewhere", normalised_targets=True)
+    original.save_run(tmp_path / "run")
+    again = geomoe.load(tmp_path / "run")
+    assert again.fingerprint == original.fingerprint and again.config == original.config
+    assert again.statistics == statistics and again.normalised_targets
+    with pytest.raises(ValueError, match="holds a run already"):
+        original.save_run(tmp_path / "run")
