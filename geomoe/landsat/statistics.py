@@ -50,10 +50,7 @@ class Statistics(Mapping[str, Any]):
             raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} must match, with std > 0")
 
     def __getitem__(self, key: str) -> Any:
-        if key not in ("mean", "std", "source"):
-            raise KeyError(key)
-        value = getattr(self, key)
-        return value if isinstance(value, str) else list(value)
+        return {"mean": list(self.mean), "std": list(self.std), "source": self.source}[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(("mean", "std", "source"))
@@ -68,11 +65,7 @@ class Statistics(Mapping[str, Any]):
 
     @classmethod
     def published(cls, dataset: str) -> Statistics:
-        """Look up the published statistics of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers.
-
-        Raises:
-            ValueError: there are none of this dataset.
-        """
+        """Look up those of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers; else ValueError."""
         if dataset not in STATISTICS:
             raise ValueError(f"no published statistics of {dataset!r}; there are {', '.join(STATISTICS)}")
         return cls(**STATISTICS[dataset], source=f"published:{dataset}")
@@ -84,10 +77,8 @@ class Statistics(Mapping[str, Any]):
     def normalize(self, images: Any, out: np.ndarray | None = None) -> Any:
         """Compute z-scores of (..., C) values; numpy or jax arrays, in float32 where the images are float32.
 
-        Args:
-            images: (..., C) values.
-            out: a contiguous float32 numpy array of two axes or more to write to, which may be the images themselves; several
-                times as fast as without.
+        `out` is a contiguous float32 numpy array of two axes or more to write to, which may be the images themselves; several
+        times as fast as without.
         """
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         if out is None:
