@@ -4,12 +4,9 @@
 - hour: hour of the day in UTC (0 to 23) times 2 pi / 24;
 - lat, lon: the angle itself.
 
-A pair on the unit circle is never [0, 0], so "missing" is a value of its own.
-
-Also here: the one parser of time stamps, and the one rule for which stamp to believe.
+A pair on the unit circle is never [0, 0], so "missing" is a value of its own. Also here: the one parser of time stamps, and
+the one rule for which stamp to believe.
 """
-
-from __future__ import annotations
 
 import datetime
 import re
@@ -20,6 +17,10 @@ import numpy as np
 UNKNOWN_TIME = "unknown"  # how prepared records say that a patch has no time
 _NAT = np.datetime64("NaT", "s")
 _FIRST_YEAR, _END_YEAR = 1972, 2100  # from the first Landsat on
+_TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
+_SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
+_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_L\w{3}_\d{6}_(\d{8})", re.ASCII)
+_LANDSAT_SCENE = re.compile(r"L[COTEM]\d\d{6}(\d{4})(\d{3})", re.ASCII)
 
 
 class Metadata(NamedTuple):
@@ -53,14 +54,7 @@ def iso_week(time: np.ndarray) -> np.ndarray:
 
 
 def encode_time(time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encode week and hour of UTC times.
-
-    Args:
-        time: (N,) datetime64; NaT is a missing time.
-
-    Returns:
-        week (N, 2), hour (N, 2): float32 [sin, cos], [0, 0] where missing.
-    """
+    """Encode UTC times, (N,) datetime64, as week and hour, each (N, 2) float32 [sin, cos]; NaT is missing and gives [0, 0]."""
     time = np.asarray(time, "datetime64[s]")
     present = ~np.isnat(time)
     time = np.where(present, time, np.datetime64(0, "s"))
@@ -82,11 +76,7 @@ def encode_degrees(degrees: np.ndarray) -> np.ndarray:
 
 
 def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
-    """Encode latitudes, longitudes and times as the model's four inputs.
-
-    Args:
-        lat, lon: (N,) degrees, NaN where missing.
-        time: (N,) datetime64 in UTC, NaT where missing.
+    """Encode (N,) latitudes, longitudes (degrees, NaN where missing) and times (datetime64 in UTC, NaT where missing).
 
     Raises:
         ValueError: a latitude is beyond 90 or a longitude beyond 360 degrees.
@@ -98,9 +88,6 @@ def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
             raise ValueError(f"{name}[{bad[0]}] = {values[bad[0]]} is not in degrees: beyond +-{limit:g}")
     week, hour = encode_time(time)
     return Metadata(week, hour, encode_degrees(lat), encode_degrees(lon))
-
-
-_TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
 
 
 def parse_time(text: str | bytes) -> np.datetime64:
@@ -137,13 +124,8 @@ def parse_time(text: str | bytes) -> np.datetime64:
 
 
 def format_time(time: np.datetime64) -> str:
-    """Write a time as prepared records hold it: ISO 8601 in seconds, or "unknown" for NaT; the inverse of `parse_time`."""
+    """Write a time as prepared records hold it, ISO 8601 in seconds or "unknown" for NaT: the inverse of `parse_time`."""
     return UNKNOWN_TIME if np.isnat(time) else str(time.astype("datetime64[s]"))
-
-
-_SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
-_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_L\w{3}_\d{6}_(\d{8})", re.ASCII)
-_LANDSAT_SCENE = re.compile(r"L[COTEM]\d\d{6}(\d{4})(\d{3})", re.ASCII)
 
 
 def time_from_name(name: str) -> np.datetime64:
@@ -189,13 +171,11 @@ def acquisition_time(*, explicit: str = "", name: str = "", date_tag: str = "", 
         return parse_time(explicit)
     for text, parse in ((name, time_from_name), (date_tag, parse_time)):
         try:
-            time = parse(text) if text.strip("\x00 ") else _NAT
+            if text.strip("\x00 ") and not np.isnat(time := parse(text)):
+                return time
         except ValueError:
             if strict:
                 raise
-            time = _NAT
-        if not np.isnat(time):
-            return time
     return _NAT
 
 
@@ -208,7 +188,6 @@ def published_hour(patch_id: str) -> int:
     Raises:
         ValueError: the name has no time stamp.
     """
-    match = _SENTINEL_STAMP.search(patch_id)
-    if not match:
-        raise ValueError(f"no time stamp in the patch name {patch_id!r}")
-    return int(match[2][0])
+    if match := _SENTINEL_STAMP.search(patch_id):
+        return int(match[2][0])
+    raise ValueError(f"no time stamp in the patch name {patch_id!r}")

@@ -1,10 +1,7 @@
 """The images of a batch as the model takes them: cropped or resized, flipped and rotated, z-scored. Numpy, one pass an image.
 
-Written this way because it is several times faster than the same in tf.data operations, which cost some ten microseconds each
-whatever they do; numpy lets other threads run meanwhile.
+It is several times faster than tf.data operations, which cost some ten microseconds each; numpy lets other threads run.
 """
-
-from __future__ import annotations
 
 import dataclasses
 

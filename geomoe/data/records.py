@@ -1,13 +1,11 @@
 """The record of every prepared dataset: as TFDS declares it, as bytes, and read back."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from geomoe import landsat
+from geomoe import landsat, metadata
 from geomoe.data.tensorflow_setup import tf, tfds
 
 # The same as `features`, as it stands in a file.
@@ -43,12 +41,12 @@ def features(class_names: Iterable[str]) -> tfds.features.FeaturesDict:
     )
 
 
-def _feature(dtype: tf.DType, values: Iterable[Any]) -> tf.train.Feature:
-    if dtype == tf.string:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-    if dtype == tf.int64:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+def record(
+    patch_id: str, image: np.ndarray, latitude: float, longitude: float, time: np.datetime64, labels: Sequence[int]
+) -> dict[str, Any]:
+    """Put a record together; a NaT time is unknown."""
+    fields = {"id": patch_id, "image": image, "latitude": latitude, "longitude": longitude}
+    return {**fields, "time": metadata.format_time(time), "labels": labels}
 
 
 def serialize(record: Mapping[str, Any]) -> bytes:
@@ -57,16 +55,18 @@ def serialize(record: Mapping[str, Any]) -> bytes:
     Written out here because TFDS's own encoder takes several times as long as reading the patch; a test holds the two equal.
     """
     image = np.ascontiguousarray(record["image"], dtype="<u2")
-    values = {
-        "id": [record["id"].encode()],
-        "image/shape": image.shape,
-        "image/value": [image.tobytes()],
-        "latitude": [record["latitude"]],
-        "longitude": [record["longitude"]],
-        "time": [record["time"].encode()],
-        "labels": record["labels"],
+    text = lambda value: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    integers = lambda values: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+    number = lambda value: tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+    stored = {
+        "id": text(record["id"].encode()),
+        "image/shape": integers(image.shape),
+        "image/value": text(image.tobytes()),
+        "latitude": number(record["latitude"]),
+        "longitude": number(record["longitude"]),
+        "time": text(record["time"].encode()),
+        "labels": integers(record["labels"]),
     }
-    stored = {key: _feature(spec.dtype, values[key]) for key, spec in _STORED.items()}
     return tf.train.Example(features=tf.train.Features(feature=stored)).SerializeToString(deterministic=True)
 
 
