@@ -55,15 +55,7 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """What is done to every image of a batch.
-
-    Attributes:
-        size: side S of the result, in pixels.
-        resize_mode: how an image gets it, one of `preprocess.RESIZE_MODES` or `preprocess.RANDOM_RESIZE_MODES`.
-        statistics: of the z-score.
-        augment: the random choices.
-        clip: lowest and highest digital number, or None.
-    """
+    """What is done to every image of a batch; fields as for `geomoe.data.LoadOptions`, `size` is its `img_size`."""
 
     size: int
     resize_mode: str
@@ -73,13 +65,13 @@ class Preparation:
 
     def crop(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Bring (N, H, W, C) to side S, all the same way by a view's uniform numbers (DRAWS,)."""
-        if self.resize_mode not in preprocess.RANDOM_RESIZE_MODES:
-            return preprocess.to_size(images, self.size, self.resize_mode)
-        side = None
+        position, side = None, None
+        if self.resize_mode in preprocess.RANDOM_RESIZE_MODES:
+            position = (draws[0], draws[1])
         if self.resize_mode == "random_resized_crop":
             low, high = (min(limit, *images.shape[1:3]) for limit in self.augment.crop_sides or (self.size, self.size))
             side = min(low + int(draws[5] * (high - low + 1)), high)
-        return preprocess.to_size(images, self.size, self.resize_mode, (draws[0], draws[1]), side)
+        return preprocess.to_size(images, self.size, self.resize_mode, position, side)
 
     def flip_and_rotate(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Flip and rotate a square image (S, S, ...) by a view's uniform numbers (DRAWS,), where asked to; a view."""

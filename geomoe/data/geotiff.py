@@ -1,15 +1,12 @@
 """One patch from a GeoTIFF, checked: pixels, location, and a clear error for each flaw that real files have.
 
-Patches are small and many, so the usual file (whole image in memory, EPSG code among its keys) is read by tifffile, three
-times as fast as GDAL opens it; everything else goes to rasterio.
+The usual file (one page, EPSG code among its keys) is read by tifffile, three times as fast as GDAL opens it; others by GDAL.
 """
-
-from __future__ import annotations
 
 import functools
 import os
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyproj
@@ -19,18 +16,13 @@ from geomoe import landsat
 
 
 class PatchError(ValueError):
-    """A patch that cannot be used.
-
-    Attributes:
-        kind: the flaw, one of a small set of phrases, for counting.
-        path: the file.
-    """
+    """A patch that cannot be used: the kind of flaw, one of a small set of phrases for counting, the file, what is wrong."""
 
     def __init__(self, kind: str, path: str, message: str) -> None:
         super().__init__(f"{path}: {kind}: {message}")
         self.kind, self.path, self.message = kind, path, message
 
-    def __reduce__(self) -> tuple[type[PatchError], tuple[str, str, str]]:
+    def __reduce__(self) -> Any:
         return PatchError, (self.kind, self.path, self.message)
 
 
@@ -87,15 +79,8 @@ def _read_simple(path: str) -> _Raster | None:
         column, row, _, x0, y0, _ = tie.value
         x = x0 + (image.shape[1] / 2 - half - column) * scale.value[0]
         y = y0 - (image.shape[0] / 2 - half - row) * scale.value[1]
-        nodata = tags.get(42113)
-        date = tags.get(306)
-        return _Raster(
-            image,
-            (x, y),
-            f"EPSG:{epsg}",
-            float(str(nodata.value).strip("\x00 ")) if nodata is not None else None,
-            str(date.value).strip("\x00 ") if date is not None else "",
-        )
+        nodata, date = (str(tags[code].value).strip("\x00 ") if code in tags else "" for code in (42113, 306))
+        return _Raster(image, (x, y), f"EPSG:{epsg}", float(nodata) if nodata else None, date)
 
 
 def _read_any(path: str) -> _Raster:
@@ -105,11 +90,9 @@ def _read_any(path: str) -> _Raster:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path) as src:
-            image = np.moveaxis(src.read(), 0, 2)
             centre = src.xy(src.height / 2, src.width / 2, offset="ul")
-            return _Raster(
-                image, centre, src.crs.to_wkt() if src.crs else None, src.nodata, src.tags().get("TIFFTAG_DATETIME", "")
-            )
+            crs, date = src.crs.to_wkt() if src.crs else None, src.tags().get("TIFFTAG_DATETIME", "")
+            return _Raster(np.moveaxis(src.read(), 0, 2), centre, crs, src.nodata, date)
 
 
 def read_patch(
@@ -150,9 +133,8 @@ def read_patch(
     bands = image.shape[2]
     if bands not in (num_bands, num_bands + drop_extra):
         counts = f"{num_bands}" if not drop_extra else f"{num_bands} or {num_bands + drop_extra}"
-        six, seven = len(landsat.TM_BANDS), len(landsat.BANDS)
-        hint = f" ({', '.join(landsat.BANDS)})" if num_bands == seven else ""
-        if (bands, num_bands) == (six, seven):
+        hint = f" ({', '.join(landsat.BANDS)})" if num_bands == len(landsat.BANDS) else ""
+        if hint and bands == len(landsat.TM_BANDS):
             hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
         raise PatchError("wrong band count", path, f"{bands} bands where {counts} are needed{hint}")
     image = image[:, :, :num_bands]
@@ -165,11 +147,11 @@ def read_patch(
         image = np.where(image == raster.nodata, empty, image)
     if not keep_nodata and not np.nan_to_num(image).any():
         raise PatchError("all nodata", path, "every pixel is 0")
-    if raster.crs is None:
-        if need_crs:
-            raise PatchError("no CRS", path, "the file is not georeferenced, so its latitude and longitude are unknown")
-        return Patch(np.ascontiguousarray(image), np.nan, np.nan, raster.date_tag)
-    longitude, latitude = _to_wgs84(raster.crs).transform(*raster.centre)
-    if not (np.isfinite(longitude) and np.isfinite(latitude)):
-        raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS")
+    longitude, latitude = np.nan, np.nan
+    if raster.crs is not None:
+        longitude, latitude = _to_wgs84(raster.crs).transform(*raster.centre)
+        if not (np.isfinite(longitude) and np.isfinite(latitude)):
+            raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS")
+    elif need_crs:
+        raise PatchError("no CRS", path, "the file is not georeferenced, so its latitude and longitude are unknown")
     return Patch(np.ascontiguousarray(image), float(latitude), float(longitude), raster.date_tag)

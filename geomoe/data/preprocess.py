@@ -3,13 +3,11 @@
 Axes: N images, H and W pixels, C bands, S the model's image side.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -87,7 +85,7 @@ class InputSpec:
             return tuple(self.bands)
         return tuple(landsat.TM_BANDS) if landsat.lacks_coastal(self.sensor) else tuple(bands)
 
-    def part(self, rows: slice) -> InputSpec:
+    def part(self, rows: slice) -> Self:
         """Describe some of the images alone."""
         if self.sun_elevation is None or np.ndim(self.sun_elevation) == 0:
             return self
@@ -95,20 +93,17 @@ class InputSpec:
 
 
 def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
-    """Find each band that the model takes among the channels of the images: its index, or None where it is missing.
+    """Find each of the model's `bands` among the channels of the images: its index, or None where it is missing.
 
     Args:
-        channels: names of the images' channels, in their order.
+        channels, fill_missing, sensor: as for `InputSpec`; the coastal band that a sensor lacks may be missing in any case.
         bands: the model's.
-        fill_missing: whether bands may be missing; of a sensor without the coastal band that one may be in any case.
-        sensor: whose numbers those in `channels` are.
 
     Raises:
         ValueError: a band is missing, unknown or named twice.
     """
     names = [landsat.band_name(name, sensor) for name in channels]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"band {twice[0]} is named twice: {', '.join(channels)}")
     may_lack = landsat.BANDS[:1] if landsat.lacks_coastal(sensor) else ()
     missing = [band for band in bands if band not in names and band not in may_lack]
@@ -124,7 +119,7 @@ def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool
 def _check_range(images: np.ndarray, unit: str) -> None:
     if unit != "reflectance" and images.dtype.kind == "f" and not np.isfinite(images).all():
         raise ValueError("images hold NaN or infinite values; give pixels without data the digital number 0")
-    finite = images if images.dtype.kind != "f" else images[~np.isnan(images)]
+    finite = images[~np.isnan(images)] if images.dtype.kind == "f" else images
     if finite.size == 0:
         return
     low, high = float(finite.min()), float(finite.max())
@@ -264,11 +259,12 @@ def prepare(
             "bands there are"
         )
     order = band_order(names, bands, spec.fill_missing, spec.sensor) if by_name else list(range(len(names)))
+    present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
     channels = [channel for channel in order if channel is not None]
     images = images if channels == list(range(images.shape[-1])) else images[..., channels]
     if spec.statistics is None:
         values = to_collection2(images, spec)
-        zscore = Statistics.of(statistics).select([i for i, channel in enumerate(order) if channel is not None])
+        zscore = Statistics.of(statistics).select(present)
     else:
         _check_range(images, spec.unit)
         values = np.nan_to_num(images.astype(np.float32))
@@ -281,7 +277,7 @@ def prepare(
     if None not in order:
         return z, valid
     full = np.zeros((*z.shape[:3], len(order)), np.float32)  # 0 is the training mean
-    full[..., [i for i, channel in enumerate(order) if channel is not None]] = z
+    full[..., present] = z
     if landsat.lacks_coastal(spec.sensor):
         coastal, blue = (bands.index(name) for name in landsat.BANDS[:2])
         full[..., coastal] = full[..., blue]
@@ -292,9 +288,8 @@ def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any],
     """Warn where a band's mean over the batch lies 3 or more standard deviations from that of the training data.
 
     Args:
-        z: (N, S, S, C) z-scored images.
+        z: (N, S, S, C) images, z-scored by `statistics`.
         valid: (N, S, S) bool, which pixels count.
-        statistics: of the z-score.
         bands: names of the bands.
         unit: of the images as they came, for the message.
 
@@ -303,17 +298,14 @@ def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any],
     """
     if not valid.any():
         return
-    mean = z[valid].mean(axis=0)
-    far = [i for i, value in enumerate(mean) if abs(value) > _FAR]
+    far = [
+        f"{band}: mean {value * std + mean:.0f} where training had {mean:.0f} +- {std:.0f}"
+        for band, value, mean, std in zip(bands, z[valid].mean(axis=0), statistics["mean"], statistics["std"])
+        if abs(value) > _FAR
+    ]
     if far:
-        seen = ", ".join(
-            f"{bands[i]}: mean {mean[i] * statistics['std'][i] + statistics['mean'][i]:.0f} where training had "
-            f"{statistics['mean'][i]:.0f} +- {statistics['std'][i]:.0f}"
-            for i in far
+        message = (
+            f"these images are far from the training data (in Collection 2 digital numbers): {', '.join(far)}. "
+            f"Is unit={unit!r} what they are? ({', '.join(landsat.UNITS)})"
         )
-        warnings.warn(
-            f"these images are far from the training data (in Collection 2 digital numbers): {seen}. "
-            f"Is unit={unit!r} what they are? ({', '.join(landsat.UNITS)})",
-            StatisticsWarning,
-            stacklevel=3,
-        )
+        warnings.warn(message, StatisticsWarning, stacklevel=3)

@@ -1,7 +1,5 @@
 """A Landsat scene of any size, in one file or one file a band, read window by window."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import glob
@@ -95,22 +93,21 @@ def open_scene(
             raise SceneError(f"{p}: there is no such file or folder")
     if len(paths) == 1 and os.path.isdir(where):
         paths = sorted(glob.glob(os.path.join(where, "*")))
-    band_files = {match[1].upper(): p for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
-    qa = next(((p, m[1].upper()) for p in paths if (m := _QA_FILE.search(os.path.basename(p)))), None)
+    matches = {p: match for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
+    qa = next(((p, match[1].upper()) for p in paths if (match := _QA_FILE.search(os.path.basename(p)))), None)
+    stems = sorted({match.string[: match.start()] for match in matches.values()})
+    if len(stems) > 1:
+        raise SceneError(f"{where}: holds more than one scene: {', '.join(stems)}; name the files of one")
+    if not stems and not (len(paths) == 1 and os.path.isfile(paths[0])):
+        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
+    name = stems[0] if stems else os.path.splitext(os.path.basename(paths[0]))[0]
+    sensor = sensor or landsat.sensor_of(name) or "landsat8"
+    band_files = {match[1].upper(): p for p, match in matches.items()}
     if band_files:
-        stems = {_BAND_FILE.sub("", os.path.basename(p)) for p in paths if _BAND_FILE.search(os.path.basename(p))}
-        if len(stems) > 1:
-            raise SceneError(f"{where}: holds more than one scene: {', '.join(sorted(stems))}; name the files of one")
-        name = stems.pop()
-        sensor = sensor or landsat.sensor_of(name) or "landsat8"
         thermal = {"B6", "SR_B6"} if landsat.lacks_coastal(sensor) else set()
         files = {landsat.band_name(b, sensor): (p, 1) for b, p in sorted(band_files.items()) if b not in thermal}
-    elif len(paths) == 1 and os.path.isfile(paths[0]):
-        name = os.path.splitext(os.path.basename(paths[0]))[0]
-        sensor = sensor or landsat.sensor_of(name) or "landsat8"
-        files = _bands_of_file(paths[0], bands, sensor)
     else:
-        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
+        files = _bands_of_file(paths[0], bands, sensor)
     grid = None
     for band, (p, _) in [*files.items(), *([("quality", (qa[0], 1))] if qa else [])]:
         with _opened(p) as src:
@@ -192,12 +189,7 @@ def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[
 
 
 class SceneReader(contextlib.AbstractContextManager):
-    """Read rectangles of a scene; what lies beyond its edges has no data.
-
-    Args:
-        info: from `open_scene`.
-        bands: names of the bands to read, in this order.
-    """
+    """Read rectangles of a scene (from `open_scene`), of some bands by name; what lies beyond its edges has no data."""
 
     def __init__(self, info: SceneInfo, bands: Sequence[str]) -> None:
         self.info, self.bands = info, tuple(bands)

@@ -18,8 +18,11 @@ a mild dependence on latitude (needle forest towards the poles, dry land towards
 looking.
 """
 
-from geomoe.data.synthetic.pairs import change_pairs
-from geomoe.data.synthetic.scenes import SIZE, Scene, record, scene, sun_elevation
-from geomoe.data.synthetic.spectra import CLASSES, greenness
-
-__all__ = ["CLASSES", "SIZE", "Scene", "change_pairs", "greenness", "record", "scene", "sun_elevation"]
+from geomoe.data.synthetic.scenes import SIZE as SIZE
+from geomoe.data.synthetic.scenes import Scene as Scene
+from geomoe.data.synthetic.scenes import change_pairs as change_pairs
+from geomoe.data.synthetic.scenes import record as record
+from geomoe.data.synthetic.scenes import scene as scene
+from geomoe.data.synthetic.scenes import sun_elevation as sun_elevation
+from geomoe.data.synthetic.spectra import CLASSES as CLASSES
+from geomoe.data.synthetic.spectra import greenness as greenness

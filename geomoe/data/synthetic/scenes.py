@@ -1,7 +1,5 @@
 """Scenes: a landscape is laid out, rendered on a day, and stored as digital numbers."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 
@@ -30,7 +28,16 @@ _LANDSCAPES: dict[str, dict[str, float]] = {
     "dry land": {"bare ground": 4, "grassland": 1.5, "summer crop": 0.6, "town": 0.4},
     "marsh": {"wetland": 4, "inland water": 1.2, "grassland": 1.2, "broad-leaved forest": 0.5},
 }
-SPLIT_IDS = {"train": 0, "val": 1, "test": 2, "pairs": 3}
+# standard deviation of the grain of a cover, relative to its reflectance
+_TEXTURES = {
+    "broad-leaved forest": 0.10,
+    "needle-leaved forest": 0.13,
+    "bare ground": 0.05,
+    "wetland": 0.12,
+    "town": 0.12,
+    "sea": 0.06,
+}
+_SPLIT_IDS = {"train": 0, "val": 1, "test": 2, "pairs": 3}
 
 
 class Scene(NamedTuple):
@@ -91,23 +98,8 @@ def _parcels(rng: np.random.Generator) -> np.ndarray:
     return np.unique(row * 1000 + column, return_inverse=True)[1].reshape(SIZE, SIZE)
 
 
-class Layout(NamedTuple):
-    """The ground of a patch, the same on every day.
-
-    Attributes:
-        cover: (SIZE, SIZE) int8, index of the cover class of each pixel.
-        parcels: (SIZE, SIZE) int, index of the field parcel of each pixel.
-        latitude, longitude: degrees.
-    """
-
-    cover: np.ndarray
-    parcels: np.ndarray
-    latitude: float
-    longitude: float
-
-
-def _lay_out(ground: np.random.Generator) -> Layout:
-    """Draw a location, its landscape and the covers of its pixels."""
+def _lay_out(ground: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Draw the ground, the same on every day: cover class and parcel of each pixel (SIZE, SIZE), latitude and longitude."""
     draw = ground.random
     latitude = float(draw() * 38 + 28) * (1 if draw() < 0.75 else -1)
     longitude = float(draw() * 300 - 150)
@@ -135,7 +127,7 @@ def _lay_out(ground: np.random.Generator) -> Layout:
             field = field.reshape(-1)[first][parcels] + ground.normal(0, 0.7, len(first))[parcels]
         fields.append(field)
     indices = np.array([CLASSES.index(cover) for cover in chosen], np.int8)
-    return Layout(indices[np.argmax(fields, axis=0)], parcels, latitude, longitude)
+    return indices[np.argmax(fields, axis=0)], parcels, latitude, longitude
 
 
 def _draw_time(sky: np.random.Generator, longitude: float) -> np.datetime64:
@@ -166,16 +158,16 @@ def scene(
         time: of the view; None draws one. The ground does not depend on it.
         replace_cover: two class names; regions of the first become the second, for change detection.
     """
-    ground = np.random.default_rng([seed, SPLIT_IDS[split], index, 0])
+    ground = np.random.default_rng([seed, _SPLIT_IDS[split], index, 0])
     cover, parcels, latitude, longitude = _lay_out(ground)
     if replace_cover is not None:
         cover[cover == CLASSES.index(replace_cover[0])] = CLASSES.index(replace_cover[1])
     if time is None:
-        sky = np.random.default_rng([seed, SPLIT_IDS[split], index, 1])
+        sky = np.random.default_rng([seed, _SPLIT_IDS[split], index, 1])
         time = _draw_time(sky, longitude)
     else:
         time = time.astype("datetime64[s]")
-        sky = np.random.default_rng([seed, SPLIT_IDS[split], index, 1, int(time.astype(np.int64))])
+        sky = np.random.default_rng([seed, _SPLIT_IDS[split], index, 1, int(time.astype(np.int64))])
 
     reflectance = _render(cover, parcels, sky, _day(time) / 7.0, latitude)
     elevation = max(sun_elevation(latitude, longitude, time), 0.12)
@@ -213,17 +205,12 @@ def _render(cover: np.ndarray, parcels: np.ndarray, sky: np.random.Generator, we
             patches = np.stack([spectrum(name, sky, week, latitude) for _ in range(2)])
             mix = np.clip(0.5 + 0.35 * _field(sky, 3)[here], 0, 1)[:, None]
             values = mix * patches[0] + (1 - mix) * patches[1]
-            texture = {"broad-leaved forest": 0.10, "needle-leaved forest": 0.13, "bare ground": 0.05, "wetland": 0.12}.get(
-                name, 0.02
-            )
+            texture = _TEXTURES.get(name, 0.02)
         if name == "town":  # roofs, streets and gardens, finer than a pixel
             roofs, gardens = sky.random((2, int(here.sum()))) ** 1.5
             gardens = (gardens * (0.2 + 0.5 * greenness("grassland", week, latitude)))[:, None]
             values = values + roofs[:, None] * (ENDMEMBERS["roof"] - values)
             values = values * (1 - gardens) + gardens * ENDMEMBERS["green leaf"]
-            texture = 0.12
-        if name == "sea":
-            texture = 0.06
         out[here] = values * (1 + texture * grain[here])[:, None]
     return out
 
@@ -240,3 +227,33 @@ def record(seed: int, split: str, index: int) -> dict[str, Any]:
         "labels": patch.labels,
         "dominant": patch.dominant,
     }
+
+
+def change_pairs(seed: int, count: int, start: int = 0) -> dict[str, np.ndarray]:
+    """Render scenes twice, one to two years apart, half of them with one cover replaced in between: for change detection.
+
+    Season, sun, haze and noise differ between the two views of every scene; which of them change does not depend on any of it.
+
+    Args:
+        seed, start, count: scenes `start` to `start + count` of the endless list of this seed.
+
+    Returns:
+        before, after (N, 44, 44, 7) uint16 digital numbers; lat, lon (N,) degrees; time_before, time_after (N,) datetime64[s];
+        changed (N,) bool: whether a cover of at least a fifth of the scene was replaced.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for index in range(start, start + count):
+        rng = np.random.default_rng([seed, _SPLIT_IDS["pairs"], index, 2])
+        first = scene(seed, "pairs", index)
+        later = first.time + np.timedelta64(int(rng.integers(365, 731)), "D") + np.timedelta64(int(rng.integers(-60, 60)), "m")
+        changed = bool(rng.random() < 0.5)
+        replace = None
+        if changed:
+            share = np.bincount(first.cover.reshape(-1), minlength=len(CLASSES)) / first.cover.size
+            old = int(rng.choice(np.flatnonzero(share >= 0.2)))
+            new = int(rng.choice([i for i in range(len(CLASSES)) if share[i] == 0]))
+            replace = (CLASSES[old], CLASSES[new])
+        second = scene(seed, "pairs", index, time=later, replace_cover=replace)
+        rows.append((first.image, second.image, first.latitude, first.longitude, first.time, later, changed))
+    names = ("before", "after", "lat", "lon", "time_before", "time_after", "changed")
+    return {name: np.array([row[i] for row in rows]) for i, name in enumerate(names)}
