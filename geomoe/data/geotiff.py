@@ -3,6 +3,7 @@
 The usual file (one page, EPSG code among its keys) is read by tifffile, three times as fast as GDAL opens it; others by GDAL.
 """
 
+import contextlib
 import functools
 import os
 import warnings
@@ -29,10 +30,8 @@ class PatchError(ValueError):
 class Patch(NamedTuple):
     """Pixels and location of a patch.
 
-    Attributes:
-        image: (H, W, C) uint16 digital numbers, 0 where there are no data.
-        latitude, longitude: degrees (WGS 84) of the middle of the patch, NaN where the file has no CRS.
-        date_tag: the file's TIFFTAG_DATETIME, or "".
+    (H, W, C) uint16 digital numbers, 0 where there are no data; degrees (WGS 84) of the middle of the patch, NaN where the file
+    has no CRS; the file's TIFFTAG_DATETIME, or "".
     """
 
     image: np.ndarray
@@ -106,12 +105,12 @@ def read_patch(
     """Read and check one patch.
 
     Args:
-        path: a GeoTIFF, of uint16 digital numbers unless `dtypes` says otherwise.
+        path: a GeoTIFF.
         num_bands: bands of the patch.
         drop_extra: bands that the file may have beyond them, dropped from the end (EuroSAT-L carries ST_B10 as its eighth).
         need_crs: whether a file without a CRS is refused; otherwise its latitude and longitude are NaN.
         keep_nodata: whether a patch without any data is taken.
-        dtypes: types that are taken. In float files NaN is no data; elsewhere 0 is.
+        dtypes: types that are taken. In float files NaN is no data, elsewhere 0.
 
     Raises:
         PatchError: of kind "missing image", "unreadable image", "wrong band count", "wrong dtype", "NaN in image",
@@ -120,13 +119,11 @@ def read_patch(
     path = os.fspath(path)
     if not os.path.exists(path):
         raise PatchError("missing image", path, "there is no such file")
+    raster = None
+    with contextlib.suppress(Exception):  # whatever tifffile cannot read, GDAL may; if it cannot either, its error is shown
+        raster = _read_simple(path)
     try:
-        try:
-            raster = _read_simple(path)
-        except Exception:  # whatever tifffile cannot read, GDAL may; if it cannot either, its error is the one to show
-            raster = None
-        if raster is None:
-            raster = _read_any(path)
+        raster = raster or _read_any(path)
     except Exception as error:
         raise PatchError("unreadable image", path, f"{type(error).__name__}: {error}") from None
     image = raster.image

@@ -33,9 +33,7 @@ class SceneInfo:
         files: band name -> (path, index of the band in it, from 1).
         qa: path and kind ("QA_PIXEL" or "BQA") of the quality band, or None.
         height, width: in pixels.
-        transform: of pixels to `crs`, affine.
-        crs: rasterio's.
-        nodata: the number that means no data beside 0, or None.
+        transform, crs: rasterio's; affine, of pixels to the CRS.
         time: datetime64[s] in UTC, NaT where unknown.
         level: 1 or 2, None where neither the name nor the metadata file says it.
         sun_elevation: degrees from the metadata file, or None.
@@ -49,7 +47,6 @@ class SceneInfo:
     width: int
     transform: Any
     crs: Any
-    nodata: float | None
     time: np.datetime64
     level: int | None
     sun_elevation: float | None
@@ -117,7 +114,7 @@ def open_scene(
             if src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16"):
                 raise SceneError(f"{p}: {src.dtypes[0]} is no type that images have")
             if grid is None:
-                grid, nodata, date_tag = of_file, src.nodata, src.tags().get("TIFFTAG_DATETIME", "")
+                grid, date_tag = of_file, src.tags().get("TIFFTAG_DATETIME", "")
                 height, width, transform, crs = grid
             elif of_file != grid:
                 raise SceneError(
@@ -128,7 +125,7 @@ def open_scene(
     level, time, sun_elevation = _read_product(mtl, name, date_tag)
     if level is None and any(band.startswith("SR_") for band in band_files):
         level = 2
-    return SceneInfo(name, files, qa, height, width, transform, crs, nodata, time, level, sun_elevation, sensor)
+    return SceneInfo(name, files, qa, height, width, transform, crs, time, level, sun_elevation, sensor)
 
 
 def _read_product(mtl: str | None, name: str, date_tag: str) -> tuple[int | None, np.datetime64, float | None]:
@@ -217,7 +214,7 @@ class SceneReader(contextlib.AbstractContextManager):
         top, left = max(row, 0), max(column, 0)
         bottom, right = min(row + height, self.info.height), min(column + width, self.info.width)
         dtype = np.dtype(file.dtypes[index - 1])
-        empty = np.nan if dtype.kind == "f" else 0
+        empty = dtype.type(np.nan if dtype.kind == "f" else landsat.NODATA)
         out = np.full((height, width), empty, dtype)
         if bottom > top and right > left:
             try:
@@ -225,7 +222,7 @@ class SceneReader(contextlib.AbstractContextManager):
             except rasterio.errors.RasterioIOError as error:
                 raise SceneError(f"{path}: rows {top} to {bottom} cannot be read: {error}") from None
             if file.nodata is not None and not np.isnan(file.nodata):
-                values = np.where(values == file.nodata, dtype.type(empty), values)
+                values = np.where(values == file.nodata, empty, values)
             out[top - row : bottom - row, left - column : right - column] = values
         return out
 

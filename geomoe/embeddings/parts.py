@@ -1,7 +1,5 @@
 """The parts of an output while a run goes on: blocks of rows, each written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -59,12 +59,7 @@ def cut_into_shards(listing: Listing, folder: str, reader: Reader, strict: bool)
 
 
 def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list[ShardResult], int]:
-    """Write the shards that are not finished yet.
-
-    Args:
-        shards: from `cut_into_shards`.
-        workers: processes; 1, like few patches, works in this process.
-        progress: called with the number of patches done and that of all.
+    """Write the shards that are not finished yet; one worker, like few patches, works in this process.
 
     Returns:
         The result of each shard, in order, and how many an earlier run had finished.

@@ -12,13 +12,7 @@ _SKIPPED_FILE = "skipped.csv"
 
 
 class Entry(NamedTuple):
-    """One patch of a source, before it is read.
-
-    Attributes:
-        id: its name, unique in the dataset.
-        path: the file that an error names.
-        details: what else the builder's reader needs; plain values.
-    """
+    """One patch, before it is read: its unique name, the file that an error names, plain values that the reader needs."""
 
     id: str
     path: str
