@@ -1,11 +1,7 @@
 """The metadata of an image as the model takes them: cyclic [sin, cos] pairs, with [0, 0] for a missing value.
 
-- week: ISO week number (1 to 53) times 2 pi / 52;
-- hour: hour of the day in UTC (0 to 23) times 2 pi / 24;
-- lat, lon: the angle itself.
-
-A pair on the unit circle is never [0, 0], so "missing" is a value of its own. Also here: the one parser of time stamps, and
-the one rule for which stamp to believe.
+The angles are: ISO week number (1 to 53) times 2 pi / 52; hour of the day in UTC (0 to 23) times 2 pi / 24; latitude and
+longitude themselves. Also here: the one parser of time stamps, and the one rule for which stamp to believe.
 """
 
 import datetime
@@ -78,8 +74,7 @@ def encode_degrees(degrees: np.ndarray) -> np.ndarray:
 def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
     """Encode (N,) latitudes, longitudes (degrees, NaN where missing) and times (datetime64 in UTC, NaT where missing).
 
-    Raises:
-        ValueError: a latitude is beyond 90 or a longitude beyond 360 degrees.
+    A latitude beyond 90 or a longitude beyond 360 degrees is a ValueError.
     """
     for name, values, limit in (("lat", lat, 90.0), ("lon", lon, 360.0)):
         values = np.asarray(values, np.float64)
@@ -91,15 +86,11 @@ def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
 
 
 def parse_time(text: str | bytes) -> np.datetime64:
-    """Parse a time stamp to datetime64 in seconds, UTC.
+    """Parse a time stamp to datetime64 in seconds, UTC; ValueError if it is no time, or none from 1972 to 2099.
 
-    Args:
-        text: ISO 8601 from a day to fractions of a second ("2017-10-02", "2017-10-02 09:40:31", "20171002T094031",
-            "2017-10-02T09:40:31.5Z"), UTC unless it names an offset; the form of TIFFTAG_DATETIME ("2017:10:02 09:40:31"); or
-            "unknown", which is NaT.
-
-    Raises:
-        ValueError: the text is no time, or none from 1972 to 2099.
+    Takes ISO 8601 from a day to fractions of a second ("2017-10-02", "2017-10-02 09:40:31", "20171002T094031",
+    "2017-10-02T09:40:31.5Z"), UTC unless it names an offset; the form of TIFFTAG_DATETIME ("2017:10:02 09:40:31"); and
+    "unknown", which is NaT.
 
     >>> str(parse_time("2017:10:02 09:40:31")), str(parse_time("2017-10-02T09:40:31+02:00"))
     ('2017-10-02T09:40:31', '2017-10-02T07:40:31')
@@ -132,10 +123,8 @@ def time_from_name(name: str) -> np.datetime64:
     """Read the time of acquisition from the name of a file or product; NaT if it has none.
 
     Knows Sentinel-2 stamps as BigEarthNet patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading
-    zero of its hour), Landsat Collection product names and pre-collection scene names (date alone: hour 0).
-
-    Raises:
-        ValueError: the name has a stamp that is no time.
+    zero of its hour), Landsat Collection product names and pre-collection scene names (date alone: hour 0). A stamp that is no
+    time is a ValueError.
 
     >>> str(time_from_name("S2B_MSIL2A_20180525T94030_78_30"))
     '2018-05-25T09:40:30'
@@ -183,10 +172,7 @@ def published_hour(patch_id: str) -> int:
     """Give the hour that the published preprocessing gives a BigEarthNet patch: the first digit of the time in its name.
 
     `..._20171002T094031_...` gives 0 and `..._20180525T94030_...` gives 9, where the hour is 9 in both. geomoe encodes the
-    true hour; this is for reproducing published inputs.
-
-    Raises:
-        ValueError: the name has no time stamp.
+    true hour; this is for reproducing published inputs. A name without a time stamp is a ValueError.
     """
     if match := _SENTINEL_STAMP.search(patch_id):
         return int(match[2][0])

@@ -30,9 +30,6 @@ class Augment:
             common to all, drawn for each view and applied to z-scores: another haze, light, sensor or season.
         crop_sides: smallest and largest side, in pixels, of the squares that "random_resized_crop" cuts; no larger than the
             image. Each side is as likely as any other. () cuts squares of the model's size.
-
-    Raises:
-        ValueError: a value has no meaning.
     """
 
     flips: bool = False

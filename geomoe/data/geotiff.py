@@ -28,16 +28,12 @@ class PatchError(ValueError):
 
 
 class Patch(NamedTuple):
-    """Pixels and location of a patch.
+    """Pixels and location of a patch."""
 
-    (H, W, C) uint16 digital numbers, 0 where there are no data; degrees (WGS 84) of the middle of the patch, NaN where the file
-    has no CRS; the file's TIFFTAG_DATETIME, or "".
-    """
-
-    image: np.ndarray
-    latitude: float
+    image: np.ndarray  # (H, W, C) uint16 digital numbers, 0 where there are no data
+    latitude: float  # of the middle of the patch, degrees (WGS 84); NaN where the file has no CRS
     longitude: float
-    date_tag: str
+    date_tag: str  # the file's TIFFTAG_DATETIME, or ""
 
 
 class _Raster(NamedTuple):

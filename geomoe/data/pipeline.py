@@ -60,7 +60,7 @@ def builder(name: str, data_dir: str | os.PathLike[str]) -> tfds.core.DatasetBui
 
 @dataclasses.dataclass(frozen=True)
 class LoadOptions:
-    """How `load` makes batches.
+    """How `load` makes batches; ValueError where a value has no meaning, or does not go with the others.
 
     Attributes:
         data_dir: where a dataset that is named by text is prepared.
@@ -80,9 +80,6 @@ class LoadOptions:
         views: 2 adds `second_view` and `second_valid`, another crop and augmentation of the same images; training alone.
         process_index, process_count: each process reads its own part of the split.
         cache: keep the records in memory after the first pass.
-
-    Raises:
-        ValueError: a value has no meaning, or does not go with the others.
     """
 
     data_dir: str | os.PathLike[str] | None = None

@@ -14,10 +14,8 @@ import numpy as np
 from geomoe import landsat
 from geomoe.landsat import Statistics
 
-# How an image gets the model's size: "exact" refuses others, "centre_crop" cuts the middle (offset rounded down) and "resize"
-# is bilinear. "random_crop" and "random_resized_crop" (a square of a random side, brought to the size) are for training.
-RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")
-RESIZE_MODES = ("exact", "centre_crop", "resize")
+RESIZE_MODES = ("exact", "centre_crop", "resize")  # how an image gets the model's size: see `InputSpec`
+RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")  # in training: see `geomoe.data.LoadOptions`
 WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: nothing without data is mixed in
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 
@@ -28,7 +26,7 @@ class StatisticsWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What a user says of their images.
+    """What a user says of their images; ValueError where a value has no meaning, or does not go with the others.
 
     Attributes:
         unit: of the numbers: "collection2_dn" (Landsat Collection 2 level-2 digital numbers, 0 without data), "reflectance"
@@ -38,16 +36,13 @@ class InputSpec:
             dropped.
         fill_missing: whether bands that the model has and the images lack are filled with the training mean. Otherwise they
             are an error.
-        resize_mode: "exact" (other sizes are an error), "centre_crop" or "resize" (bilinear).
+        resize_mode: "exact" (other sizes are an error), "centre_crop" (offset rounded down) or "resize" (bilinear).
         sun_elevation: degrees, one number or one an image, for "level1_dn"; None leaves the sun's angle uncorrected.
         uint8_range: reflectances that 1 and 255 stand for.
         statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; None takes the model's, after
             conversion to Collection 2 digital numbers.
         sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are. Landsat 4, 5 and 7 have no coastal band;
             the blue band's z-score stands in its place.
-
-    Raises:
-        ValueError: a value has no meaning, or does not go with the others.
     """
 
     unit: str = "collection2_dn"
@@ -64,10 +59,8 @@ class InputSpec:
             raise ValueError(f"unit = {self.unit!r} is not one of {', '.join(landsat.UNITS)}")
         landsat.check_sensor(self.sensor)
         if self.unit == "level1_dn" and landsat.lacks_coastal(self.sensor):
-            raise ValueError(
-                f"level-1 numbers of {self.sensor} have other factors in each band (REFLECTANCE_MULT_BAND_n and _ADD_ in its "
-                "*_MTL.txt): apply them and pass unit='reflectance'"
-            )
+            factors = "other factors in each band (REFLECTANCE_MULT_BAND_n and _ADD_ in its *_MTL.txt)"
+            raise ValueError(f"level-1 numbers of {self.sensor} have {factors}: apply them and pass unit='reflectance'")
         if self.resize_mode not in RESIZE_MODES:
             raise ValueError(f"resize_mode = {self.resize_mode!r} is not one of {', '.join(RESIZE_MODES)}")
         if isinstance(self.bands, str):
@@ -93,14 +86,10 @@ class InputSpec:
 
 
 def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
-    """Find each of the model's `bands` among the channels of the images: its index, or None where it is missing.
+    """Find each of the model's `bands` among the `channels` of the images: its index, or None where it is missing.
 
-    Args:
-        channels, fill_missing, sensor: as for `InputSpec`; the coastal band that a sensor lacks may be missing in any case.
-        bands: the model's.
-
-    Raises:
-        ValueError: a band is missing, unknown or named twice.
+    A band may be missing with `fill_missing`, and the coastal one where the sensor lacks it; else that is a ValueError, as is
+    an unknown band and one named twice.
     """
     names = [landsat.band_name(name, sensor) for name in channels]
     if twice := [name for name in names if names.count(name) > 1]:
@@ -127,10 +116,8 @@ def _check_range(images: np.ndarray, unit: str) -> None:
         if images.dtype.kind != "f":
             raise ValueError(f"unit='reflectance' needs float images, got {images.dtype}; digital numbers have their own units")
         if high > 10 or low < -2:
-            raise ValueError(
-                f"values from {low:g} to {high:g} are no reflectance, which is a fraction; for Collection 2 digital "
-                "numbers pass unit='collection2_dn'"
-            )
+            wrong = f"values from {low:g} to {high:g} are no reflectance, which is a fraction"
+            raise ValueError(f"{wrong}; for Collection 2 digital numbers pass unit='collection2_dn'")
         return
     top = 255 if unit == "uint8" else 65535
     if low < 0 or high > top:
@@ -142,8 +129,7 @@ def _check_range(images: np.ndarray, unit: str) -> None:
 def to_collection2(images: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Convert images (..., C) of any unit to Collection 2 digital numbers, float32, 0 without data; not rounded.
 
-    Raises:
-        ValueError: the values are not of that unit.
+    Values that are not of the unit are a ValueError.
     """
     if images.dtype.kind not in "uif":
         raise ValueError(f"images must be numbers, got dtype {images.dtype}")
@@ -196,7 +182,8 @@ def to_size(
 ) -> np.ndarray:
     """Bring images (N, H, W, C) to (N, size, size, C), a view of them where nothing is resized.
 
-    Images with a side too short for a crop of the size are enlarged first, in their own form.
+    Images with a side too short for a crop of the size are enlarged first, in their own form. Another size where `resize_mode`
+    is "exact" is a ValueError.
 
     Args:
         images: of any number type.
@@ -205,16 +192,11 @@ def to_size(
         position: of a random crop between the first and the last that there is room for, row and column in [0, 1); None is
             the middle, rounded down.
         side: of the square that "random_resized_crop" cuts, in pixels, no longer than the image's.
-
-    Raises:
-        ValueError: the size is another and `resize_mode` is "exact".
     """
     height, width = images.shape[1:3]
     if resize_mode == "exact" and (height, width) != (size, size):
-        raise ValueError(
-            f"images of {height} x {width} pixels for a model of {size} x {size}; pass resize_mode='centre_crop' or "
-            "resize_mode='resize'"
-        )
+        sizes = f"images of {height} x {width} pixels for a model of {size} x {size}"
+        raise ValueError(f"{sizes}; pass resize_mode='centre_crop' or resize_mode='resize'")
     if resize_mode == "resize":
         return images if (height, width) == (size, size) else resize(images, size, size)
     side = size if side is None else side
@@ -254,10 +236,8 @@ def prepare(
     names = spec.channels(bands)
     if images.shape[-1] != len(names):
         what = "bands names" if spec.bands is not None else f"{spec.sensor} has" if by_name else "the model takes"
-        raise ValueError(
-            f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}; bands=(...) says which "
-            "bands there are"
-        )
+        needed = f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}"
+        raise ValueError(f"{needed}; bands=(...) says which bands there are")
     order = band_order(names, bands, spec.fill_missing, spec.sensor) if by_name else list(range(len(names)))
     present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
     channels = [channel for channel in order if channel is not None]
@@ -287,14 +267,8 @@ def prepare(
 def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any], bands: Sequence[str], unit: str) -> None:
     """Warn where a band's mean over the batch lies 3 or more standard deviations from that of the training data.
 
-    Args:
-        z: (N, S, S, C) images, z-scored by `statistics`.
-        valid: (N, S, S) bool, which pixels count.
-        bands: names of the bands.
-        unit: of the images as they came, for the message.
-
-    Warns:
-        StatisticsWarning: says both means, in digital numbers.
+    `z` (N, S, S, C) is z-scored by `statistics`, `valid` (N, S, S) says which pixels count. The StatisticsWarning says both
+    means, in digital numbers, and asks whether `unit` is what the images were.
     """
     if not valid.any():
         return

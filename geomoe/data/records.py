@@ -21,22 +21,16 @@ _STORED = {
 
 
 def features(class_names: Iterable[str]) -> tfds.features.FeaturesDict:
-    """Declare the record of a dataset.
-
-    id: name of the patch; image: (H, W, 7) uint16 digital numbers, 0 without data; latitude, longitude: degrees of its
-    middle, NaN if unknown; time: UTC, as `geomoe.metadata.format_time` writes it; labels: indices of its classes (one, where
-    the task is multi-class).
-    """
+    """Declare the record of a dataset."""
+    shape, as_bytes = (None, None, len(landsat.BANDS)), tfds.features.Encoding.BYTES
     return tfds.features.FeaturesDict(
         {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Tensor(
-                shape=(None, None, len(landsat.BANDS)), dtype=np.uint16, encoding=tfds.features.Encoding.BYTES
-            ),
-            "latitude": np.float32,
+            "id": tfds.features.Text(),  # name of the patch
+            "image": tfds.features.Tensor(shape=shape, dtype=np.uint16, encoding=as_bytes),  # digital numbers, 0 without data
+            "latitude": np.float32,  # degrees, of the patch's middle; NaN if unknown
             "longitude": np.float32,
-            "time": tfds.features.Text(),
-            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(class_names))),
+            "time": tfds.features.Text(),  # UTC, as `geomoe.metadata.format_time` writes it
+            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(class_names))),  # one if multi-class
         }
     )
 

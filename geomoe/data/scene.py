@@ -26,31 +26,19 @@ class SceneError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class SceneInfo:
-    """A scene: its files and what they say of themselves.
+    """A scene: its files and what they say of themselves."""
 
-    Attributes:
-        name: of the product.
-        files: band name -> (path, index of the band in it, from 1).
-        qa: path and kind ("QA_PIXEL" or "BQA") of the quality band, or None.
-        height, width: in pixels.
-        transform, crs: rasterio's; affine, of pixels to the CRS.
-        time: datetime64[s] in UTC, NaT where unknown.
-        level: 1 or 2, None where neither the name nor the metadata file says it.
-        sun_elevation: degrees from the metadata file, or None.
-        sensor: "landsat4" ... "landsat9", by the name of the product; "landsat8" where that does not say.
-    """
-
-    name: str
-    files: dict[str, tuple[str, int]]
-    qa: tuple[str, str] | None
-    height: int
+    name: str  # of the product
+    files: dict[str, tuple[str, int]]  # band name -> (path, index of the band in it, from 1)
+    qa: tuple[str, str] | None  # path and kind ("QA_PIXEL" or "BQA") of the quality band
+    height: int  # in pixels
     width: int
-    transform: Any
-    crs: Any
-    time: np.datetime64
-    level: int | None
-    sun_elevation: float | None
-    sensor: str = "landsat8"
+    transform: Any  # of pixels to `crs`, affine
+    crs: Any  # rasterio's
+    time: np.datetime64  # in seconds, UTC; NaT where unknown
+    level: int | None  # 1 or 2, None where neither the name nor the metadata file says it
+    sun_elevation: float | None  # degrees, from the metadata file
+    sensor: str = "landsat8"  # by the name of the product; "landsat8" where that does not say
 
 
 def parse_mtl(text: str) -> dict[str, str]:

@@ -35,7 +35,10 @@ def write_parquet(output: str, parts: Parts, facts: Mapping[str, Any], footprint
 
     extra = {b"geomoe": json.dumps(facts).encode()}
     if footprints:
-        geometry = {"encoding": "WKB", "geometry_types": ["Polygon"], "bbox": _bounds(parts)}
+        corners = (part["footprint"] for part in parts)  # (N, 5, 2) each, longitude and latitude
+        low, high = zip(*((part.min(axis=(0, 1)), part.max(axis=(0, 1))) for part in corners))
+        bounds = [*np.min(low, axis=0).tolist(), *np.max(high, axis=0).tolist()]
+        geometry = {"encoding": "WKB", "geometry_types": ["Polygon"], "bbox": bounds}
         geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
         extra[b"geo"] = json.dumps(geo).encode()
     tables = (pa.table(_arrow_columns(part, footprints)) for part in parts)
@@ -49,9 +52,7 @@ def write_parquet(output: str, parts: Parts, facts: Mapping[str, Any], footprint
 def _arrow_columns(part: Columns, footprints: bool) -> dict[str, Any]:
     import pyarrow as pa
 
-    embedded = part["embedded"]
-    vectors = part["vector"].reshape(len(embedded), -1)
-    width = vectors.shape[1]
+    embedded, vectors = part["embedded"], part["vector"]
     flat = pa.array(vectors.reshape(-1), pa.from_numpy_dtype(vectors.dtype))
     columns = {
         "id": pa.array(part["id"].astype(str)),
@@ -66,26 +67,15 @@ def _arrow_columns(part: Columns, footprints: bool) -> dict[str, Any]:
         rows, classes = np.nonzero(part["labels"])
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(embedded)))])
         columns["labels"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes, pa.int32()))
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, width, mask=pa.array(~embedded))
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=pa.array(~embedded))
     if footprints:
         polygons = [struct.pack("<BIII10d", 1, 3, 1, 5, *corners.reshape(-1)) for corners in part["footprint"]]
         columns["geometry"] = pa.array(polygons, pa.binary())
     return columns
 
 
-def _bounds(parts: Parts) -> list[float]:
-    low, high = np.full(2, np.inf), np.full(2, -np.inf)
-    for part in parts:
-        corners = part["footprint"].reshape(-1, 2)
-        low, high = np.minimum(low, corners.min(axis=0)), np.maximum(high, corners.max(axis=0))
-    return [*map(float, low), *map(float, high)]
-
-
 def write_npz(output: str, parts: Parts, facts: Mapping[str, Any]) -> None:
-    """Write id, latitude, longitude, time, valid_fraction, embedded, vector (NaN where not embedded), labels; facts as JSON.
-
-    Each array goes into the archive part by part.
-    """
+    """Write id, latitude, longitude, time, valid_fraction, embedded, vector (NaN where not embedded), labels; facts as JSON."""
     names = [name for name in next(iter(parts)) if name != "footprint"]
     total = sum(len(part["embedded"]) for part in parts)
     with atomic_path(output) as path, zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -107,19 +97,8 @@ def write_geotiff(output: str, parts: Parts, facts: Mapping[str, Any], grid: Gri
     from rasterio.windows import Window
 
     width = next(iter(parts))["vector"].shape[-1]
-    profile = dict(
-        driver="GTiff",
-        **grid._asdict(),
-        count=width,
-        dtype="float32",
-        nodata=float("nan"),
-        tiled=True,
-        blockxsize=TILE,
-        blockysize=TILE,
-        interleave="pixel",
-        compress="deflate",
-        bigtiff="if_safer",
-    )
+    profile = dict(driver="GTiff", **grid._asdict(), count=width, dtype="float32", nodata=float("nan"), bigtiff="if_safer")
+    profile |= dict(tiled=True, blockxsize=TILE, blockysize=TILE, interleave="pixel", compress="deflate")
     row = 0
     with atomic_path(output) as path, rasterio.open(path, "w", **profile) as file:
         file.update_tags(geomoe=json.dumps(facts))
@@ -141,8 +120,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         about (encoder, pool, input, class names).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no file of embeddings.
+        FileNotFoundError, ValueError: there is no such file, or it holds no embeddings.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
@@ -185,14 +163,9 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_features(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Read vectors (N, D) and labels (N, K) of the embedded rows of a file, as probes take them.
-
-    Raises:
-        ValueError: the file has no labels.
-    """
+    """Read vectors (N, D) and labels (N, K) of the embedded rows of a file, as probes take them; ValueError without labels."""
     table = read(path)
     if "labels" not in table:
         raise ValueError(f"{path} has no labels, so nothing can be probed with it")
     rows = table["embedded"]
-    vector = table["vector"][rows]
-    return vector.reshape(len(vector), -1), table["labels"][rows]
+    return table["vector"][rows], table["labels"][rows]

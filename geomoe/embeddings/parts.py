@@ -16,12 +16,7 @@ Columns = dict[str, np.ndarray]  # the columns of a block of rows, by name
 class Parts:
     """The parts of an output, in a folder OUTPUT.parts beside it; a run that was interrupted goes on after the last one.
 
-    Args:
-        output: the file in the making.
-        facts: plain values that say what is being written. Parts of other facts are refused, not mixed.
-
-    Raises:
-        ValueError: there are parts of another run.
+    `facts` are plain values that say what is being written; parts of another run, with other facts, are a ValueError.
     """
 
     def __init__(self, output: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:

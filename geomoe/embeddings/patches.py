@@ -96,20 +96,13 @@ def embed_folder(
     spec: InputSpec | None = None,
     skipped: Callable[[PatchError], None] = lambda error: None,
 ) -> dict[str, int]:
-    """Embed every GeoTIFF below a folder, each one a patch; metadata is read from file and name.
-
-    Otherwise as `embed_dataset`.
+    """Embed every GeoTIFF below a folder, each one a patch, otherwise as `embed_dataset`; metadata is read from file and name.
 
     Args:
-        encoder: from `geomoe.load`.
-        sink: where the embeddings go.
         folder: searched with its subfolders.
         spec: what the images are; sizes may differ where its `resize_mode` is not "exact". None stands for Collection 2 digital
             numbers of any size, cropped at the centre.
         skipped: called for each file that cannot be read.
-
-    Returns:
-        How many patches there are, and how many of them were embedded.
 
     Raises:
         FileNotFoundError: there is no such folder.

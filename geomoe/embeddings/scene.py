@@ -8,7 +8,7 @@ import numpy as np
 
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, band_order, has_data
-from geomoe.data.scene import SceneError, SceneInfo, SceneReader, check_unit, open_scene
+from geomoe.data.scene import SceneError, SceneReader, check_unit, open_scene
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.files import TILE, Grid
 from geomoe.embeddings.parts import Columns, Parts
@@ -31,12 +31,10 @@ def embed_scene(
 
     Windows have the model's size and start every `stride` pixels from the upper left corner; those at the right and lower edge
     may reach beyond it, where there are no data. Window (i, j) of the raster covers rows i * stride to i * stride + size; the
-    raster's pixel has its middle in the window's middle and is `stride` scene pixels wide. It runs in bounded memory, strip by
-    strip, and goes on where an earlier run was interrupted.
+    raster's pixel has its middle in the window's middle and is `stride` scene pixels wide. Memory, resumption and what is
+    returned are as for `geomoe.embeddings.embed_dataset`.
 
     Args:
-        encoder: from `geomoe.load`.
-        sink: where the embeddings go.
         scene: as for `geomoe.data.scene.open_scene`.
         spec: unit and bands; None stands for Collection 2 digital numbers. For "level1_dn" without a sun elevation that of the
             metadata file is taken.
@@ -44,9 +42,6 @@ def embed_scene(
         min_valid: windows with a smaller share of pixels that hold data are marked, not embedded.
         max_cloud: windows with a larger share of clouds, by the quality band, are marked, not embedded.
         time: of acquisition in UTC, where the scene does not say it.
-
-    Returns:
-        How many windows there are, and how many of them were embedded.
 
     Raises:
         SceneError: the scene cannot be used.
@@ -63,14 +58,16 @@ def embed_scene(
     info = open_scene(scene, spec.bands, spec.sensor if landsat.lacks_coastal(spec.sensor) else None)
     check_unit(info, spec.unit)
     if max_cloud < 1 and info.qa is None:
-        raise SceneError(
-            f"{info.name} has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF), so max_cloud = {max_cloud} means nothing"
-        )
+        missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF)"
+        raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing")
     if time is not None:
         time = metadata.parse_time(time) if isinstance(time, str) else time.astype("datetime64[s]")
         info = dataclasses.replace(info, time=time)
     bands = [band for band in encoder.bands if band in info.files]
-    spec = _spec_of_windows(info, bands, spec)
+    # Of Landsat 4 to 7 by title, which is the same whatever a sensor's numbers are.
+    channels = [landsat.band_title(band) for band in bands] if landsat.lacks_coastal(info.sensor) else bands
+    sun = info.sun_elevation if spec.unit == "level1_dn" and spec.sun_elevation is None else spec.sun_elevation
+    spec = dataclasses.replace(spec, sensor=info.sensor, bands=tuple(channels), resize_mode="exact", sun_elevation=sun)
     band_order(spec.channels(bands), encoder.bands, spec.fill_missing, spec.sensor)  # raises where a band is missing
     height, width = (max(-(-(length - size) // stride), 0) + 1 for length in (info.height, info.width))
     origin = dict(scene=info.name, height=info.height, width=info.width, stride=stride, window=size, time=str(info.time))
@@ -93,17 +90,6 @@ def embed_scene(
     offset = (size - stride) / 2
     transform = info.transform @ info.transform.translation(offset, offset) @ info.transform.scale(stride)
     return sink.finish(parts, facts, Grid(height, width, transform, info.crs))
-
-
-def _spec_of_windows(info: SceneInfo, bands: Sequence[str], spec: InputSpec) -> InputSpec:
-    """Describe windows of some bands of a scene."""
-    channels = tuple(bands)
-    if landsat.lacks_coastal(info.sensor):  # by title, which is the same whatever a sensor's numbers are
-        channels = tuple(landsat.band_title(band) for band in bands)
-    elevation = spec.sun_elevation
-    if spec.unit == "level1_dn" and elevation is None:
-        elevation = info.sun_elevation
-    return dataclasses.replace(spec, sensor=info.sensor, bands=channels, resize_mode="exact", sun_elevation=elevation)
 
 
 def _embed_rows(

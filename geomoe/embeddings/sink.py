@@ -19,24 +19,13 @@ BLOCK = 8192  # patches of a part
 
 @dataclasses.dataclass(frozen=True)
 class Sink:
-    """Where embeddings go, and how.
+    """Where embeddings go, and how; ValueError where a value has no meaning, or the output is there already."""
 
-    Attributes:
-        output: a `.parquet`, `.npz` or (for scenes) `.tif` file.
-        pool: any but "tokens", as for `PretrainedEncoder.embed`.
-        dtype: "float32" or "float16", of the vectors in the file.
-        batch_size: images at once.
-        progress: called with the patches done and that of all.
-
-    Raises:
-        ValueError: a value has no meaning, or the output is there already.
-    """
-
-    output: str | os.PathLike[str]
-    pool: Pool = "mean"
-    dtype: str = "float32"
-    batch_size: int = 256
-    progress: Callable[[int, int], None] = lambda done, total: None
+    output: str | os.PathLike[str]  # a `.parquet`, `.npz` or (for scenes) `.tif` file
+    pool: Pool = "mean"  # any but "tokens", as for `PretrainedEncoder.embed`
+    dtype: str = "float32"  # or "float16", of the vectors in the file
+    batch_size: int = 256  # images at once
+    progress: Callable[[int, int], None] = lambda done, total: None  # called with the patches done and that of all
 
     def __post_init__(self) -> None:
         if os.path.splitext(os.fspath(self.output))[1] not in FORMATS:
@@ -78,11 +67,7 @@ class Sink:
         return out
 
     def finish(self, parts: Parts, facts: Mapping[str, Any], grid: Grid | None = None) -> dict[str, int]:
-        """Join all parts to the output, with `facts` and for a scene the grid of its windows, and remove them.
-
-        Returns:
-            How many patches there are, and how many of them were embedded.
-        """
+        """Join all parts to the output, with `facts` and for a scene the grid of its windows; remove them; count the rows."""
         output = os.fspath(self.output)
         rows = [part["embedded"] for part in parts]
         if output.endswith(".parquet"):

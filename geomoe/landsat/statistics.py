@@ -23,16 +23,13 @@ STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Statistics(Mapping[str, Any]):
-    """Mean and standard deviation of each band, and the z-score (value - mean) / std.
+    """Mean and standard deviation (above 0) of each band, and the z-score (value - mean) / std.
 
     As a mapping it has the keys "mean", "std" and "source", which is how files hold it: `dict(statistics)`.
 
     Attributes:
         mean, std: (C,) floats, in the unit of the images, most often Collection 2 digital numbers.
         source: where they come from, as "published:bigearthnet_landsat" or "computed:...".
-
-    Raises:
-        ValueError: mean and std differ in length, or a std is not above 0.
 
     >>> statistics = Statistics((9000.0,), (3000.0,), "by hand")
     >>> statistics.normalize(np.array([[12000.0]])).tolist(), statistics.unnormalize(np.array([[1.0]])).tolist()

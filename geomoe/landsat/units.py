@@ -38,10 +38,7 @@ def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | No
 
     Args:
         dn: (..., C) digital numbers.
-        sun_elevation: degrees, one number or one an image; None leaves the reflectance uncorrected for the sun's angle.
-
-    Raises:
-        ValueError: a sun elevation is not in (0, 90].
+        sun_elevation: degrees in (0, 90], one or one an image; None leaves the reflectance uncorrected for the sun's angle.
 
     >>> level1_to_reflectance(np.array([10000]), 30.0).round(4).tolist()
     [0.2]
@@ -63,9 +60,6 @@ def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
         qa: bit field.
         kind: "QA_PIXEL" of Collection 2 (bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow; USGS LSDS-1619), or "BQA" from
             before the collections (bits 14 and 15: cloud confidence, 3 is high).
-
-    Raises:
-        ValueError: `kind` is neither.
     """
     qa = np.asarray(qa, np.uint16)
     if kind == "QA_PIXEL":

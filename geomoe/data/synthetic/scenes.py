@@ -41,24 +41,15 @@ _SPLIT_IDS = {"train": 0, "val": 1, "test": 2, "pairs": 3}
 
 
 class Scene(NamedTuple):
-    """One synthetic patch.
+    """One synthetic patch."""
 
-    Attributes:
-        image: (44, 44, 7) uint16 Collection 2 digital numbers, 0 without data.
-        cover: (44, 44) int8, index of the cover class of each pixel.
-        labels: sorted indices of the classes on at least 5 % of the valid pixels, the dominant one always among them.
-        dominant: index of the most frequent class.
-        latitude, longitude: degrees.
-        time: datetime64[s], UTC.
-    """
-
-    image: np.ndarray
-    cover: np.ndarray
-    labels: list[int]
-    dominant: int
-    latitude: float
+    image: np.ndarray  # (44, 44, 7) uint16 Collection 2 digital numbers, 0 without data
+    cover: np.ndarray  # (44, 44) int8, index of the cover class of each pixel
+    labels: list[int]  # sorted indices of the classes on at least 5 % of the valid pixels, the dominant one among them
+    dominant: int  # index of the most frequent class
+    latitude: float  # degrees
     longitude: float
-    time: np.datetime64
+    time: np.datetime64  # in seconds, UTC
 
 
 @functools.lru_cache(maxsize=16)
