@@ -98,10 +98,9 @@ def read_patch(
     keep_nodata: bool = False,
     dtypes: tuple[str, ...] = ("uint16",),
 ) -> Patch:
-    """Read and check one patch.
+    """Read and check one patch, a GeoTIFF.
 
     Args:
-        path: a GeoTIFF.
         num_bands: bands of the patch.
         drop_extra: bands that the file may have beyond them, dropped from the end (EuroSAT-L carries ST_B10 as its eighth).
         need_crs: whether a file without a CRS is refused; otherwise its latitude and longitude are NaN.

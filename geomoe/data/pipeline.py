@@ -51,10 +51,8 @@ def builder(name: str, data_dir: str | os.PathLike[str]) -> tfds.core.DatasetBui
     folder = os.path.join(root, config, "1.0.0")
     if not os.path.exists(os.path.join(folder, "dataset_info.json")):
         source = "" if base == "synthetic_landsat" else "--source DIR "
-        raise DatasetNotPreparedError(
-            f"{name} is not prepared in {data_dir}: no {folder}. Prepare it with "
-            f"`python -m geomoe.cli.prepare --dataset {name} {source}--data_dir {data_dir}`"
-        )
+        command = f"python -m geomoe.cli.prepare --dataset {name} {source}--data_dir {data_dir}"
+        raise DatasetNotPreparedError(f"{name} is not prepared in {data_dir}: no {folder}. Prepare it with `{command}`")
     return tfds.builder_from_directory(folder)
 
 
@@ -107,10 +105,8 @@ class LoadOptions:
             raise ValueError(f"batch_size = {self.batch_size} does not divide over {self.process_count} processes")
         random = self.augment != Augment() or self.views != 1 or self.resize_mode == "random_resized_crop"
         if self.views not in (1, 2) or random and not self.train:
-            raise ValueError(
-                f"views = {self.views} must be 1 or 2, and augment, two views and resize_mode = 'random_resized_crop' are for "
-                "train=True"
-            )
+            training_only = "augment, two views and resize_mode = 'random_resized_crop' are for train=True"
+            raise ValueError(f"views = {self.views} must be 1 or 2, and {training_only}")
 
 
 def _encode_metadata(hour: str, latitude: np.ndarray, longitude: np.ndarray, time: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -152,15 +148,13 @@ def load(
     statistics = Statistics.published(source.name) if options.statistics is None else Statistics.of(options.statistics)
     local_batch = options.batch_size // options.process_count
     if options.process_count > 1:
-        split = tfds.split_for_jax_process(
-            split, process_index=options.process_index, process_count=options.process_count, drop_remainder=options.train
-        )
+        processes = dict(process_index=options.process_index, process_count=options.process_count)
+        split = tfds.split_for_jax_process(split, **processes, drop_remainder=options.train)
     count = num_examples(source, split)
     batches = count // local_batch
     if options.train and batches == 0:
-        raise ValueError(
-            f"{source.name} split {split} has {count} examples, fewer than a batch of {local_batch}; lower batch_size"
-        )
+        few = f"{source.name} split {split} has {count} examples"
+        raise ValueError(f"{few}, fewer than a batch of {local_batch}; lower batch_size")
     raw_records = _raw_records(source, split)
     if options.cache:
         raw_records = raw_records.cache()

@@ -98,10 +98,8 @@ def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool
     missing = [band for band in bands if band not in names and band not in may_lack]
     if missing and not fill_missing:
         titles = ", ".join(f"{band} ({landsat.band_title(band)})" for band in missing)
-        raise ValueError(
-            f"the model needs {titles}, which the images lack (they have {', '.join(channels)}); "
-            "fill_missing=True puts the training mean there, at a cost in quality"
-        )
+        lacking = f"the model needs {titles}, which the images lack (they have {', '.join(channels)})"
+        raise ValueError(f"{lacking}; fill_missing=True puts the training mean there, at a cost in quality")
     return [names.index(band) if band in names else None for band in bands]
 
 

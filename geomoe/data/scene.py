@@ -105,9 +105,8 @@ def open_scene(
                 grid, date_tag = of_file, src.tags().get("TIFFTAG_DATETIME", "")
                 height, width, transform, crs = grid
             elif of_file != grid:
-                raise SceneError(
-                    f"{p}: {band} has {of_file[:2]} pixels or another location than the {grid[:2]} of the other bands"
-                )
+                sizes = f"{of_file[:2]} pixels or another location than the {grid[:2]} of the other bands"
+                raise SceneError(f"{p}: {band} has {sizes}")
     beside = os.path.join(os.path.dirname(next(iter(files.values()))[0]), name)
     mtl = min(glob.glob(f"{glob.escape(beside)}*_MTL.txt"), default=None)
     level, time, sun_elevation = _read_product(mtl, name, date_tag)
@@ -124,10 +123,9 @@ def _read_product(mtl: str | None, name: str, date_tag: str) -> tuple[int | None
             values = parse_mtl(file.read())
     date = values.get("DATE_ACQUIRED", "")
     match = re.search(r"(?:^|_)L([12])", values.get("PROCESSING_LEVEL") or values.get("DATA_TYPE") or name)
+    explicit = f"{date}T{values.get('SCENE_CENTER_TIME', '00:00:00')}" if date else ""
     try:
-        time = metadata.acquisition_time(
-            explicit=f"{date}T{values.get('SCENE_CENTER_TIME', '00:00:00')}" if date else "", name=name, date_tag=date_tag
-        )
+        time = metadata.acquisition_time(explicit=explicit, name=name, date_tag=date_tag)
         sun_elevation = float(values["SUN_ELEVATION"]) if "SUN_ELEVATION" in values else None
     except ValueError as error:
         raise SceneError(f"{mtl}: {error}") from None

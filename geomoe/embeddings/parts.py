@@ -30,9 +30,8 @@ class Parts:
         with open(path) as file:
             before = json.load(file)
         if differ := sorted(key for key in {*before, *facts} if before.get(key) != facts.get(key)):
-            raise ValueError(
-                f"{self.folder} holds parts of another run ({', '.join(differ)} differ); remove the folder to start anew"
-            )
+            other = f"parts of another run ({', '.join(differ)} differ)"
+            raise ValueError(f"{self.folder} holds {other}; remove the folder to start anew")
 
     def _path(self, index: int) -> str:
         return os.path.join(self.folder, f"{index:06d}.npz")

@@ -1,7 +1,7 @@
 """Embeddings of patches: of a prepared dataset, or of a folder of GeoTIFFs."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -46,23 +46,18 @@ def embed_dataset(
     sink.check_table()
     source = data.builder(name, data_dir)
     classes = list(source.info.features["labels"].feature.names or ())
-    origin = dict(dataset=source.info.full_name, split=split, resize_mode=resize_mode, hour=hour, classes=classes)
+    options: dict[str, Any] = dict(resize_mode=resize_mode, hour=hour)
+    origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes)
     facts = sink.facts(encoder, InputSpec(), origin)
     parts = Parts(sink.output, {**facts, "block": sinks.BLOCK})
     batches_a_part = max(sinks.BLOCK // sink.batch_size, 1)
     total, done = data.num_examples(source, split), parts.done
-    options = data.LoadOptions(
-        img_size=encoder.config.img_size,
-        resize_mode=resize_mode,
-        batch_size=sink.batch_size,
-        statistics=encoder.statistics,
-        hour=hour,
-        start_batch=done * batches_a_part,
-    )
+    options |= dict(img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=encoder.statistics)
+    batches = data.load(source, split, start_batch=done * batches_a_part, **options)
     seen = min(done * batches_a_part * sink.batch_size, total)
     sink.progress(seen, total)
     block: list[Columns] = []
-    for batch in data.load(source, split, options).as_numpy_iterator():
+    for batch in batches.as_numpy_iterator():
         block.append(_rows_of_batch(encoder, sink, batch, bool(classes)))
         seen += len(batch["id"])
         sink.progress(seen, total)
@@ -135,12 +130,7 @@ def embed_folder(
 
 
 def _rows_of_files(
-    encoder: PretrainedEncoder,
-    sink: Sink,
-    root: str,
-    names: Sequence[str],
-    spec: InputSpec,
-    skipped: Callable[[PatchError], None],
+    encoder: PretrainedEncoder, sink: Sink, root: str, names: list[str], spec: InputSpec, skipped: Callable[[PatchError], None]
 ) -> Columns:
     """Rows of the readable ones of some files."""
     bands = len(spec.channels(encoder.bands))

@@ -14,6 +14,8 @@ from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader, read_lines, read_splits
 from geomoe.data.tensorflow_setup import tfds
 
+_NOMENCLATURES = {"19": landsat.BIGEARTHNET_CLASSES_19, "43": landsat.BIGEARTHNET_CLASSES_43}
+
 
 def _read_labels(path: str, patch_id: str) -> tuple[list[str], str]:
     """The class names and the acquisition date (or "") of a label file."""
@@ -43,18 +45,10 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
         raise geotiff.PatchError("bad time stamp", entry.details, f"acquisition_date: {error}") from None
     if np.isnat(time):
         raise geotiff.PatchError("bad time stamp", entry.details, "neither the label file nor the name of the patch has a date")
-    if len(class_names) == len(landsat.BIGEARTHNET_CLASSES_19):
+    if class_names == landsat.BIGEARTHNET_CLASSES_19:
         names = [landsat.CORINE_TO_19[name] for name in names if name in landsat.CORINE_TO_19]
     labels = sorted({class_names.index(name) for name in names})
     return records.record(entry.id, patch.image, patch.latitude, patch.longitude, time, labels)
-
-
-class BigEarthNetConfig(tfds.core.BuilderConfig):
-    """Names the nomenclature: 19 or 43 classes."""
-
-    def __init__(self, class_names: tuple[str, ...], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.class_names = class_names
 
 
 class BigearthnetLandsat(LandsatBuilder):
@@ -66,28 +60,25 @@ class BigearthnetLandsat(LandsatBuilder):
     """
 
     name = "bigearthnet_landsat"
-    BUILDER_CONFIGS = [
-        BigEarthNetConfig(landsat.BIGEARTHNET_CLASSES_19, name="19", description="19-class nomenclature"),
-        BigEarthNetConfig(landsat.BIGEARTHNET_CLASSES_43, name="43", description="43-class nomenclature"),
-    ]
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=n, description=f"{n}-class nomenclature") for n in _NOMENCLATURES]
 
     def facts(self) -> dict[str, Any]:
         return dict(
-            class_names=self.builder_config.class_names,
+            class_names=_NOMENCLATURES[self.builder_config.name],
             task="multilabel",
             description="BigEarthNet-Landsat: Landsat 8 Collection 2 surface reflectance patches with CORINE labels.",
             homepage="https://github.com/isaaccorley/landsat-bench",
         )
 
     def reader(self) -> Reader:
-        return functools.partial(read_entry, class_names=self.builder_config.class_names, keep_nodata=self.keep_nodata)
+        class_names = _NOMENCLATURES[self.builder_config.name]
+        return functools.partial(read_entry, class_names=class_names, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
         images = os.path.join(self.source, "images")
         if not os.path.isdir(images):
-            raise FileNotFoundError(
-                f"{self.source} has no folder images/; expected images/<id>.tif, labels/, bigearthnet-train.csv ..."
-            )
+            layout = "images/<id>.tif, labels/, bigearthnet-train.csv ..."
+            raise FileNotFoundError(f"{self.source} has no folder images/; expected {layout}")
         if splits := read_splits(self.source, "bigearthnet-{}.csv"):
             ids = {split: self._ids(lines) for split, lines in splits.items()}
         elif others := sorted(glob.glob(os.path.join(self.source, "*.csv"))):

@@ -98,10 +98,9 @@ def _lay_out(ground: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float
     odds = np.array([2.2, 1.4 + 0.8 * pole, 1.1, 1.2, 1.0, 0.5 + 1.0 * tropic, 0.7])
     landscape = list(_LANDSCAPES)[int(ground.choice(len(_LANDSCAPES), p=odds / odds.sum()))]
     weights = dict(_LANDSCAPES[landscape])
-    if "needle-leaved forest" in weights:
-        weights["needle-leaved forest"] *= 0.4 + 1.2 * pole
-    if "broad-leaved forest" in weights:
-        weights["broad-leaved forest"] *= 0.4 + 1.2 * tropic
+    for forest, near in (("needle-leaved forest", pole), ("broad-leaved forest", tropic)):
+        if forest in weights:
+            weights[forest] *= 0.4 + 1.2 * near
     covers = list(weights)
     count = min(len(covers), int(ground.integers(1, 5)))
     p = np.array([weights[c] for c in covers])
@@ -119,14 +118,6 @@ def _lay_out(ground: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float
         fields.append(field)
     indices = np.array([CLASSES.index(cover) for cover in chosen], np.int8)
     return indices[np.argmax(fields, axis=0)], parcels, latitude, longitude
-
-
-def _draw_time(sky: np.random.Generator, longitude: float) -> np.datetime64:
-    """A day of two years, at an hour when the sun is up."""
-    day = np.datetime64("2017-01-01", "D") + int(sky.integers(0, 730))
-    solar_hour = sky.uniform(9.0, 14.5)
-    minutes = int(round(((solar_hour - longitude / 15) % 24) * 60)) % 1440
-    return day.astype("datetime64[s]") + np.timedelta64(minutes, "m")
 
 
 def _hour(time: np.datetime64, longitude: float) -> float:
@@ -155,7 +146,10 @@ def scene(
         cover[cover == CLASSES.index(replace_cover[0])] = CLASSES.index(replace_cover[1])
     if time is None:
         sky = np.random.default_rng([seed, _SPLIT_IDS[split], index, 1])
-        time = _draw_time(sky, longitude)
+        day = np.datetime64("2017-01-01", "D") + int(sky.integers(0, 730))
+        solar_hour = sky.uniform(9.0, 14.5)  # the sun is up
+        minutes = int(round(((solar_hour - longitude / 15) % 24) * 60)) % 1440
+        time = day.astype("datetime64[s]") + np.timedelta64(minutes, "m")
     else:
         time = time.astype("datetime64[s]")
         sky = np.random.default_rng([seed, _SPLIT_IDS[split], index, 1, int(time.astype(np.int64))])
@@ -208,16 +202,9 @@ def _render(cover: np.ndarray, parcels: np.ndarray, sky: np.random.Generator, we
 
 def record(seed: int, split: str, index: int) -> dict[str, Any]:
     """Render a patch as a dataset record; its labels are the covers present, beside the dominant one."""
-    patch = scene(seed, split, index)
-    return {
-        "id": f"synthetic_{seed}_{split}_{index:06d}",
-        "image": patch.image,
-        "latitude": patch.latitude,
-        "longitude": patch.longitude,
-        "time": metadata.format_time(patch.time),
-        "labels": patch.labels,
-        "dominant": patch.dominant,
-    }
+    fields = scene(seed, split, index)._asdict()
+    del fields["cover"]
+    return {**fields, "id": f"synthetic_{seed}_{split}_{index:06d}", "time": metadata.format_time(fields["time"])}
 
 
 def change_pairs(seed: int, count: int, start: int = 0) -> dict[str, np.ndarray]:
