@@ -1,15 +1,8 @@
 """The metadata of an image as the model takes them: cyclic [sin, cos] pairs, with [0, 0] for a missing value.
 
-- week: ISO week number (1 to 53) times 2 pi / 52;
-- hour: hour of the day in UTC (0 to 23) times 2 pi / 24;
-- lat, lon: the angle itself.
-
-A pair on the unit circle is never [0, 0], so "missing" is a value of its own.
-
-Also here: the one parser of time stamps, and the one rule for which stamp to believe.
+The angles are: ISO week number (1 to 53) times 2 pi / 52; hour of the day in UTC (0 to 23) times 2 pi / 24; latitude and
+longitude themselves. Also here: the one parser of time stamps, and the one rule for which stamp to believe.
 """
-
-from __future__ import annotations
 
 import datetime
 import re
@@ -20,6 +13,10 @@ import numpy as np
 UNKNOWN_TIME = "unknown"  # how prepared records say that a patch has no time
 _NAT = np.datetime64("NaT", "s")
 _FIRST_YEAR, _END_YEAR = 1972, 2100  # from the first Landsat on
+_TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
+_SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
+_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_L\w{3}_\d{6}_(\d{8})", re.ASCII)
+_LANDSAT_SCENE = re.compile(r"L[COTEM]\d\d{6}(\d{4})(\d{3})", re.ASCII)
 
 
 class Metadata(NamedTuple):
@@ -53,14 +50,7 @@ def iso_week(time: np.ndarray) -> np.ndarray:
 
 
 def encode_time(time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encode week and hour of UTC times.
-
-    Args:
-        time: (N,) datetime64; NaT is a missing time.
-
-    Returns:
-        week (N, 2), hour (N, 2): float32 [sin, cos], [0, 0] where missing.
-    """
+    """Encode UTC times, (N,) datetime64, as week and hour, each (N, 2) float32 [sin, cos]; NaT is missing and gives [0, 0]."""
     time = np.asarray(time, "datetime64[s]")
     present = ~np.isnat(time)
     time = np.where(present, time, np.datetime64(0, "s"))
@@ -82,14 +72,9 @@ def encode_degrees(degrees: np.ndarray) -> np.ndarray:
 
 
 def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
-    """Encode latitudes, longitudes and times as the model's four inputs.
+    """Encode (N,) latitudes, longitudes (degrees, NaN where missing) and times (datetime64 in UTC, NaT where missing).
 
-    Args:
-        lat, lon: (N,) degrees, NaN where missing.
-        time: (N,) datetime64 in UTC, NaT where missing.
-
-    Raises:
-        ValueError: a latitude is beyond 90 or a longitude beyond 360 degrees.
+    A latitude beyond 90 or a longitude beyond 360 degrees is a ValueError.
     """
     for name, values, limit in (("lat", lat, 90.0), ("lon", lon, 360.0)):
         values = np.asarray(values, np.float64)
@@ -100,19 +85,12 @@ def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
     return Metadata(week, hour, encode_degrees(lat), encode_degrees(lon))
 
 
-_TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
-
-
 def parse_time(text: str | bytes) -> np.datetime64:
-    """Parse a time stamp to datetime64 in seconds, UTC.
+    """Parse a time stamp to datetime64 in seconds, UTC; ValueError if it is no time, or none from 1972 to 2099.
 
-    Args:
-        text: ISO 8601 from a day to fractions of a second ("2017-10-02", "2017-10-02 09:40:31", "20171002T094031",
-            "2017-10-02T09:40:31.5Z"), UTC unless it names an offset; the form of TIFFTAG_DATETIME ("2017:10:02 09:40:31"); or
-            "unknown", which is NaT.
-
-    Raises:
-        ValueError: the text is no time, or none from 1972 to 2099.
+    Takes ISO 8601 from a day to fractions of a second ("2017-10-02", "2017-10-02 09:40:31", "20171002T094031",
+    "2017-10-02T09:40:31.5Z"), UTC unless it names an offset; the form of TIFFTAG_DATETIME ("2017:10:02 09:40:31"); and
+    "unknown", which is NaT.
 
     >>> str(parse_time("2017:10:02 09:40:31")), str(parse_time("2017-10-02T09:40:31+02:00"))
     ('2017-10-02T09:40:31', '2017-10-02T07:40:31')
@@ -137,23 +115,16 @@ def parse_time(text: str | bytes) -> np.datetime64:
 
 
 def format_time(time: np.datetime64) -> str:
-    """Write a time as prepared records hold it: ISO 8601 in seconds, or "unknown" for NaT; the inverse of `parse_time`."""
+    """Write a time as prepared records hold it, ISO 8601 in seconds or "unknown" for NaT: the inverse of `parse_time`."""
     return UNKNOWN_TIME if np.isnat(time) else str(time.astype("datetime64[s]"))
-
-
-_SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
-_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_L\w{3}_\d{6}_(\d{8})", re.ASCII)
-_LANDSAT_SCENE = re.compile(r"L[COTEM]\d\d{6}(\d{4})(\d{3})", re.ASCII)
 
 
 def time_from_name(name: str) -> np.datetime64:
     """Read the time of acquisition from the name of a file or product; NaT if it has none.
 
     Knows Sentinel-2 stamps as BigEarthNet patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading
-    zero of its hour), Landsat Collection product names and pre-collection scene names (date alone: hour 0).
-
-    Raises:
-        ValueError: the name has a stamp that is no time.
+    zero of its hour), Landsat Collection product names and pre-collection scene names (date alone: hour 0). A stamp that is no
+    time is a ValueError.
 
     >>> str(time_from_name("S2B_MSIL2A_20180525T94030_78_30"))
     '2018-05-25T09:40:30'
@@ -189,13 +160,11 @@ def acquisition_time(*, explicit: str = "", name: str = "", date_tag: str = "", 
         return parse_time(explicit)
     for text, parse in ((name, time_from_name), (date_tag, parse_time)):
         try:
-            time = parse(text) if text.strip("\x00 ") else _NAT
+            if text.strip("\x00 ") and not np.isnat(time := parse(text)):
+                return time
         except ValueError:
             if strict:
                 raise
-            time = _NAT
-        if not np.isnat(time):
-            return time
     return _NAT
 
 
@@ -203,12 +172,8 @@ def published_hour(patch_id: str) -> int:
     """Give the hour that the published preprocessing gives a BigEarthNet patch: the first digit of the time in its name.
 
     `..._20171002T094031_...` gives 0 and `..._20180525T94030_...` gives 9, where the hour is 9 in both. geomoe encodes the
-    true hour; this is for reproducing published inputs.
-
-    Raises:
-        ValueError: the name has no time stamp.
+    true hour; this is for reproducing published inputs. A name without a time stamp is a ValueError.
     """
-    match = _SENTINEL_STAMP.search(patch_id)
-    if not match:
-        raise ValueError(f"no time stamp in the patch name {patch_id!r}")
-    return int(match[2][0])
+    if match := _SENTINEL_STAMP.search(patch_id):
+        return int(match[2][0])
+    raise ValueError(f"no time stamp in the patch name {patch_id!r}")

@@ -10,8 +10,8 @@ from conftest import ROOT
 from embedding_tools import PTH
 
 from geomoe import embeddings
+from geomoe.embeddings.files import write_npz, write_parquet
 from geomoe.embeddings.parts import Parts
-from geomoe.embeddings.writers import write_npz, write_parquet
 
 FACTS = {"classes": ["a", "b", "c"], "pool": "mean"}
 

@@ -1,10 +1,7 @@
 """The images of a batch as the model takes them: cropped or resized, flipped and rotated, z-scored. Numpy, one pass an image.
 
-Written this way because it is several times faster than the same in tf.data operations, which cost some ten microseconds each
-whatever they do; numpy lets other threads run meanwhile.
+It is several times faster than tf.data operations, which cost some ten microseconds each; numpy lets other threads run.
 """
-
-from __future__ import annotations
 
 import dataclasses
 
@@ -33,9 +30,6 @@ class Augment:
             common to all, drawn for each view and applied to z-scores: another haze, light, sensor or season.
         crop_sides: smallest and largest side, in pixels, of the squares that "random_resized_crop" cuts; no larger than the
             image. Each side is as likely as any other. () cuts squares of the model's size.
-
-    Raises:
-        ValueError: a value has no meaning.
     """
 
     flips: bool = False
@@ -58,15 +52,7 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """What is done to every image of a batch.
-
-    Attributes:
-        size: side S of the result, in pixels.
-        resize_mode: how an image gets it, one of `preprocess.RESIZE_MODES` or `preprocess.RANDOM_RESIZE_MODES`.
-        statistics: of the z-score.
-        augment: the random choices.
-        clip: lowest and highest digital number, or None.
-    """
+    """What is done to every image of a batch; fields as for `geomoe.data.LoadOptions`, `size` is its `img_size`."""
 
     size: int
     resize_mode: str
@@ -76,13 +62,13 @@ class Preparation:
 
     def crop(self, images: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Bring (N, H, W, C) to side S, all the same way by a view's uniform numbers (DRAWS,)."""
-        if self.resize_mode not in preprocess.RANDOM_RESIZE_MODES:
-            return preprocess.to_size(images, self.size, self.resize_mode)
-        side = None
+        position, side = None, None
+        if self.resize_mode in preprocess.RANDOM_RESIZE_MODES:
+            position = (draws[0], draws[1])
         if self.resize_mode == "random_resized_crop":
             low, high = (min(limit, *images.shape[1:3]) for limit in self.augment.crop_sides or (self.size, self.size))
             side = min(low + int(draws[5] * (high - low + 1)), high)
-        return preprocess.to_size(images, self.size, self.resize_mode, (draws[0], draws[1]), side)
+        return preprocess.to_size(images, self.size, self.resize_mode, position, side)
 
     def flip_and_rotate(self, image: np.ndarray, draws: np.ndarray) -> np.ndarray:
         """Flip and rotate a square image (S, S, ...) by a view's uniform numbers (DRAWS,), where asked to; a view."""

@@ -1,15 +1,13 @@
 """One patch from a GeoTIFF, checked: pixels, location, and a clear error for each flaw that real files have.
 
-Patches are small and many, so the usual file (whole image in memory, EPSG code among its keys) is read by tifffile, three
-times as fast as GDAL opens it; everything else goes to rasterio.
+The usual file (one page, EPSG code among its keys) is read by tifffile, three times as fast as GDAL opens it; others by GDAL.
 """
 
-from __future__ import annotations
-
+import contextlib
 import functools
 import os
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyproj
@@ -19,34 +17,23 @@ from geomoe import landsat
 
 
 class PatchError(ValueError):
-    """A patch that cannot be used.
-
-    Attributes:
-        kind: the flaw, one of a small set of phrases, for counting.
-        path: the file.
-    """
+    """A patch that cannot be used: the kind of flaw, one of a small set of phrases for counting, the file, what is wrong."""
 
     def __init__(self, kind: str, path: str, message: str) -> None:
         super().__init__(f"{path}: {kind}: {message}")
         self.kind, self.path, self.message = kind, path, message
 
-    def __reduce__(self) -> tuple[type[PatchError], tuple[str, str, str]]:
+    def __reduce__(self) -> Any:
         return PatchError, (self.kind, self.path, self.message)
 
 
 class Patch(NamedTuple):
-    """Pixels and location of a patch.
+    """Pixels and location of a patch."""
 
-    Attributes:
-        image: (H, W, C) uint16 digital numbers, 0 where there are no data.
-        latitude, longitude: degrees (WGS 84) of the middle of the patch, NaN where the file has no CRS.
-        date_tag: the file's TIFFTAG_DATETIME, or "".
-    """
-
-    image: np.ndarray
-    latitude: float
+    image: np.ndarray  # (H, W, C) uint16 digital numbers, 0 where there are no data
+    latitude: float  # of the middle of the patch, degrees (WGS 84); NaN where the file has no CRS
     longitude: float
-    date_tag: str
+    date_tag: str  # the file's TIFFTAG_DATETIME, or ""
 
 
 class _Raster(NamedTuple):
@@ -87,15 +74,8 @@ def _read_simple(path: str) -> _Raster | None:
         column, row, _, x0, y0, _ = tie.value
         x = x0 + (image.shape[1] / 2 - half - column) * scale.value[0]
         y = y0 - (image.shape[0] / 2 - half - row) * scale.value[1]
-        nodata = tags.get(42113)
-        date = tags.get(306)
-        return _Raster(
-            image,
-            (x, y),
-            f"EPSG:{epsg}",
-            float(str(nodata.value).strip("\x00 ")) if nodata is not None else None,
-            str(date.value).strip("\x00 ") if date is not None else "",
-        )
+        nodata, date = (str(tags[code].value).strip("\x00 ") if code in tags else "" for code in (42113, 306))
+        return _Raster(image, (x, y), f"EPSG:{epsg}", float(nodata) if nodata else None, date)
 
 
 def _read_any(path: str) -> _Raster:
@@ -105,11 +85,9 @@ def _read_any(path: str) -> _Raster:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with rasterio.open(path) as src:
-            image = np.moveaxis(src.read(), 0, 2)
             centre = src.xy(src.height / 2, src.width / 2, offset="ul")
-            return _Raster(
-                image, centre, src.crs.to_wkt() if src.crs else None, src.nodata, src.tags().get("TIFFTAG_DATETIME", "")
-            )
+            crs, date = src.crs.to_wkt() if src.crs else None, src.tags().get("TIFFTAG_DATETIME", "")
+            return _Raster(np.moveaxis(src.read(), 0, 2), centre, crs, src.nodata, date)
 
 
 def read_patch(
@@ -120,15 +98,14 @@ def read_patch(
     keep_nodata: bool = False,
     dtypes: tuple[str, ...] = ("uint16",),
 ) -> Patch:
-    """Read and check one patch.
+    """Read and check one patch, a GeoTIFF.
 
     Args:
-        path: a GeoTIFF, of uint16 digital numbers unless `dtypes` says otherwise.
         num_bands: bands of the patch.
         drop_extra: bands that the file may have beyond them, dropped from the end (EuroSAT-L carries ST_B10 as its eighth).
         need_crs: whether a file without a CRS is refused; otherwise its latitude and longitude are NaN.
         keep_nodata: whether a patch without any data is taken.
-        dtypes: types that are taken. In float files NaN is no data; elsewhere 0 is.
+        dtypes: types that are taken. In float files NaN is no data, elsewhere 0.
 
     Raises:
         PatchError: of kind "missing image", "unreadable image", "wrong band count", "wrong dtype", "NaN in image",
@@ -137,22 +114,19 @@ def read_patch(
     path = os.fspath(path)
     if not os.path.exists(path):
         raise PatchError("missing image", path, "there is no such file")
+    raster = None
+    with contextlib.suppress(Exception):  # whatever tifffile cannot read, GDAL may; if it cannot either, its error is shown
+        raster = _read_simple(path)
     try:
-        try:
-            raster = _read_simple(path)
-        except Exception:  # whatever tifffile cannot read, GDAL may; if it cannot either, its error is the one to show
-            raster = None
-        if raster is None:
-            raster = _read_any(path)
+        raster = raster or _read_any(path)
     except Exception as error:
         raise PatchError("unreadable image", path, f"{type(error).__name__}: {error}") from None
     image = raster.image
     bands = image.shape[2]
     if bands not in (num_bands, num_bands + drop_extra):
         counts = f"{num_bands}" if not drop_extra else f"{num_bands} or {num_bands + drop_extra}"
-        six, seven = len(landsat.TM_BANDS), len(landsat.BANDS)
-        hint = f" ({', '.join(landsat.BANDS)})" if num_bands == seven else ""
-        if (bands, num_bands) == (six, seven):
+        hint = f" ({', '.join(landsat.BANDS)})" if num_bands == len(landsat.BANDS) else ""
+        if hint and bands == len(landsat.TM_BANDS):
             hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
         raise PatchError("wrong band count", path, f"{bands} bands where {counts} are needed{hint}")
     image = image[:, :, :num_bands]
@@ -165,11 +139,11 @@ def read_patch(
         image = np.where(image == raster.nodata, empty, image)
     if not keep_nodata and not np.nan_to_num(image).any():
         raise PatchError("all nodata", path, "every pixel is 0")
-    if raster.crs is None:
-        if need_crs:
-            raise PatchError("no CRS", path, "the file is not georeferenced, so its latitude and longitude are unknown")
-        return Patch(np.ascontiguousarray(image), np.nan, np.nan, raster.date_tag)
-    longitude, latitude = _to_wgs84(raster.crs).transform(*raster.centre)
-    if not (np.isfinite(longitude) and np.isfinite(latitude)):
-        raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS")
+    longitude, latitude = np.nan, np.nan
+    if raster.crs is not None:
+        longitude, latitude = _to_wgs84(raster.crs).transform(*raster.centre)
+        if not (np.isfinite(longitude) and np.isfinite(latitude)):
+            raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS")
+    elif need_crs:
+        raise PatchError("no CRS", path, "the file is not georeferenced, so its latitude and longitude are unknown")
     return Patch(np.ascontiguousarray(image), float(latitude), float(longitude), raster.date_tag)

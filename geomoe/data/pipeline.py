@@ -1,10 +1,8 @@
 """Prepared records -> batches for the model.
 
-The order of the examples and every random choice follow from (seed, epoch, position) alone, so a run that stopped after any
-number of batches goes on with exactly the batches that would have come: `load(..., start_batch=n)`.
+The order of the examples and every random choice follow from (seed, epoch, position) alone, so a run that stopped goes on with
+exactly the batches that would have come: `load(..., start_batch=n)`.
 """
-
-from __future__ import annotations
 
 import dataclasses
 import functools
@@ -53,16 +51,14 @@ def builder(name: str, data_dir: str | os.PathLike[str]) -> tfds.core.DatasetBui
     folder = os.path.join(root, config, "1.0.0")
     if not os.path.exists(os.path.join(folder, "dataset_info.json")):
         source = "" if base == "synthetic_landsat" else "--source DIR "
-        raise DatasetNotPreparedError(
-            f"{name} is not prepared in {data_dir}: no {folder}. Prepare it with "
-            f"`python -m geomoe.cli.prepare --dataset {name} {source}--data_dir {data_dir}`"
-        )
+        command = f"python -m geomoe.cli.prepare --dataset {name} {source}--data_dir {data_dir}"
+        raise DatasetNotPreparedError(f"{name} is not prepared in {data_dir}: no {folder}. Prepare it with `{command}`")
     return tfds.builder_from_directory(folder)
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadOptions:
-    """How `load` makes batches.
+    """How `load` makes batches; ValueError where a value has no meaning, or does not go with the others.
 
     Attributes:
         data_dir: where a dataset that is named by text is prepared.
@@ -82,9 +78,6 @@ class LoadOptions:
         views: 2 adds `second_view` and `second_valid`, another crop and augmentation of the same images; training alone.
         process_index, process_count: each process reads its own part of the split.
         cache: keep the records in memory after the first pass.
-
-    Raises:
-        ValueError: a value has no meaning, or does not go with the others.
     """
 
     data_dir: str | os.PathLike[str] | None = None
@@ -112,13 +105,11 @@ class LoadOptions:
             raise ValueError(f"batch_size = {self.batch_size} does not divide over {self.process_count} processes")
         random = self.augment != Augment() or self.views != 1 or self.resize_mode == "random_resized_crop"
         if self.views not in (1, 2) or random and not self.train:
-            raise ValueError(
-                f"views = {self.views} must be 1 or 2, and augment, two views and resize_mode = 'random_resized_crop' are for "
-                "train=True"
-            )
+            training_only = "augment, two views and resize_mode = 'random_resized_crop' are for train=True"
+            raise ValueError(f"views = {self.views} must be 1 or 2, and {training_only}")
 
 
-def _encode_metadata(latitude: np.ndarray, longitude: np.ndarray, time: np.ndarray, ids: np.ndarray, hour: str) -> np.ndarray:
+def _encode_metadata(hour: str, latitude: np.ndarray, longitude: np.ndarray, time: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """(B,) each -> (B, 4, 2) float32."""
     times = np.array([metadata.parse_time(text) for text in time], "datetime64[s]")
     encoded = metadata.encode(latitude, longitude, times)
@@ -154,57 +145,48 @@ def load(
         if options.data_dir is None:
             raise ValueError(f"data_dir says where {source} is prepared; it is None")
         source = builder(source, options.data_dir)
-    if options.statistics is None:
-        statistics = Statistics.published(source.name)
-    else:
-        statistics = Statistics.of(options.statistics)
+    statistics = Statistics.published(source.name) if options.statistics is None else Statistics.of(options.statistics)
     local_batch = options.batch_size // options.process_count
     if options.process_count > 1:
-        split = tfds.split_for_jax_process(
-            split, process_index=options.process_index, process_count=options.process_count, drop_remainder=options.train
-        )
+        processes = dict(process_index=options.process_index, process_count=options.process_count)
+        split = tfds.split_for_jax_process(split, **processes, drop_remainder=options.train)
     count = num_examples(source, split)
     batches = count // local_batch
     if options.train and batches == 0:
-        raise ValueError(
-            f"{source.name} split {split} has {count} examples, fewer than a batch of {local_batch}; lower batch_size"
-        )
+        few = f"{source.name} split {split} has {count} examples"
+        raise ValueError(f"{few}, fewer than a batch of {local_batch}; lower batch_size")
     raw_records = _raw_records(source, split)
     if options.cache:
         raw_records = raw_records.cache()
     make_batch = _batch_maker(source.info.features["labels"].feature.num_classes, statistics, options)
-    if not options.train:
-        ds = raw_records.batch(local_batch).enumerate().skip(options.start_batch)
-        ds = ds.map(lambda index, raw: (index, raw, tf.constant(0, tf.int64)))
-        return ds.map(make_batch, num_parallel_calls=AUTOTUNE, deterministic=True).prefetch(2)
-
-    first_epoch, skip = divmod(options.start_batch, batches)
+    first_epoch, skip = divmod(options.start_batch, batches) if options.train else (0, options.start_batch)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
-        seed = tf.constant(options.seed, tf.int64) * 7919 + epoch + 1
-        shuffled = raw_records.shuffle(min(count, _SHUFFLE_BUFFER), seed=seed, reshuffle_each_iteration=False)
+        ordered = raw_records
+        if options.train:
+            seed = tf.constant(options.seed, tf.int64) * 7919 + epoch + 1
+            ordered = raw_records.shuffle(min(count, _SHUFFLE_BUFFER), seed=seed, reshuffle_each_iteration=False)
         skipped = tf.where(epoch == first_epoch, tf.constant(skip, tf.int64), tf.constant(0, tf.int64))
-        numbered = shuffled.batch(local_batch, drop_remainder=True).enumerate().skip(skipped)
+        numbered = ordered.batch(local_batch, drop_remainder=options.train).enumerate().skip(skipped)
         return numbered.map(lambda index, raw: (index, raw, epoch))
 
-    ds = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch_batches)
+    if options.train:
+        ds = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch_batches)
+    else:
+        ds = epoch_batches(tf.constant(0, tf.int64))
     return ds.map(make_batch, num_parallel_calls=AUTOTUNE, deterministic=True).prefetch(2)
 
 
 def _batch_maker(classes: int, statistics: Statistics, options: LoadOptions) -> Callable[..., dict[str, tf.Tensor]]:
-    """Give a function of (index of the batch in its epoch, (B,) serialized records, epoch) to a batch.
-
-    It does everything at once for the records of a batch: its cost is a few large operations, not some for each image.
-    """
+    """Give a function of (index of the batch in its epoch, (B,) serialized records, epoch) to a batch: few large operations."""
     size, augment = options.img_size, options.augment
     preparation = Preparation(size, options.resize_mode, statistics, augment, options.clip)
 
     def make_batch(index: tf.Tensor, raw: tf.Tensor, epoch: tf.Tensor) -> dict[str, tf.Tensor]:
         fields = records.parse(raw)
         rows = tf.shape(raw)[0]
-        key = tf.stack(
-            [tf.constant(options.seed, tf.int64) * 1_000_003 + epoch, index * options.process_count + options.process_index]
-        )
+        position = index * options.process_count + options.process_index
+        key = tf.stack([tf.constant(options.seed, tf.int64) * 1_000_003 + epoch, position])
         shape = [rows, 2 * DRAWS + len(metadata.FIELDS)]
         draws = tf.random.stateless_uniform(shape, key) if options.train else tf.zeros(shape)
         values, shapes = fields.pop("image/value"), fields.pop("image/shape")
@@ -213,16 +195,10 @@ def _batch_maker(classes: int, statistics: Statistics, options: LoadOptions) -> 
             image, valid = tf.numpy_function(preparation, [values, shapes, view_draws], [tf.float32, tf.bool])
             fields[name] = tf.ensure_shape(image, (None, size, size, len(statistics.mean)))
             fields[valid_name] = tf.ensure_shape(valid, (None, size, size))
-        labels = tf.zeros([rows, max(classes, 1)], tf.int32)
-        if classes:
-            padded = tf.concat([fields["labels"].to_tensor(-1), tf.fill([rows, 1], tf.constant(-1, tf.int64))], axis=1)
-            labels = tf.cast(tf.reduce_max(tf.one_hot(padded, classes), axis=1), tf.int32)
-        fields["labels"] = labels
-        encoded = tf.numpy_function(
-            functools.partial(_encode_metadata, hour=options.hour),
-            [fields[key] for key in ("latitude", "longitude", "time", "id")],
-            tf.float32,
-        )
+        padded = tf.concat([fields["labels"].to_tensor(-1), tf.fill([rows, 1], tf.constant(-1, tf.int64))], axis=1)
+        fields["labels"] = tf.cast(tf.reduce_max(tf.one_hot(padded, max(classes, 1)), axis=1), tf.int32)
+        inputs = [fields[key] for key in ("latitude", "longitude", "time", "id")]
+        encoded = tf.numpy_function(functools.partial(_encode_metadata, options.hour), inputs, tf.float32)
         fields["metadata"] = tf.ensure_shape(encoded, (None, len(metadata.FIELDS), 2))
         keep = tf.cast(draws[:, 2 * DRAWS :] >= augment.metadata_dropout, tf.float32)
         for i, name in enumerate(metadata.FIELDS):
@@ -234,28 +210,17 @@ def _batch_maker(classes: int, statistics: Statistics, options: LoadOptions) -> 
 
 def _raw_records(source: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     """Read the serialized records of a split, in the order in which they were written."""
-    pieces = []
-    for instruction in source.info.splits[split].file_instructions:
-        piece = tf.data.TFRecordDataset(os.fspath(instruction.filename))
-        if instruction.skip:
-            piece = piece.skip(instruction.skip)
-        if instruction.take != -1:
-            piece = piece.take(instruction.take)
-        pieces.append(piece)
+    pieces = [
+        tf.data.TFRecordDataset(os.fspath(part.filename)).skip(part.skip).take(part.take)
+        for part in source.info.splits[split].file_instructions
+    ]
     if not pieces:
         raise ValueError(f"{source.name} split {split} is empty")
-    ds = pieces[0]
-    for piece in pieces[1:]:
-        ds = ds.concatenate(piece)
-    return ds
+    return functools.reduce(lambda ds, piece: ds.concatenate(piece), pieces)
 
 
 def num_examples(source: tfds.core.DatasetBuilder, split: str) -> int:
-    """Count the examples of a split in TFDS's notation.
-
-    Raises:
-        ValueError: the dataset has no such split.
-    """
+    """Count the examples of a split in TFDS's notation; ValueError where the dataset has no such split."""
     try:
         return source.info.splits[split].num_examples
     except (KeyError, ValueError) as error:

@@ -3,23 +3,19 @@
 Axes: N images, H and W pixels, C bands, S the model's image side.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from geomoe import landsat
 from geomoe.landsat import Statistics
 
-# How an image gets the model's size: "exact" refuses others, "centre_crop" cuts the middle (offset rounded down) and "resize"
-# is bilinear. "random_crop" and "random_resized_crop" (a square of a random side, brought to the size) are for training.
-RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")
-RESIZE_MODES = ("exact", "centre_crop", "resize")
+RESIZE_MODES = ("exact", "centre_crop", "resize")  # how an image gets the model's size: see `InputSpec`
+RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")  # in training: see `geomoe.data.LoadOptions`
 WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: nothing without data is mixed in
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 
@@ -30,7 +26,7 @@ class StatisticsWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class InputSpec:
-    """What a user says of their images.
+    """What a user says of their images; ValueError where a value has no meaning, or does not go with the others.
 
     Attributes:
         unit: of the numbers: "collection2_dn" (Landsat Collection 2 level-2 digital numbers, 0 without data), "reflectance"
@@ -40,16 +36,13 @@ class InputSpec:
             dropped.
         fill_missing: whether bands that the model has and the images lack are filled with the training mean. Otherwise they
             are an error.
-        resize_mode: "exact" (other sizes are an error), "centre_crop" or "resize" (bilinear).
+        resize_mode: "exact" (other sizes are an error), "centre_crop" (offset rounded down) or "resize" (bilinear).
         sun_elevation: degrees, one number or one an image, for "level1_dn"; None leaves the sun's angle uncorrected.
         uint8_range: reflectances that 1 and 255 stand for.
         statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; None takes the model's, after
             conversion to Collection 2 digital numbers.
         sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are. Landsat 4, 5 and 7 have no coastal band;
             the blue band's z-score stands in its place.
-
-    Raises:
-        ValueError: a value has no meaning, or does not go with the others.
     """
 
     unit: str = "collection2_dn"
@@ -66,10 +59,8 @@ class InputSpec:
             raise ValueError(f"unit = {self.unit!r} is not one of {', '.join(landsat.UNITS)}")
         landsat.check_sensor(self.sensor)
         if self.unit == "level1_dn" and landsat.lacks_coastal(self.sensor):
-            raise ValueError(
-                f"level-1 numbers of {self.sensor} have other factors in each band (REFLECTANCE_MULT_BAND_n and _ADD_ in its "
-                "*_MTL.txt): apply them and pass unit='reflectance'"
-            )
+            factors = "other factors in each band (REFLECTANCE_MULT_BAND_n and _ADD_ in its *_MTL.txt)"
+            raise ValueError(f"level-1 numbers of {self.sensor} have {factors}: apply them and pass unit='reflectance'")
         if self.resize_mode not in RESIZE_MODES:
             raise ValueError(f"resize_mode = {self.resize_mode!r} is not one of {', '.join(RESIZE_MODES)}")
         if isinstance(self.bands, str):
@@ -87,7 +78,7 @@ class InputSpec:
             return tuple(self.bands)
         return tuple(landsat.TM_BANDS) if landsat.lacks_coastal(self.sensor) else tuple(bands)
 
-    def part(self, rows: slice) -> InputSpec:
+    def part(self, rows: slice) -> Self:
         """Describe some of the images alone."""
         if self.sun_elevation is None or np.ndim(self.sun_elevation) == 0:
             return self
@@ -95,36 +86,27 @@ class InputSpec:
 
 
 def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
-    """Find each band that the model takes among the channels of the images: its index, or None where it is missing.
+    """Find each of the model's `bands` among the `channels` of the images: its index, or None where it is missing.
 
-    Args:
-        channels: names of the images' channels, in their order.
-        bands: the model's.
-        fill_missing: whether bands may be missing; of a sensor without the coastal band that one may be in any case.
-        sensor: whose numbers those in `channels` are.
-
-    Raises:
-        ValueError: a band is missing, unknown or named twice.
+    A band may be missing with `fill_missing`, and the coastal one where the sensor lacks it; else that is a ValueError, as is
+    an unknown band and one named twice.
     """
     names = [landsat.band_name(name, sensor) for name in channels]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
+    if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"band {twice[0]} is named twice: {', '.join(channels)}")
     may_lack = landsat.BANDS[:1] if landsat.lacks_coastal(sensor) else ()
     missing = [band for band in bands if band not in names and band not in may_lack]
     if missing and not fill_missing:
         titles = ", ".join(f"{band} ({landsat.band_title(band)})" for band in missing)
-        raise ValueError(
-            f"the model needs {titles}, which the images lack (they have {', '.join(channels)}); "
-            "fill_missing=True puts the training mean there, at a cost in quality"
-        )
+        lacking = f"the model needs {titles}, which the images lack (they have {', '.join(channels)})"
+        raise ValueError(f"{lacking}; fill_missing=True puts the training mean there, at a cost in quality")
     return [names.index(band) if band in names else None for band in bands]
 
 
 def _check_range(images: np.ndarray, unit: str) -> None:
     if unit != "reflectance" and images.dtype.kind == "f" and not np.isfinite(images).all():
         raise ValueError("images hold NaN or infinite values; give pixels without data the digital number 0")
-    finite = images if images.dtype.kind != "f" else images[~np.isnan(images)]
+    finite = images[~np.isnan(images)] if images.dtype.kind == "f" else images
     if finite.size == 0:
         return
     low, high = float(finite.min()), float(finite.max())
@@ -132,10 +114,8 @@ def _check_range(images: np.ndarray, unit: str) -> None:
         if images.dtype.kind != "f":
             raise ValueError(f"unit='reflectance' needs float images, got {images.dtype}; digital numbers have their own units")
         if high > 10 or low < -2:
-            raise ValueError(
-                f"values from {low:g} to {high:g} are no reflectance, which is a fraction; for Collection 2 digital "
-                "numbers pass unit='collection2_dn'"
-            )
+            wrong = f"values from {low:g} to {high:g} are no reflectance, which is a fraction"
+            raise ValueError(f"{wrong}; for Collection 2 digital numbers pass unit='collection2_dn'")
         return
     top = 255 if unit == "uint8" else 65535
     if low < 0 or high > top:
@@ -147,8 +127,7 @@ def _check_range(images: np.ndarray, unit: str) -> None:
 def to_collection2(images: np.ndarray, spec: InputSpec) -> np.ndarray:
     """Convert images (..., C) of any unit to Collection 2 digital numbers, float32, 0 without data; not rounded.
 
-    Raises:
-        ValueError: the values are not of that unit.
+    Values that are not of the unit are a ValueError.
     """
     if images.dtype.kind not in "uif":
         raise ValueError(f"images must be numbers, got dtype {images.dtype}")
@@ -201,7 +180,8 @@ def to_size(
 ) -> np.ndarray:
     """Bring images (N, H, W, C) to (N, size, size, C), a view of them where nothing is resized.
 
-    Images with a side too short for a crop of the size are enlarged first, in their own form.
+    Images with a side too short for a crop of the size are enlarged first, in their own form. Another size where `resize_mode`
+    is "exact" is a ValueError.
 
     Args:
         images: of any number type.
@@ -210,16 +190,11 @@ def to_size(
         position: of a random crop between the first and the last that there is room for, row and column in [0, 1); None is
             the middle, rounded down.
         side: of the square that "random_resized_crop" cuts, in pixels, no longer than the image's.
-
-    Raises:
-        ValueError: the size is another and `resize_mode` is "exact".
     """
     height, width = images.shape[1:3]
     if resize_mode == "exact" and (height, width) != (size, size):
-        raise ValueError(
-            f"images of {height} x {width} pixels for a model of {size} x {size}; pass resize_mode='centre_crop' or "
-            "resize_mode='resize'"
-        )
+        sizes = f"images of {height} x {width} pixels for a model of {size} x {size}"
+        raise ValueError(f"{sizes}; pass resize_mode='centre_crop' or resize_mode='resize'")
     if resize_mode == "resize":
         return images if (height, width) == (size, size) else resize(images, size, size)
     side = size if side is None else side
@@ -259,16 +234,15 @@ def prepare(
     names = spec.channels(bands)
     if images.shape[-1] != len(names):
         what = "bands names" if spec.bands is not None else f"{spec.sensor} has" if by_name else "the model takes"
-        raise ValueError(
-            f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}; bands=(...) says which "
-            "bands there are"
-        )
+        needed = f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}"
+        raise ValueError(f"{needed}; bands=(...) says which bands there are")
     order = band_order(names, bands, spec.fill_missing, spec.sensor) if by_name else list(range(len(names)))
+    present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
     channels = [channel for channel in order if channel is not None]
     images = images if channels == list(range(images.shape[-1])) else images[..., channels]
     if spec.statistics is None:
         values = to_collection2(images, spec)
-        zscore = Statistics.of(statistics).select([i for i, channel in enumerate(order) if channel is not None])
+        zscore = Statistics.of(statistics).select(present)
     else:
         _check_range(images, spec.unit)
         values = np.nan_to_num(images.astype(np.float32))
@@ -281,7 +255,7 @@ def prepare(
     if None not in order:
         return z, valid
     full = np.zeros((*z.shape[:3], len(order)), np.float32)  # 0 is the training mean
-    full[..., [i for i, channel in enumerate(order) if channel is not None]] = z
+    full[..., present] = z
     if landsat.lacks_coastal(spec.sensor):
         coastal, blue = (bands.index(name) for name in landsat.BANDS[:2])
         full[..., coastal] = full[..., blue]
@@ -291,29 +265,19 @@ def prepare(
 def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any], bands: Sequence[str], unit: str) -> None:
     """Warn where a band's mean over the batch lies 3 or more standard deviations from that of the training data.
 
-    Args:
-        z: (N, S, S, C) z-scored images.
-        valid: (N, S, S) bool, which pixels count.
-        statistics: of the z-score.
-        bands: names of the bands.
-        unit: of the images as they came, for the message.
-
-    Warns:
-        StatisticsWarning: says both means, in digital numbers.
+    `z` (N, S, S, C) is z-scored by `statistics`, `valid` (N, S, S) says which pixels count. The StatisticsWarning says both
+    means, in digital numbers, and asks whether `unit` is what the images were.
     """
     if not valid.any():
         return
-    mean = z[valid].mean(axis=0)
-    far = [i for i, value in enumerate(mean) if abs(value) > _FAR]
+    far = [
+        f"{band}: mean {value * std + mean:.0f} where training had {mean:.0f} +- {std:.0f}"
+        for band, value, mean, std in zip(bands, z[valid].mean(axis=0), statistics["mean"], statistics["std"])
+        if abs(value) > _FAR
+    ]
     if far:
-        seen = ", ".join(
-            f"{bands[i]}: mean {mean[i] * statistics['std'][i] + statistics['mean'][i]:.0f} where training had "
-            f"{statistics['mean'][i]:.0f} +- {statistics['std'][i]:.0f}"
-            for i in far
+        message = (
+            f"these images are far from the training data (in Collection 2 digital numbers): {', '.join(far)}. "
+            f"Is unit={unit!r} what they are? ({', '.join(landsat.UNITS)})"
         )
-        warnings.warn(
-            f"these images are far from the training data (in Collection 2 digital numbers): {seen}. "
-            f"Is unit={unit!r} what they are? ({', '.join(landsat.UNITS)})",
-            StatisticsWarning,
-            stacklevel=3,
-        )
+        warnings.warn(message, StatisticsWarning, stacklevel=3)

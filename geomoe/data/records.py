@@ -1,13 +1,11 @@
 """The record of every prepared dataset: as TFDS declares it, as bytes, and read back."""
 
-from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from geomoe import landsat
+from geomoe import landsat, metadata
 from geomoe.data.tensorflow_setup import tf, tfds
 
 # The same as `features`, as it stands in a file.
@@ -23,32 +21,26 @@ _STORED = {
 
 
 def features(class_names: Iterable[str]) -> tfds.features.FeaturesDict:
-    """Declare the record of a dataset.
-
-    id: name of the patch; image: (H, W, 7) uint16 digital numbers, 0 without data; latitude, longitude: degrees of its
-    middle, NaN if unknown; time: UTC, as `geomoe.metadata.format_time` writes it; labels: indices of its classes (one, where
-    the task is multi-class).
-    """
+    """Declare the record of a dataset."""
+    shape, as_bytes = (None, None, len(landsat.BANDS)), tfds.features.Encoding.BYTES
     return tfds.features.FeaturesDict(
         {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Tensor(
-                shape=(None, None, len(landsat.BANDS)), dtype=np.uint16, encoding=tfds.features.Encoding.BYTES
-            ),
-            "latitude": np.float32,
+            "id": tfds.features.Text(),  # name of the patch
+            "image": tfds.features.Tensor(shape=shape, dtype=np.uint16, encoding=as_bytes),  # digital numbers, 0 without data
+            "latitude": np.float32,  # degrees, of the patch's middle; NaN if unknown
             "longitude": np.float32,
-            "time": tfds.features.Text(),
-            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(class_names))),
+            "time": tfds.features.Text(),  # UTC, as `geomoe.metadata.format_time` writes it
+            "labels": tfds.features.Sequence(tfds.features.ClassLabel(names=list(class_names))),  # one if multi-class
         }
     )
 
 
-def _feature(dtype: tf.DType, values: Iterable[Any]) -> tf.train.Feature:
-    if dtype == tf.string:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=values))
-    if dtype == tf.int64:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
-    return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+def record(
+    patch_id: str, image: np.ndarray, latitude: float, longitude: float, time: np.datetime64, labels: Sequence[int]
+) -> dict[str, Any]:
+    """Put a record together; a NaT time is unknown."""
+    fields = {"id": patch_id, "image": image, "latitude": latitude, "longitude": longitude}
+    return {**fields, "time": metadata.format_time(time), "labels": labels}
 
 
 def serialize(record: Mapping[str, Any]) -> bytes:
@@ -57,16 +49,18 @@ def serialize(record: Mapping[str, Any]) -> bytes:
     Written out here because TFDS's own encoder takes several times as long as reading the patch; a test holds the two equal.
     """
     image = np.ascontiguousarray(record["image"], dtype="<u2")
-    values = {
-        "id": [record["id"].encode()],
-        "image/shape": image.shape,
-        "image/value": [image.tobytes()],
-        "latitude": [record["latitude"]],
-        "longitude": [record["longitude"]],
-        "time": [record["time"].encode()],
-        "labels": record["labels"],
+    text = lambda value: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+    integers = lambda values: tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+    number = lambda value: tf.train.Feature(float_list=tf.train.FloatList(value=[value]))
+    stored = {
+        "id": text(record["id"].encode()),
+        "image/shape": integers(image.shape),
+        "image/value": text(image.tobytes()),
+        "latitude": number(record["latitude"]),
+        "longitude": number(record["longitude"]),
+        "time": text(record["time"].encode()),
+        "labels": integers(record["labels"]),
     }
-    stored = {key: _feature(spec.dtype, values[key]) for key, spec in _STORED.items()}
     return tf.train.Example(features=tf.train.Features(feature=stored)).SerializeToString(deterministic=True)
 
 

@@ -1,7 +1,5 @@
 """A Landsat scene of any size, in one file or one file a band, read window by window."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import glob
@@ -28,34 +26,19 @@ class SceneError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class SceneInfo:
-    """A scene: its files and what they say of themselves.
+    """A scene: its files and what they say of themselves."""
 
-    Attributes:
-        name: of the product.
-        files: band name -> (path, index of the band in it, from 1).
-        qa: path and kind ("QA_PIXEL" or "BQA") of the quality band, or None.
-        height, width: in pixels.
-        transform: of pixels to `crs`, affine.
-        crs: rasterio's.
-        nodata: the number that means no data beside 0, or None.
-        time: datetime64[s] in UTC, NaT where unknown.
-        level: 1 or 2, None where neither the name nor the metadata file says it.
-        sun_elevation: degrees from the metadata file, or None.
-        sensor: "landsat4" ... "landsat9", by the name of the product; "landsat8" where that does not say.
-    """
-
-    name: str
-    files: dict[str, tuple[str, int]]
-    qa: tuple[str, str] | None
-    height: int
+    name: str  # of the product
+    files: dict[str, tuple[str, int]]  # band name -> (path, index of the band in it, from 1)
+    qa: tuple[str, str] | None  # path and kind ("QA_PIXEL" or "BQA") of the quality band
+    height: int  # in pixels
     width: int
-    transform: Any
-    crs: Any
-    nodata: float | None
-    time: np.datetime64
-    level: int | None
-    sun_elevation: float | None
-    sensor: str = "landsat8"
+    transform: Any  # of pixels to `crs`, affine
+    crs: Any  # rasterio's
+    time: np.datetime64  # in seconds, UTC; NaT where unknown
+    level: int | None  # 1 or 2, None where neither the name nor the metadata file says it
+    sun_elevation: float | None  # degrees, from the metadata file
+    sensor: str = "landsat8"  # by the name of the product; "landsat8" where that does not say
 
 
 def parse_mtl(text: str) -> dict[str, str]:
@@ -95,22 +78,21 @@ def open_scene(
             raise SceneError(f"{p}: there is no such file or folder")
     if len(paths) == 1 and os.path.isdir(where):
         paths = sorted(glob.glob(os.path.join(where, "*")))
-    band_files = {match[1].upper(): p for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
-    qa = next(((p, m[1].upper()) for p in paths if (m := _QA_FILE.search(os.path.basename(p)))), None)
+    matches = {p: match for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
+    qa = next(((p, match[1].upper()) for p in paths if (match := _QA_FILE.search(os.path.basename(p)))), None)
+    stems = sorted({match.string[: match.start()] for match in matches.values()})
+    if len(stems) > 1:
+        raise SceneError(f"{where}: holds more than one scene: {', '.join(stems)}; name the files of one")
+    if not stems and not (len(paths) == 1 and os.path.isfile(paths[0])):
+        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
+    name = stems[0] if stems else os.path.splitext(os.path.basename(paths[0]))[0]
+    sensor = sensor or landsat.sensor_of(name) or "landsat8"
+    band_files = {match[1].upper(): p for p, match in matches.items()}
     if band_files:
-        stems = {_BAND_FILE.sub("", os.path.basename(p)) for p in paths if _BAND_FILE.search(os.path.basename(p))}
-        if len(stems) > 1:
-            raise SceneError(f"{where}: holds more than one scene: {', '.join(sorted(stems))}; name the files of one")
-        name = stems.pop()
-        sensor = sensor or landsat.sensor_of(name) or "landsat8"
         thermal = {"B6", "SR_B6"} if landsat.lacks_coastal(sensor) else set()
         files = {landsat.band_name(b, sensor): (p, 1) for b, p in sorted(band_files.items()) if b not in thermal}
-    elif len(paths) == 1 and os.path.isfile(paths[0]):
-        name = os.path.splitext(os.path.basename(paths[0]))[0]
-        sensor = sensor or landsat.sensor_of(name) or "landsat8"
-        files = _bands_of_file(paths[0], bands, sensor)
     else:
-        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
+        files = _bands_of_file(paths[0], bands, sensor)
     grid = None
     for band, (p, _) in [*files.items(), *([("quality", (qa[0], 1))] if qa else [])]:
         with _opened(p) as src:
@@ -120,18 +102,17 @@ def open_scene(
             if src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16"):
                 raise SceneError(f"{p}: {src.dtypes[0]} is no type that images have")
             if grid is None:
-                grid, nodata, date_tag = of_file, src.nodata, src.tags().get("TIFFTAG_DATETIME", "")
+                grid, date_tag = of_file, src.tags().get("TIFFTAG_DATETIME", "")
                 height, width, transform, crs = grid
             elif of_file != grid:
-                raise SceneError(
-                    f"{p}: {band} has {of_file[:2]} pixels or another location than the {grid[:2]} of the other bands"
-                )
+                sizes = f"{of_file[:2]} pixels or another location than the {grid[:2]} of the other bands"
+                raise SceneError(f"{p}: {band} has {sizes}")
     beside = os.path.join(os.path.dirname(next(iter(files.values()))[0]), name)
     mtl = min(glob.glob(f"{glob.escape(beside)}*_MTL.txt"), default=None)
     level, time, sun_elevation = _read_product(mtl, name, date_tag)
     if level is None and any(band.startswith("SR_") for band in band_files):
         level = 2
-    return SceneInfo(name, files, qa, height, width, transform, crs, nodata, time, level, sun_elevation, sensor)
+    return SceneInfo(name, files, qa, height, width, transform, crs, time, level, sun_elevation, sensor)
 
 
 def _read_product(mtl: str | None, name: str, date_tag: str) -> tuple[int | None, np.datetime64, float | None]:
@@ -142,10 +123,9 @@ def _read_product(mtl: str | None, name: str, date_tag: str) -> tuple[int | None
             values = parse_mtl(file.read())
     date = values.get("DATE_ACQUIRED", "")
     match = re.search(r"(?:^|_)L([12])", values.get("PROCESSING_LEVEL") or values.get("DATA_TYPE") or name)
+    explicit = f"{date}T{values.get('SCENE_CENTER_TIME', '00:00:00')}" if date else ""
     try:
-        time = metadata.acquisition_time(
-            explicit=f"{date}T{values.get('SCENE_CENTER_TIME', '00:00:00')}" if date else "", name=name, date_tag=date_tag
-        )
+        time = metadata.acquisition_time(explicit=explicit, name=name, date_tag=date_tag)
         sun_elevation = float(values["SUN_ELEVATION"]) if "SUN_ELEVATION" in values else None
     except ValueError as error:
         raise SceneError(f"{mtl}: {error}") from None
@@ -192,12 +172,7 @@ def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[
 
 
 class SceneReader(contextlib.AbstractContextManager):
-    """Read rectangles of a scene; what lies beyond its edges has no data.
-
-    Args:
-        info: from `open_scene`.
-        bands: names of the bands to read, in this order.
-    """
+    """Read rectangles of a scene (from `open_scene`), of some bands by name; what lies beyond its edges has no data."""
 
     def __init__(self, info: SceneInfo, bands: Sequence[str]) -> None:
         self.info, self.bands = info, tuple(bands)
@@ -225,7 +200,7 @@ class SceneReader(contextlib.AbstractContextManager):
         top, left = max(row, 0), max(column, 0)
         bottom, right = min(row + height, self.info.height), min(column + width, self.info.width)
         dtype = np.dtype(file.dtypes[index - 1])
-        empty = np.nan if dtype.kind == "f" else 0
+        empty = dtype.type(np.nan if dtype.kind == "f" else landsat.NODATA)
         out = np.full((height, width), empty, dtype)
         if bottom > top and right > left:
             try:
@@ -233,7 +208,7 @@ class SceneReader(contextlib.AbstractContextManager):
             except rasterio.errors.RasterioIOError as error:
                 raise SceneError(f"{path}: rows {top} to {bottom} cannot be read: {error}") from None
             if file.nodata is not None and not np.isnan(file.nodata):
-                values = np.where(values == file.nodata, dtype.type(empty), values)
+                values = np.where(values == file.nodata, empty, values)
             out[top - row : bottom - row, left - column : right - column] = values
         return out
 

@@ -1,7 +1,5 @@
 """The only import of TensorFlow: a reader of data here, kept from the accelerators."""
 
-from __future__ import annotations
-
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

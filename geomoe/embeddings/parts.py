@@ -1,7 +1,5 @@
 """The parts of an output while a run goes on: blocks of rows, each written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -18,12 +16,7 @@ Columns = dict[str, np.ndarray]  # the columns of a block of rows, by name
 class Parts:
     """The parts of an output, in a folder OUTPUT.parts beside it; a run that was interrupted goes on after the last one.
 
-    Args:
-        output: the file in the making.
-        facts: plain values that say what is being written. Parts of other facts are refused, not mixed.
-
-    Raises:
-        ValueError: there are parts of another run.
+    `facts` are plain values that say what is being written; parts of another run, with other facts, are a ValueError.
     """
 
     def __init__(self, output: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
@@ -37,9 +30,8 @@ class Parts:
         with open(path) as file:
             before = json.load(file)
         if differ := sorted(key for key in {*before, *facts} if before.get(key) != facts.get(key)):
-            raise ValueError(
-                f"{self.folder} holds parts of another run ({', '.join(differ)} differ); remove the folder to start anew"
-            )
+            other = f"parts of another run ({', '.join(differ)} differ)"
+            raise ValueError(f"{self.folder} holds {other}; remove the folder to start anew")
 
     def _path(self, index: int) -> str:
         return os.path.join(self.folder, f"{index:06d}.npz")

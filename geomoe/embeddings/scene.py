@@ -1,24 +1,19 @@
 """Embeddings of a whole scene, window by window."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, band_order, has_data
-from geomoe.data.scene import SceneError, SceneInfo, SceneReader, check_unit, open_scene
+from geomoe.data.scene import SceneError, SceneReader, check_unit, open_scene
 from geomoe.embeddings import sink as sinks
+from geomoe.embeddings.files import TILE, Grid
 from geomoe.embeddings.parts import Columns, Parts
 from geomoe.embeddings.sink import Sink
-from geomoe.embeddings.writers import TILE, Grid
-
-if TYPE_CHECKING:
-    from geomoe.pretrained import PretrainedEncoder
+from geomoe.pretrained import PretrainedEncoder
 
 
 def embed_scene(
@@ -36,12 +31,10 @@ def embed_scene(
 
     Windows have the model's size and start every `stride` pixels from the upper left corner; those at the right and lower edge
     may reach beyond it, where there are no data. Window (i, j) of the raster covers rows i * stride to i * stride + size; the
-    raster's pixel has its middle in the window's middle and is `stride` scene pixels wide. It runs in bounded memory, strip by
-    strip, and goes on where an earlier run was interrupted.
+    raster's pixel has its middle in the window's middle and is `stride` scene pixels wide. Memory, resumption and what is
+    returned are as for `geomoe.embeddings.embed_dataset`.
 
     Args:
-        encoder: from `geomoe.load`.
-        sink: where the embeddings go.
         scene: as for `geomoe.data.scene.open_scene`.
         spec: unit and bands; None stands for Collection 2 digital numbers. For "level1_dn" without a sun elevation that of the
             metadata file is taken.
@@ -49,9 +42,6 @@ def embed_scene(
         min_valid: windows with a smaller share of pixels that hold data are marked, not embedded.
         max_cloud: windows with a larger share of clouds, by the quality band, are marked, not embedded.
         time: of acquisition in UTC, where the scene does not say it.
-
-    Returns:
-        How many windows there are, and how many of them were embedded.
 
     Raises:
         SceneError: the scene cannot be used.
@@ -68,17 +58,18 @@ def embed_scene(
     info = open_scene(scene, spec.bands, spec.sensor if landsat.lacks_coastal(spec.sensor) else None)
     check_unit(info, spec.unit)
     if max_cloud < 1 and info.qa is None:
-        raise SceneError(
-            f"{info.name} has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF), so max_cloud = {max_cloud} means nothing"
-        )
+        missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF)"
+        raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing")
     if time is not None:
         time = metadata.parse_time(time) if isinstance(time, str) else time.astype("datetime64[s]")
         info = dataclasses.replace(info, time=time)
     bands = [band for band in encoder.bands if band in info.files]
-    spec = _spec_of_windows(info, bands, spec)
+    # Of Landsat 4 to 7 by title, which is the same whatever a sensor's numbers are.
+    channels = [landsat.band_title(band) for band in bands] if landsat.lacks_coastal(info.sensor) else bands
+    sun = info.sun_elevation if spec.unit == "level1_dn" and spec.sun_elevation is None else spec.sun_elevation
+    spec = dataclasses.replace(spec, sensor=info.sensor, bands=tuple(channels), resize_mode="exact", sun_elevation=sun)
     band_order(spec.channels(bands), encoder.bands, spec.fill_missing, spec.sensor)  # raises where a band is missing
     height, width = (max(-(-(length - size) // stride), 0) + 1 for length in (info.height, info.width))
-    windows = Windows(encoder, sink, spec, stride, width, min_valid, max_cloud)
     origin = dict(scene=info.name, height=info.height, width=info.width, stride=stride, window=size, time=str(info.time))
     origin |= dict(min_valid=min_valid, max_cloud=max_cloud, transform=list(info.transform)[:6], crs=info.crs.to_wkt())
     facts = sink.facts(encoder, spec, origin)
@@ -93,7 +84,7 @@ def embed_scene(
             end, block = min((index + 1) * rows_a_part, height), []
             for start in range(index * rows_a_part, end, rows_at_once):
                 rows = range(start, min(start + rows_at_once, end))
-                block.append(windows.embed_rows(reader, rows))
+                block.append(_embed_rows(encoder, sink, reader, spec, rows, width, stride, min_valid, max_cloud))
                 sink.progress(rows.stop * width, height * width)
             parts.add(index, block)
     offset = (size - stride) / 2
@@ -101,69 +92,43 @@ def embed_scene(
     return sink.finish(parts, facts, Grid(height, width, transform, info.crs))
 
 
-def _spec_of_windows(info: SceneInfo, bands: Sequence[str], spec: InputSpec) -> InputSpec:
-    """Describe windows of some bands of a scene."""
-    channels = tuple(bands)
-    if landsat.lacks_coastal(info.sensor):  # by title, which is the same whatever a sensor's numbers are
-        channels = tuple(landsat.band_title(band) for band in bands)
-    elevation = spec.sun_elevation
-    if spec.unit == "level1_dn" and elevation is None:
-        elevation = info.sun_elevation
-    return dataclasses.replace(spec, sensor=info.sensor, bands=channels, resize_mode="exact", sun_elevation=elevation)
+def _embed_rows(
+    encoder: PretrainedEncoder,
+    sink: Sink,
+    reader: SceneReader,
+    spec: InputSpec,
+    rows: range,
+    width: int,
+    stride: int,
+    min_valid: float,
+    max_cloud: float,
+) -> Columns:
+    """Embed the windows of some rows of the grid, `width` of them a row."""
+    size = encoder.config.img_size
+    tops = np.repeat(np.array(rows) * stride, width)
+    lefts = np.tile(np.arange(width) * stride, len(rows))
+    top = rows.start * stride
+    strip_shape = ((len(rows) - 1) * stride + size, (width - 1) * stride + size)
 
+    def cut(strip: np.ndarray, which: np.ndarray | slice = slice(None)) -> np.ndarray:
+        corners = zip(tops[which], lefts[which])
+        return np.stack([strip[row - top : row - top + size, left : left + size] for row, left in corners])
 
-@dataclasses.dataclass(frozen=True)
-class Windows:
-    """The windows of a scene, and what becomes of them.
-
-    Attributes:
-        encoder: that embeds them.
-        sink: where the embeddings go.
-        spec: what they are.
-        stride: pixels from one to the next.
-        width: windows in a row of the grid.
-        min_valid, max_cloud: as for `embed_scene`.
-    """
-
-    encoder: PretrainedEncoder
-    sink: Sink
-    spec: InputSpec
-    stride: int
-    width: int
-    min_valid: float
-    max_cloud: float
-
-    def embed_rows(self, reader: SceneReader, rows: range) -> Columns:
-        """Embed the windows of some rows of the grid."""
-        size, stride, time = self.encoder.config.img_size, self.stride, reader.info.time
-        tops = np.repeat(np.array(rows) * stride, self.width)
-        lefts = np.tile(np.arange(self.width) * stride, len(rows))
-        top, height, width = rows.start * stride, (len(rows) - 1) * stride + size, (self.width - 1) * stride + size
-
-        def cut(strip: np.ndarray, which: np.ndarray | slice = slice(None)) -> np.ndarray:
-            corners = zip(tops[which], lefts[which])
-            return np.stack([strip[row - top : row - top + size, left : left + size] for row, left in corners])
-
-        strip = reader.read(top, 0, height, width)
-        valid = cut(has_data(strip, self.spec.unit)).mean(axis=(1, 2))
-        clouds = reader.clouds(top, 0, height, width)
-        cloud = np.full(len(tops), np.nan) if clouds is None else cut(clouds).mean(axis=(1, 2))
-        embedded = (valid > 0) & (valid >= self.min_valid) & ~(cloud > self.max_cloud)
-        lat, lon = reader.locations(tops + size / 2, lefts + size / 2)
-        times = np.full(len(tops), time, "datetime64[s]")
-        outline = [reader.locations(tops + y, lefts + x) for y, x in ((0, 0), (0, size), (size, size), (size, 0), (0, 0))]
-        z = None
-        if embedded.any():
-            images = cut(strip, embedded)
-            z = self.sink.embed(self.encoder, images, lat[embedded], lon[embedded], times[embedded], self.spec)
-        return {
-            "id": np.array([f"{reader.info.name}_{row // stride}_{left // stride}" for row, left in zip(tops, lefts)]),
-            "latitude": lat,
-            "longitude": lon,
-            "time": times,
-            "valid_fraction": valid.astype(np.float32),
-            "cloud_fraction": cloud.astype(np.float32),
-            "embedded": embedded,
-            "vector": self.sink.vectors(self.encoder, embedded, z),
-            "footprint": np.stack([np.stack([x, y], axis=-1) for y, x in outline], axis=1),
-        }
+    strip, clouds = reader.read(top, 0, *strip_shape), reader.clouds(top, 0, *strip_shape)
+    valid = cut(has_data(strip, spec.unit)).mean(axis=(1, 2))
+    cloud = np.full(len(tops), np.nan) if clouds is None else cut(clouds).mean(axis=(1, 2))
+    embedded = (valid > 0) & (valid >= min_valid) & ~(cloud > max_cloud)
+    lat, lon = reader.locations(tops + size / 2, lefts + size / 2)
+    outline = [reader.locations(tops + y, lefts + x) for y, x in ((0, 0), (0, size), (size, size), (size, 0), (0, 0))]
+    columns = {
+        "id": np.array([f"{reader.info.name}_{row // stride}_{left // stride}" for row, left in zip(tops, lefts)]),
+        "latitude": lat,
+        "longitude": lon,
+        "time": np.full(len(tops), reader.info.time, "datetime64[s]"),
+        "valid_fraction": valid.astype(np.float32),
+        "cloud_fraction": cloud.astype(np.float32),
+        "embedded": embedded,
+        "footprint": np.stack([np.stack([x, y], axis=-1) for y, x in outline], axis=1),
+    }
+    images = cut(strip, embedded) if embedded.any() else strip[:0]
+    return {**columns, "vector": sink.embed(encoder, images, columns, spec)}

@@ -1,75 +1,32 @@
 """Facts about Landsat and its patch datasets: bands, units, quality bits, statistics, indices, label nomenclatures. No I/O."""
 
-from geomoe.landsat.bands import (
-    BAND_ALIASES,
-    BAND_TITLES,
-    BANDS,
-    SENSORS,
-    TM_BANDS,
-    band_name,
-    band_title,
-    check_sensor,
-    lacks_coastal,
-    sensor_bands,
-    sensor_of,
-    with_coastal,
-)
-from geomoe.landsat.indices import INDICES, REFLECTANCE_FLOOR, normalized_difference, spectral_indices
-from geomoe.landsat.nomenclatures import (
-    BIGEARTHNET_19,
-    BIGEARTHNET_CLASSES_19,
-    BIGEARTHNET_CLASSES_43,
-    BIGEARTHNET_DROPPED,
-    CORINE_TO_19,
-    EUROSAT_CLASSES,
-)
-from geomoe.landsat.quality import is_cloud
-from geomoe.landsat.statistics import STATISTICS, Statistics
-from geomoe.landsat.units import (
-    LEVEL1_OFFSET,
-    LEVEL1_SCALE,
-    NODATA,
-    REFLECTANCE_OFFSET,
-    REFLECTANCE_SCALE,
-    UNITS,
-    dn_to_reflectance,
-    level1_to_reflectance,
-    reflectance_to_dn,
-)
-
-__all__ = [
-    "BANDS",
-    "BAND_ALIASES",
-    "BAND_TITLES",
-    "BIGEARTHNET_19",
-    "BIGEARTHNET_CLASSES_19",
-    "BIGEARTHNET_CLASSES_43",
-    "BIGEARTHNET_DROPPED",
-    "CORINE_TO_19",
-    "EUROSAT_CLASSES",
-    "INDICES",
-    "LEVEL1_OFFSET",
-    "LEVEL1_SCALE",
-    "NODATA",
-    "REFLECTANCE_FLOOR",
-    "REFLECTANCE_OFFSET",
-    "REFLECTANCE_SCALE",
-    "SENSORS",
-    "STATISTICS",
-    "TM_BANDS",
-    "UNITS",
-    "Statistics",
-    "band_name",
-    "band_title",
-    "check_sensor",
-    "dn_to_reflectance",
-    "is_cloud",
-    "lacks_coastal",
-    "level1_to_reflectance",
-    "normalized_difference",
-    "reflectance_to_dn",
-    "sensor_bands",
-    "sensor_of",
-    "spectral_indices",
-    "with_coastal",
-]
+from geomoe.landsat.bands import BAND_ALIASES as BAND_ALIASES
+from geomoe.landsat.bands import BAND_TITLES as BAND_TITLES
+from geomoe.landsat.bands import BANDS as BANDS
+from geomoe.landsat.bands import SENSORS as SENSORS
+from geomoe.landsat.bands import TM_BANDS as TM_BANDS
+from geomoe.landsat.bands import band_name as band_name
+from geomoe.landsat.bands import band_title as band_title
+from geomoe.landsat.bands import check_sensor as check_sensor
+from geomoe.landsat.bands import lacks_coastal as lacks_coastal
+from geomoe.landsat.bands import sensor_bands as sensor_bands
+from geomoe.landsat.bands import sensor_of as sensor_of
+from geomoe.landsat.bands import with_coastal as with_coastal
+from geomoe.landsat.indices import INDICES as INDICES
+from geomoe.landsat.indices import normalized_difference as normalized_difference
+from geomoe.landsat.indices import spectral_indices as spectral_indices
+from geomoe.landsat.nomenclatures import BIGEARTHNET_CLASSES_19 as BIGEARTHNET_CLASSES_19
+from geomoe.landsat.nomenclatures import BIGEARTHNET_CLASSES_43 as BIGEARTHNET_CLASSES_43
+from geomoe.landsat.nomenclatures import BIGEARTHNET_DROPPED as BIGEARTHNET_DROPPED
+from geomoe.landsat.nomenclatures import CORINE_TO_19 as CORINE_TO_19
+from geomoe.landsat.nomenclatures import EUROSAT_CLASSES as EUROSAT_CLASSES
+from geomoe.landsat.statistics import STATISTICS as STATISTICS
+from geomoe.landsat.statistics import Statistics as Statistics
+from geomoe.landsat.units import NODATA as NODATA
+from geomoe.landsat.units import REFLECTANCE_OFFSET as REFLECTANCE_OFFSET
+from geomoe.landsat.units import REFLECTANCE_SCALE as REFLECTANCE_SCALE
+from geomoe.landsat.units import UNITS as UNITS
+from geomoe.landsat.units import dn_to_reflectance as dn_to_reflectance
+from geomoe.landsat.units import is_cloud as is_cloud
+from geomoe.landsat.units import level1_to_reflectance as level1_to_reflectance
+from geomoe.landsat.units import reflectance_to_dn as reflectance_to_dn

@@ -1,7 +1,5 @@
 """Bands and sensors: the model's seven bands, their other names, and what Landsat 4 to 7 have of them."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np
@@ -17,16 +15,9 @@ SENSORS = ("landsat4", "landsat5", "landsat7", "landsat8", "landsat9")
 TM_BANDS = {"B1": "SR_B2", "B2": "SR_B3", "B3": "SR_B4", "B4": "SR_B5", "B5": "SR_B6", "B7": "SR_B7"}
 # Other names of the bands; Landsat files call them B1 to B7, users by colour.
 BAND_ALIASES = {
-    **{f"B{i}": f"SR_B{i}" for i in range(1, 8)},
-    **{f"B0{i}": f"SR_B{i}" for i in range(1, 8)},
-    "coastal": "SR_B1",
-    "blue": "SR_B2",
-    "green": "SR_B3",
-    "red": "SR_B4",
-    "nir": "SR_B5",
-    "swir1": "SR_B6",
-    "swir2": "SR_B7",
-    **{title: band for band, title in zip(BANDS, BAND_TITLES)},
+    **{f"{prefix}{i}": band for prefix in ("B", "B0") for i, band in enumerate(BANDS, start=1)},
+    **dict(zip(("coastal", "blue", "green", "red", "nir", "swir1", "swir2"), BANDS)),
+    **dict(zip(BAND_TITLES, BANDS)),
 }
 
 
@@ -62,10 +53,10 @@ def band_title(band: str) -> str:
 
 
 def band_name(name: str, sensor: str = "landsat8") -> str:
-    """Give the model's name of a band: "SR_B5" for "SR_B5", "B5", "nir" or "near infrared".
+    """Give the model's name of a band: "SR_B5" for "SR_B5", "B5", "nir" or "near infrared", in any case of letters.
 
     Args:
-        name: a name of the band, in any case of letters.
+        name: a name of the band.
         sensor: whose numbers those of the bands are: "B4" of "landsat7" is near infrared, "SR_B5" to the model.
 
     Raises:
@@ -73,11 +64,11 @@ def band_name(name: str, sensor: str = "landsat8") -> str:
     """
     number = name.upper().removeprefix("SR_").replace("B0", "B")
     if re.fullmatch(r"B\d+", number):
-        band = TM_BANDS.get(number) if lacks_coastal(sensor) else BAND_ALIASES.get(number)
+        band = (TM_BANDS if lacks_coastal(sensor) else BAND_ALIASES).get(number)
     else:
-        band = next((band for alias, band in BAND_ALIASES.items() if name.lower() == alias.lower()), None)
+        band = BAND_ALIASES.get(name.lower())
     if band is None or band not in sensor_bands(sensor):
-        numbers = tuple(TM_BANDS) if lacks_coastal(sensor) else BANDS
+        numbers = TM_BANDS if lacks_coastal(sensor) else BANDS
         titles = ", ".join(band_title(band) for band in sensor_bands(sensor))
         raise ValueError(f"unknown band {name!r}; the bands of {sensor} are {', '.join(numbers)} (or {titles})")
     return band

@@ -1,7 +1,5 @@
 """Spectral indices: normalized differences of two bands, for numpy and jax arrays alike."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from geomoe.landsat.bands import BANDS
@@ -16,27 +14,14 @@ REFLECTANCE_FLOOR = 0.02  # a band counts as at least this much, so that a sum n
 
 
 def normalized_difference(first: Any, second: Any) -> Any:
-    """Compute (first - second) / (first + second), each at least `REFLECTANCE_FLOOR`.
-
-    Args:
-        first, second: (...) reflectance of a band, numpy or jax arrays.
-
-    Returns:
-        (...) in [-1, 1], of their type.
-    """
+    """Compute (first - second) / (first + second) of two (...) reflectances, each at least `REFLECTANCE_FLOOR`: [-1, 1]."""
     xp = first.__array_namespace__()
     first, second = xp.maximum(first, REFLECTANCE_FLOOR), xp.maximum(second, REFLECTANCE_FLOOR)
     return (first - second) / (first + second)
 
 
 def spectral_indices(reflectance: Any) -> Any:
-    """Compute the indices of every pixel, in the order of `INDICES`.
-
-    Args:
-        reflectance: (..., 7) surface reflectance, a numpy or jax array.
-
-    Returns:
-        (..., 3), each in [-1, 1], of the array's type.
+    """Compute the indices of every pixel, in the order of `INDICES`: (..., 7) surface reflectance -> (..., 3) in [-1, 1].
 
     >>> import numpy as np
     >>> spectral_indices(np.array([0.02, 0.03, 0.05, 0.04, 0.36, 0.2, 0.12])).round(2).tolist()

@@ -23,16 +23,13 @@ STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Statistics(Mapping[str, Any]):
-    """Mean and standard deviation of each band, and the z-score (value - mean) / std.
+    """Mean and standard deviation (above 0) of each band, and the z-score (value - mean) / std.
 
     As a mapping it has the keys "mean", "std" and "source", which is how files hold it: `dict(statistics)`.
 
     Attributes:
         mean, std: (C,) floats, in the unit of the images, most often Collection 2 digital numbers.
         source: where they come from, as "published:bigearthnet_landsat" or "computed:...".
-
-    Raises:
-        ValueError: mean and std differ in length, or a std is not above 0.
 
     >>> statistics = Statistics((9000.0,), (3000.0,), "by hand")
     >>> statistics.normalize(np.array([[12000.0]])).tolist(), statistics.unnormalize(np.array([[1.0]])).tolist()
@@ -50,10 +47,7 @@ class Statistics(Mapping[str, Any]):
             raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} must match, with std > 0")
 
     def __getitem__(self, key: str) -> Any:
-        if key not in ("mean", "std", "source"):
-            raise KeyError(key)
-        value = getattr(self, key)
-        return value if isinstance(value, str) else list(value)
+        return {"mean": list(self.mean), "std": list(self.std), "source": self.source}[key]
 
     def __iter__(self) -> Iterator[str]:
         return iter(("mean", "std", "source"))
@@ -68,11 +62,7 @@ class Statistics(Mapping[str, Any]):
 
     @classmethod
     def published(cls, dataset: str) -> Statistics:
-        """Look up the published statistics of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers.
-
-        Raises:
-            ValueError: there are none of this dataset.
-        """
+        """Look up those of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers; else ValueError."""
         if dataset not in STATISTICS:
             raise ValueError(f"no published statistics of {dataset!r}; there are {', '.join(STATISTICS)}")
         return cls(**STATISTICS[dataset], source=f"published:{dataset}")
@@ -84,10 +74,8 @@ class Statistics(Mapping[str, Any]):
     def normalize(self, images: Any, out: np.ndarray | None = None) -> Any:
         """Compute z-scores of (..., C) values; numpy or jax arrays, in float32 where the images are float32.
 
-        Args:
-            images: (..., C) values.
-            out: a contiguous float32 numpy array of two axes or more to write to, which may be the images themselves; several
-                times as fast as without.
+        `out` is a contiguous float32 numpy array of two axes or more to write to, which may be the images themselves; several
+        times as fast as without.
         """
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         if out is None:

@@ -1,11 +1,8 @@
-"""Units of images: digital numbers of Collection 2 and of level 1, and reflectance."""
-
-from __future__ import annotations
+"""Numbers in Landsat files: digital numbers of Collection 2 and of level 1, reflectance, and the bits of quality bands."""
 
 import numpy as np
 
 NODATA = 0  # digital number of pixels without data
-
 # Collection 2 level-2 science products: reflectance = DN * SCALE + OFFSET (USGS, LSDS-1619).
 REFLECTANCE_SCALE = 0.0000275
 REFLECTANCE_OFFSET = -0.2
@@ -13,9 +10,7 @@ REFLECTANCE_OFFSET = -0.2
 # reflective band (Landsat 8 Data Users Handbook, LSDS-1574, section 5.2).
 LEVEL1_SCALE = 2.0e-5
 LEVEL1_OFFSET = -0.1
-
-# What the numbers of an image can be.
-UNITS = ("collection2_dn", "reflectance", "level1_dn", "uint8")
+UNITS = ("collection2_dn", "reflectance", "level1_dn", "uint8")  # what the numbers of an image can be
 
 
 def dn_to_reflectance(dn: np.ndarray) -> np.ndarray:
@@ -43,10 +38,7 @@ def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | No
 
     Args:
         dn: (..., C) digital numbers.
-        sun_elevation: degrees, one number or one an image; None leaves the reflectance uncorrected for the sun's angle.
-
-    Raises:
-        ValueError: a sun elevation is not in (0, 90].
+        sun_elevation: degrees in (0, 90], one or one an image; None leaves the reflectance uncorrected for the sun's angle.
 
     >>> level1_to_reflectance(np.array([10000]), 30.0).round(4).tolist()
     [0.2]
@@ -59,3 +51,19 @@ def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | No
     if not ((elevation > 0) & (elevation <= 90)).all():
         raise ValueError(f"sun_elevation = {sun_elevation} must be degrees over the horizon, more than 0 and at most 90")
     return reflectance / np.sin(np.radians(elevation)).reshape(elevation.shape + (1,) * (dn.ndim - elevation.ndim))
+
+
+def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
+    """Find clouds (and, in Collection 2, their shadows) in a quality band: uint16 -> bool of the same shape.
+
+    Args:
+        qa: bit field.
+        kind: "QA_PIXEL" of Collection 2 (bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow; USGS LSDS-1619), or "BQA" from
+            before the collections (bits 14 and 15: cloud confidence, 3 is high).
+    """
+    qa = np.asarray(qa, np.uint16)
+    if kind == "QA_PIXEL":
+        return (qa & 0b11110) != 0
+    if kind == "BQA":
+        return (qa >> 14) == 3
+    raise ValueError(f"kind = {kind!r} is not 'QA_PIXEL' or 'BQA'")

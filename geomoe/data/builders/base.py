@@ -4,8 +4,6 @@ A builder lists its source as `Entry`s, one a patch, and says how one entry is r
 folder `.conversion` of the data_dir; at its end they move to the dataset's folder, where TFDS reads them like any others.
 """
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import hashlib
@@ -17,8 +15,8 @@ from typing import Any
 
 from geomoe import landsat
 from geomoe.data import records
-from geomoe.data.builders.conversion import Progress, Reader, Shard, ShardResult, convert, cut_into_shards
-from geomoe.data.builders.listing import Listing, write_skipped
+from geomoe.data.builders.conversion import Progress, Shard, ShardResult, convert, cut_into_shards
+from geomoe.data.builders.listing import Listing, Reader, write_skipped
 from geomoe.data.geotiff import PatchError
 from geomoe.data.tensorflow_setup import tfds
 
@@ -60,8 +58,6 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces sizes that it does not know
             super().download_and_prepare(**kwargs)
 
-    # What a subclass defines.
-
     def facts(self) -> dict[str, Any]:
         """class_names, task ("multilabel", "multiclass" or "none"), description, homepage."""
         raise NotImplementedError
@@ -73,8 +69,6 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
     def reader(self) -> Reader:
         """Give a picklable function from an entry to a record; it raises `PatchError` for a patch that cannot be used."""
         raise NotImplementedError
-
-    # What TFDS asks for.
 
     def _info(self) -> tfds.core.DatasetInfo:
         facts = self.facts()
@@ -126,22 +120,16 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
 
     def _take_over(self, listing: Listing, shards: list[tuple[Shard, ShardResult]]) -> None:
         """Move finished shards to the dataset's folder and tell TFDS of them."""
-        split_infos = []
+        infos = []
         for split in listing.splits:
             filled = [(shard, result) for shard, result in shards if shard.split == split and result.records]
             if not filled:
                 continue
             template = tfds.core.ShardedFileTemplate(
-                data_dir=self.data_path, dataset_name=self.name, split=split, filetype_suffix="tfrecord"
+                self.data_path, dataset_name=self.name, split=split, filetype_suffix="tfrecord"
             )
             for i, (shard, _) in enumerate(filled):
                 shutil.move(shard.path, template.sharded_filepath(shard_index=i, num_shards=len(filled)))
-            split_infos.append(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=[result.records for _, result in filled],
-                    num_bytes=sum(result.bytes for _, result in filled),
-                    filename_template=template,
-                )
-            )
-        self.info.set_splits(tfds.core.SplitDict(split_infos))
+            lengths, size = [result.records for _, result in filled], sum(result.bytes for _, result in filled)
+            infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
+        self.info.set_splits(tfds.core.SplitDict(infos))

@@ -1,7 +1,5 @@
 """BigEarthNet-L: 519,284 Landsat 8 patches of BigEarthNet's places and dates, with CORINE land-cover labels."""
 
-from __future__ import annotations
-
 import functools
 import glob
 import json
@@ -11,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from geomoe import landsat, metadata
-from geomoe.data import geotiff
+from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
-from geomoe.data.builders.conversion import Reader
-from geomoe.data.builders.listing import Entry, Listing, read_lines
+from geomoe.data.builders.listing import Entry, Listing, Reader, read_lines, read_splits
 from geomoe.data.tensorflow_setup import tfds
 
-_SPLITS = ("train", "val", "test")
+_NOMENCLATURES = {"19": landsat.BIGEARTHNET_CLASSES_19, "43": landsat.BIGEARTHNET_CLASSES_43}
 
 
 def _read_labels(path: str, patch_id: str) -> tuple[list[str], str]:
@@ -40,33 +37,18 @@ def _read_labels(path: str, patch_id: str) -> tuple[list[str], str]:
 
 def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
     """Read one patch with its labels; `entry.details` is the path of its label file."""
-    label_path = entry.details
     patch = geotiff.read_patch(entry.path, keep_nodata=keep_nodata)
-    names, date = _read_labels(label_path, entry.id)
+    names, date = _read_labels(entry.details, entry.id)
     try:
         time = metadata.acquisition_time(explicit=date, name=entry.id)
     except ValueError as error:
-        raise geotiff.PatchError("bad time stamp", label_path, f"acquisition_date: {error}") from None
+        raise geotiff.PatchError("bad time stamp", entry.details, f"acquisition_date: {error}") from None
     if np.isnat(time):
-        raise geotiff.PatchError("bad time stamp", label_path, "neither the label file nor the name of the patch has a date")
-    if len(class_names) == len(landsat.BIGEARTHNET_CLASSES_19):
+        raise geotiff.PatchError("bad time stamp", entry.details, "neither the label file nor the name of the patch has a date")
+    if class_names == landsat.BIGEARTHNET_CLASSES_19:
         names = [landsat.CORINE_TO_19[name] for name in names if name in landsat.CORINE_TO_19]
-    return {
-        "id": entry.id,
-        "image": patch.image,
-        "latitude": patch.latitude,
-        "longitude": patch.longitude,
-        "time": metadata.format_time(time),
-        "labels": sorted({class_names.index(name) for name in names}),
-    }
-
-
-class BigEarthNetConfig(tfds.core.BuilderConfig):
-    """Names the nomenclature: 19 or 43 classes."""
-
-    def __init__(self, class_names: tuple[str, ...], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.class_names = class_names
+    labels = sorted({class_names.index(name) for name in names})
+    return records.record(entry.id, patch.image, patch.latitude, patch.longitude, time, labels)
 
 
 class BigearthnetLandsat(LandsatBuilder):
@@ -78,46 +60,40 @@ class BigearthnetLandsat(LandsatBuilder):
     """
 
     name = "bigearthnet_landsat"
-    BUILDER_CONFIGS = [
-        BigEarthNetConfig(landsat.BIGEARTHNET_CLASSES_19, name="19", description="19-class nomenclature"),
-        BigEarthNetConfig(landsat.BIGEARTHNET_CLASSES_43, name="43", description="43-class nomenclature"),
-    ]
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=n, description=f"{n}-class nomenclature") for n in _NOMENCLATURES]
 
     def facts(self) -> dict[str, Any]:
         return dict(
-            class_names=self.builder_config.class_names,
+            class_names=_NOMENCLATURES[self.builder_config.name],
             task="multilabel",
             description="BigEarthNet-Landsat: Landsat 8 Collection 2 surface reflectance patches with CORINE labels.",
             homepage="https://github.com/isaaccorley/landsat-bench",
         )
 
     def reader(self) -> Reader:
-        return functools.partial(read_entry, class_names=self.builder_config.class_names, keep_nodata=self.keep_nodata)
+        class_names = _NOMENCLATURES[self.builder_config.name]
+        return functools.partial(read_entry, class_names=class_names, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
-        source = self.source
-        if not os.path.isdir(os.path.join(source, "images")):
-            raise FileNotFoundError(
-                f"{source} has no folder images/; expected images/<id>.tif, labels/, bigearthnet-train.csv ..."
-            )
-        split_files = {split: os.path.join(source, f"bigearthnet-{split}.csv") for split in _SPLITS}
-        split_files = {split: path for split, path in split_files.items() if os.path.exists(path)}
-        if split_files:
-            ids = {split: self._ids(path) for split, path in split_files.items()}
-        elif others := sorted(glob.glob(os.path.join(source, "*.csv"))):
-            ids = {"train": [patch_id for path in others for patch_id in self._ids(path)]}
+        images = os.path.join(self.source, "images")
+        if not os.path.isdir(images):
+            layout = "images/<id>.tif, labels/, bigearthnet-train.csv ..."
+            raise FileNotFoundError(f"{self.source} has no folder images/; expected {layout}")
+        if splits := read_splits(self.source, "bigearthnet-{}.csv"):
+            ids = {split: self._ids(lines) for split, lines in splits.items()}
+        elif others := sorted(glob.glob(os.path.join(self.source, "*.csv"))):
+            ids = {"train": [patch_id for path in others for patch_id in self._ids(read_lines(path))]}
         else:
-            files = sorted(glob.glob(os.path.join(source, "images", "*.tif")))
+            files = sorted(glob.glob(os.path.join(images, "*.tif")))
             ids = {"train": [os.path.splitext(os.path.basename(path))[0] for path in files]}
         return Listing({split: [self._entry(i) for i in split_ids] for split, split_ids in ids.items()}).drop_duplicates()
 
-    def _ids(self, path: str) -> list[str]:
-        fields = [line.split(",")[0].strip().strip('"') for line in read_lines(path)]
+    def _ids(self, lines: list[str]) -> list[str]:
+        fields = [line.split(",")[0].strip().strip('"') for line in lines]
         ids = [patch_id.removesuffix(".tif") for patch_id in fields if patch_id]
         # A header names no patch: neither by its form nor by a file.
-        if ids and "_" not in ids[0] and not os.path.exists(self._entry(ids[0]).path):
-            ids = ids[1:]
-        return ids
+        has_header = ids and "_" not in ids[0] and not os.path.exists(self._entry(ids[0]).path)
+        return ids[1:] if has_header else ids
 
     def _entry(self, patch_id: str) -> Entry:
         image = os.path.join(self.source, "images", f"{patch_id}.tif")

@@ -1,46 +1,33 @@
 """A conversion that is parallel, resumable and loses nothing silently.
 
 The entries of a listing are shuffled by a fixed seed and cut into shards, and worker processes write a shard each. A finished
-shard has a JSON beside it (records, bytes, what was skipped and why), so an interrupted conversion goes on with the shards that
-lack.
+shard has a JSON beside it, so an interrupted conversion goes on with the shards that lack.
 """
-
-from __future__ import annotations
 
 import concurrent.futures
 import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from geomoe.data.builders.listing import Entry, Listing, Skipped
+from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped
 from geomoe.data.geotiff import PatchError
 from geomoe.data.records import serialize
 from geomoe.data.tensorflow_setup import tf
 from geomoe.files import atomic_open, atomic_path
 
 Progress = Callable[[int, int], None]  # patches done, of how many
-Reader = Callable[[Entry], dict[str, Any]]  # raises PatchError for a patch that cannot be used
-
 _SHARD_SIZE = 2048  # patches; about 50 MB
 _MIN_PARALLEL = 2048  # patches; fewer are read before a second process has imported TensorFlow
 _MIN_SHARDS = 8  # so that small sets too can be shuffled by file and split over workers
 
 
 class Shard(NamedTuple):
-    """One file of a split, to be written.
-
-    Attributes:
-        split: that it belongs to.
-        path: of the file.
-        entries: the patches that go into it, in this order.
-        reader: a picklable function from an entry to a record.
-        strict: whether the first flawed patch is an error.
-    """
+    """One file of a split, to be written: its patches in their order; if strict, the first flawed one is an error."""
 
     split: str
     path: str
@@ -72,12 +59,7 @@ def cut_into_shards(listing: Listing, folder: str, reader: Reader, strict: bool)
 
 
 def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list[ShardResult], int]:
-    """Write the shards that are not finished yet.
-
-    Args:
-        shards: from `cut_into_shards`.
-        workers: processes; 1, like few patches, works in this process.
-        progress: called with the number of patches done and that of all.
+    """Write the shards that are not finished yet; one worker, like few patches, works in this process.
 
     Returns:
         The result of each shard, in order, and how many an earlier run had finished.
@@ -90,11 +72,14 @@ def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list
     todo = [shard for shard in shards if shard.path not in results]
     total, left = (sum(len(shard.entries) for shard in some) for some in (shards, todo))
     progress(total - left, total)
+
+    def add(shard: Shard, result: ShardResult) -> None:
+        results[shard.path] = result
+        progress(sum(len(shard.entries) for shard in shards if shard.path in results), total)
+
     if workers <= 1 or len(todo) <= 1 or left < _MIN_PARALLEL:
         for shard in todo:
-            results[shard.path] = write_shard(shard)
-            left -= len(shard.entries)
-            progress(total - left, total)
+            add(shard, write_shard(shard))
         return [results[shard.path] for shard in shards], resumed
     # Spawned, not forked: TensorFlow's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
@@ -102,10 +87,7 @@ def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list
         futures = {pool.submit(write_shard, shard): shard for shard in todo}
         try:
             for future in concurrent.futures.as_completed(futures):
-                shard = futures[future]
-                results[shard.path] = future.result()
-                left -= len(shard.entries)
-                progress(total - left, total)
+                add(futures[future], future.result())
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -148,7 +130,7 @@ def write_shard(shard: Shard) -> ShardResult:
                 records += 1
         # Reading back checks the checksum of every record against what reached the disk.
         read, count = hashlib.sha256(), 0
-        for raw in _raw_records(path):
+        for raw in tf.data.TFRecordDataset(path).as_numpy_iterator():
             read.update(raw)
             count += 1
         if (count, read.digest()) != (records, written.digest()):
@@ -157,7 +139,3 @@ def write_shard(shard: Shard) -> ShardResult:
     with atomic_open(f"{shard.path}.json") as file:
         json.dump(result._asdict(), file)
     return result
-
-
-def _raw_records(path: str) -> Iterator[bytes]:
-    return iter(tf.data.TFRecordDataset(path).as_numpy_iterator())

@@ -1,30 +1,22 @@
 """EuroSAT-L: 27,000 Landsat 8 patches of ten land-cover classes."""
 
-from __future__ import annotations
-
 import functools
 import glob
 import os
 from typing import Any
 
-from geomoe import landsat, metadata
-from geomoe.data import geotiff
+import numpy as np
+
+from geomoe import landsat
+from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
-from geomoe.data.builders.conversion import Reader
-from geomoe.data.builders.listing import Entry, Listing, Skipped, read_lines
+from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped, read_splits
 
 
 def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
     """Read one patch; `entry.details` is the index of its class. The eighth band, ST_B10 (temperature), is dropped."""
     patch = geotiff.read_patch(entry.path, drop_extra=1, keep_nodata=keep_nodata)
-    return {
-        "id": entry.id,
-        "image": patch.image,
-        "latitude": patch.latitude,
-        "longitude": patch.longitude,
-        "time": metadata.UNKNOWN_TIME,
-        "labels": [entry.details],
-    }
+    return records.record(entry.id, patch.image, patch.latitude, patch.longitude, np.datetime64("NaT"), [entry.details])
 
 
 class EurosatLandsat(LandsatBuilder):
@@ -48,14 +40,11 @@ class EurosatLandsat(LandsatBuilder):
         return functools.partial(read_entry, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
-        listing = Listing({})
-        split_files = {s: os.path.join(self.source, f"eurosat-{s}.txt") for s in ("train", "val", "test")}
-        split_files = {split: path for split, path in split_files.items() if os.path.exists(path)}
-        names = {split: read_lines(path) for split, path in split_files.items()}
+        names = read_splits(self.source, "eurosat-{}.txt")
         if not names:
             names = {"train": sorted(os.path.basename(p) for p in glob.glob(os.path.join(self.source, "*", "*.tif")))}
+        listing = Listing({split: [] for split in names})
         for split, files in names.items():
-            listing.splits[split] = []
             for stem in (os.path.splitext(os.path.basename(name))[0] for name in files):
                 class_name = stem.rsplit("_", 1)[0]
                 path = os.path.join(self.source, class_name, f"{stem}.tif")

@@ -1,7 +1,5 @@
 """A folder of GeoTIFF patches, with or without labels: the user's own data."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import glob
@@ -12,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from geomoe import landsat, metadata
-from geomoe.data import geotiff
+from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
-from geomoe.data.builders.conversion import Reader
-from geomoe.data.builders.listing import Entry, Listing, Skipped
+from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped
 from geomoe.data.tensorflow_setup import tfds
 
 Row = dict[str, str]  # a line of a labels table
@@ -87,14 +84,9 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
     except ValueError as error:
         raise geotiff.PatchError("bad time stamp", table if explicit else entry.path, f"{entry.id}: {error}") from None
     latitude, longitude = location or (patch.latitude, patch.longitude)
-    return {
-        "id": entry.id,
-        "image": landsat.with_coastal(patch.image) if landsat.lacks_coastal(sensor) else patch.image,
-        "latitude": latitude,
-        "longitude": longitude,
-        "time": metadata.format_time(time),
-        "labels": sorted({class_names.index(name) for name in _labels(row)}),
-    }
+    image = landsat.with_coastal(patch.image) if landsat.lacks_coastal(sensor) else patch.image
+    labels = sorted({class_names.index(name) for name in _labels(row)})
+    return records.record(entry.id, image, latitude, longitude, time, labels)
 
 
 class LandsatFolder(LandsatBuilder):
@@ -123,9 +115,7 @@ class LandsatFolder(LandsatBuilder):
         landsat.check_sensor(sensor)
         self.sensor = sensor
         self.labels = None if labels is None else os.fspath(labels)
-        if config is not None:
-            config = tfds.core.BuilderConfig(name=config, description="patches of a folder")
-        super().__init__(config=config, **kwargs)
+        super().__init__(config=config and tfds.core.BuilderConfig(name=config, description="patches of a folder"), **kwargs)
 
     @functools.cached_property
     def _table(self) -> dict[str, Row]:
@@ -150,11 +140,8 @@ class LandsatFolder(LandsatBuilder):
     def list_source(self) -> Listing:
         table = self._table
         listing = Listing({})
-        files = sorted(
-            path
-            for end in ("tif", "tiff", "TIF", "TIFF")
-            for path in glob.glob(os.path.join(self.source, "**", f"*.{end}"), recursive=True)
-        )
+        ends = (".tif", ".tiff", ".TIF", ".TIFF")
+        files = sorted(p for p in glob.glob(os.path.join(self.source, "**", "*"), recursive=True) if p.endswith(ends))
         used = set()
         for path in files:
             relative = os.path.splitext(os.path.relpath(path, self.source))[0]

@@ -1,18 +1,15 @@
 """Whole scenes, cut into patches: unlabelled data for pretraining."""
 
-from __future__ import annotations
-
 import functools
 import os
 from typing import Any
 
 import numpy as np
 
-from geomoe import landsat, metadata
-from geomoe.data import preprocess
+from geomoe import landsat
+from geomoe.data import preprocess, records
 from geomoe.data.builders.base import LandsatBuilder
-from geomoe.data.builders.conversion import Reader
-from geomoe.data.builders.listing import Entry, Listing
+from geomoe.data.builders.listing import Entry, Listing, Reader
 from geomoe.data.geotiff import PatchError
 from geomoe.data.scene import SceneError, SceneReader, check_unit, holds_band_files, open_scene
 from geomoe.data.tensorflow_setup import tfds
@@ -50,15 +47,10 @@ def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
     image = np.rint(preprocess.to_collection2(values, spec)).astype(np.uint16)
     if not keep_nodata and not image.any():
         raise PatchError("all nodata", entry.path, f"every pixel of the window at row {row}, column {column} is without data")
-    latitude, longitude = reader.locations(np.array([row + side / 2]), np.array([column + side / 2]))
-    return {
-        "id": entry.id,
-        "image": landsat.with_coastal(image) if landsat.lacks_coastal(info.sensor) else image,
-        "latitude": float(latitude[0]),
-        "longitude": float(longitude[0]),
-        "time": metadata.format_time(info.time),
-        "labels": [],
-    }
+    if landsat.lacks_coastal(info.sensor):
+        image = landsat.with_coastal(image)
+    latitude, longitude = reader.locations(row + side / 2, column + side / 2)
+    return records.record(entry.id, image, float(latitude), float(longitude), info.time, [])
 
 
 class LandsatScene(LandsatBuilder):
@@ -85,9 +77,7 @@ class LandsatScene(LandsatBuilder):
         if not 0 <= max_cloud <= 1:
             raise ValueError(f"max_cloud = {max_cloud} must be in [0, 1]")
         self.unit, self.side, self.max_cloud = unit, side, max_cloud
-        if config is not None:
-            config = tfds.core.BuilderConfig(name=config, description="patches of scenes")
-        super().__init__(config=config, **kwargs)
+        super().__init__(config=config and tfds.core.BuilderConfig(name=config, description="patches of scenes"), **kwargs)
 
     def facts(self) -> dict[str, Any]:
         description = f"Patches of the scenes in {self.source}, whose numbers were {self.unit}."

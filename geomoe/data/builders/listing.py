@@ -1,30 +1,25 @@
 """What a source holds: its patches by split, and those that were left out and why."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import os
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Self
 
 from geomoe.files import atomic_open
 
-SKIPPED_FILE = "skipped.csv"
+_SKIPPED_FILE = "skipped.csv"
 
 
 class Entry(NamedTuple):
-    """One patch of a source, before it is read.
-
-    Attributes:
-        id: its name, unique in the dataset.
-        path: the file that an error names.
-        details: what else the builder's reader needs; plain values.
-    """
+    """One patch, before it is read: its unique name, the file that an error names, plain values that the reader needs."""
 
     id: str
     path: str
     details: Any = None
+
+
+Reader = Callable[[Entry], dict[str, Any]]  # from an entry to a record; PatchError for a patch that cannot be used
 
 
 class Skipped(NamedTuple):
@@ -43,28 +38,23 @@ class Listing:
     splits: dict[str, list[Entry]]
     skipped: list[Skipped] = dataclasses.field(default_factory=list)
 
-    def drop_duplicates(self) -> Listing:
+    def drop_duplicates(self) -> Self:
         """Keep the first of entries with one id, over all splits, and count the others as skipped."""
         seen: dict[str, str] = {}
         for split, entries in self.splits.items():
-            first = []
+            self.splits[split] = []
             for entry in entries:
                 if entry.id in seen:
                     message = f"the id stands in split {seen[entry.id]} already"
                     self.skipped.append(Skipped("duplicate id", entry.id, entry.path, message))
                 else:
                     seen[entry.id] = split
-                    first.append(entry)
-            self.splits[split] = first
+                    self.splits[split].append(entry)
         return self
 
 
 def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Read the lines of a split file that are not empty, without the blanks around them.
-
-    Raises:
-        ValueError: the file is no text.
-    """
+    """Read the lines of a split file that are not empty, without the blanks around them; ValueError if it is no text."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             return [line.strip() for line in file if line.strip()]
@@ -72,19 +62,23 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
         raise ValueError(f"{os.fspath(path)} is no text file: {error}") from None
 
 
+def read_splits(folder: str, name: str) -> dict[str, list[str]]:
+    """Read the lines of those split files that a folder has, as "eurosat-{}.txt" for train, val and test."""
+    paths = {split: os.path.join(folder, name.format(split)) for split in ("train", "val", "test")}
+    return {split: read_lines(path) for split, path in paths.items() if os.path.exists(path)}
+
+
 def write_skipped(folder: str | os.PathLike[str], skipped: Iterable[Skipped]) -> str:
     """Write the patches that were left out to a table in a folder; return its path."""
-    path = os.path.join(folder, SKIPPED_FILE)
+    path = os.path.join(folder, _SKIPPED_FILE)
     with atomic_open(path, newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(Skipped._fields)
-        writer.writerows(skipped)
+        csv.writer(file).writerows([Skipped._fields, *skipped])
     return path
 
 
 def read_skipped(folder: str | os.PathLike[str]) -> list[Skipped]:
     """Read which patches a prepared dataset left out."""
-    path = os.path.join(folder, SKIPPED_FILE)
+    path = os.path.join(folder, _SKIPPED_FILE)
     if not os.path.exists(path):
         return []
     with open(path, newline="") as file:

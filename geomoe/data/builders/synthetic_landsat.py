@@ -1,14 +1,11 @@
 """The embedded default: procedural Landsat-like patches, rendered on first use (see `geomoe.data.synthetic`)."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 
 from geomoe.data import synthetic
 from geomoe.data.builders.base import LandsatBuilder
-from geomoe.data.builders.conversion import Reader
-from geomoe.data.builders.listing import Entry, Listing
+from geomoe.data.builders.listing import Entry, Listing, Reader
 from geomoe.data.tensorflow_setup import tfds
 
 DEFAULT_COUNTS = {"train": 4096, "val": 1024, "test": 1024}
@@ -25,8 +22,7 @@ class SyntheticConfig(tfds.core.BuilderConfig):
 def read_entry(entry: Entry, dominant: bool) -> dict[str, Any]:
     """Render one patch; `entry.details` is (seed, split, index)."""
     record = synthetic.record(*entry.details)
-    labels = [record.pop("dominant")] if dominant else record["labels"]
-    return {**record, "labels": labels}
+    return {**record, "labels": [record["dominant"]]} if dominant else record
 
 
 class SyntheticLandsat(LandsatBuilder):
@@ -53,9 +49,5 @@ class SyntheticLandsat(LandsatBuilder):
 
     def list_source(self) -> Listing:
         config = self.builder_config
-        return Listing(
-            {
-                split: [Entry(f"{split}/{i}", "synthetic", (config.seed, split, i)) for i in range(count)]
-                for split, count in config.counts.items()
-            }
-        )
+        entry = lambda split, i: Entry(f"{split}/{i}", "synthetic", (config.seed, split, i))
+        return Listing({split: [entry(split, i) for i in range(count)] for split, count in config.counts.items()})

@@ -1,7 +1,5 @@
 """Scenes: a landscape is laid out, rendered on a day, and stored as digital numbers."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any, NamedTuple
 
@@ -30,28 +28,28 @@ _LANDSCAPES: dict[str, dict[str, float]] = {
     "dry land": {"bare ground": 4, "grassland": 1.5, "summer crop": 0.6, "town": 0.4},
     "marsh": {"wetland": 4, "inland water": 1.2, "grassland": 1.2, "broad-leaved forest": 0.5},
 }
-SPLIT_IDS = {"train": 0, "val": 1, "test": 2, "pairs": 3}
+# standard deviation of the grain of a cover, relative to its reflectance
+_TEXTURES = {
+    "broad-leaved forest": 0.10,
+    "needle-leaved forest": 0.13,
+    "bare ground": 0.05,
+    "wetland": 0.12,
+    "town": 0.12,
+    "sea": 0.06,
+}
+_SPLIT_IDS = {"train": 0, "val": 1, "test": 2, "pairs": 3}
 
 
 class Scene(NamedTuple):
-    """One synthetic patch.
+    """One synthetic patch."""
 
-    Attributes:
-        image: (44, 44, 7) uint16 Collection 2 digital numbers, 0 without data.
-        cover: (44, 44) int8, index of the cover class of each pixel.
-        labels: sorted indices of the classes on at least 5 % of the valid pixels, the dominant one always among them.
-        dominant: index of the most frequent class.
-        latitude, longitude: degrees.
-        time: datetime64[s], UTC.
-    """
-
-    image: np.ndarray
-    cover: np.ndarray
-    labels: list[int]
-    dominant: int
-    latitude: float
+    image: np.ndarray  # (44, 44, 7) uint16 Collection 2 digital numbers, 0 without data
+    cover: np.ndarray  # (44, 44) int8, index of the cover class of each pixel
+    labels: list[int]  # sorted indices of the classes on at least 5 % of the valid pixels, the dominant one among them
+    dominant: int  # index of the most frequent class
+    latitude: float  # degrees
     longitude: float
-    time: np.datetime64
+    time: np.datetime64  # in seconds, UTC
 
 
 @functools.lru_cache(maxsize=16)
@@ -91,23 +89,8 @@ def _parcels(rng: np.random.Generator) -> np.ndarray:
     return np.unique(row * 1000 + column, return_inverse=True)[1].reshape(SIZE, SIZE)
 
 
-class Layout(NamedTuple):
-    """The ground of a patch, the same on every day.
-
-    Attributes:
-        cover: (SIZE, SIZE) int8, index of the cover class of each pixel.
-        parcels: (SIZE, SIZE) int, index of the field parcel of each pixel.
-        latitude, longitude: degrees.
-    """
-
-    cover: np.ndarray
-    parcels: np.ndarray
-    latitude: float
-    longitude: float
-
-
-def _lay_out(ground: np.random.Generator) -> Layout:
-    """Draw a location, its landscape and the covers of its pixels."""
+def _lay_out(ground: np.random.Generator) -> tuple[np.ndarray, np.ndarray, float, float]:
+    """Draw the ground, the same on every day: cover class and parcel of each pixel (SIZE, SIZE), latitude and longitude."""
     draw = ground.random
     latitude = float(draw() * 38 + 28) * (1 if draw() < 0.75 else -1)
     longitude = float(draw() * 300 - 150)
@@ -115,10 +98,9 @@ def _lay_out(ground: np.random.Generator) -> Layout:
     odds = np.array([2.2, 1.4 + 0.8 * pole, 1.1, 1.2, 1.0, 0.5 + 1.0 * tropic, 0.7])
     landscape = list(_LANDSCAPES)[int(ground.choice(len(_LANDSCAPES), p=odds / odds.sum()))]
     weights = dict(_LANDSCAPES[landscape])
-    if "needle-leaved forest" in weights:
-        weights["needle-leaved forest"] *= 0.4 + 1.2 * pole
-    if "broad-leaved forest" in weights:
-        weights["broad-leaved forest"] *= 0.4 + 1.2 * tropic
+    for forest, near in (("needle-leaved forest", pole), ("broad-leaved forest", tropic)):
+        if forest in weights:
+            weights[forest] *= 0.4 + 1.2 * near
     covers = list(weights)
     count = min(len(covers), int(ground.integers(1, 5)))
     p = np.array([weights[c] for c in covers])
@@ -135,15 +117,7 @@ def _lay_out(ground: np.random.Generator) -> Layout:
             field = field.reshape(-1)[first][parcels] + ground.normal(0, 0.7, len(first))[parcels]
         fields.append(field)
     indices = np.array([CLASSES.index(cover) for cover in chosen], np.int8)
-    return Layout(indices[np.argmax(fields, axis=0)], parcels, latitude, longitude)
-
-
-def _draw_time(sky: np.random.Generator, longitude: float) -> np.datetime64:
-    """A day of two years, at an hour when the sun is up."""
-    day = np.datetime64("2017-01-01", "D") + int(sky.integers(0, 730))
-    solar_hour = sky.uniform(9.0, 14.5)
-    minutes = int(round(((solar_hour - longitude / 15) % 24) * 60)) % 1440
-    return day.astype("datetime64[s]") + np.timedelta64(minutes, "m")
+    return indices[np.argmax(fields, axis=0)], parcels, latitude, longitude
 
 
 def _hour(time: np.datetime64, longitude: float) -> float:
@@ -166,16 +140,19 @@ def scene(
         time: of the view; None draws one. The ground does not depend on it.
         replace_cover: two class names; regions of the first become the second, for change detection.
     """
-    ground = np.random.default_rng([seed, SPLIT_IDS[split], index, 0])
+    ground = np.random.default_rng([seed, _SPLIT_IDS[split], index, 0])
     cover, parcels, latitude, longitude = _lay_out(ground)
     if replace_cover is not None:
         cover[cover == CLASSES.index(replace_cover[0])] = CLASSES.index(replace_cover[1])
     if time is None:
-        sky = np.random.default_rng([seed, SPLIT_IDS[split], index, 1])
-        time = _draw_time(sky, longitude)
+        sky = np.random.default_rng([seed, _SPLIT_IDS[split], index, 1])
+        day = np.datetime64("2017-01-01", "D") + int(sky.integers(0, 730))
+        solar_hour = sky.uniform(9.0, 14.5)  # the sun is up
+        minutes = int(round(((solar_hour - longitude / 15) % 24) * 60)) % 1440
+        time = day.astype("datetime64[s]") + np.timedelta64(minutes, "m")
     else:
         time = time.astype("datetime64[s]")
-        sky = np.random.default_rng([seed, SPLIT_IDS[split], index, 1, int(time.astype(np.int64))])
+        sky = np.random.default_rng([seed, _SPLIT_IDS[split], index, 1, int(time.astype(np.int64))])
 
     reflectance = _render(cover, parcels, sky, _day(time) / 7.0, latitude)
     elevation = max(sun_elevation(latitude, longitude, time), 0.12)
@@ -213,30 +190,48 @@ def _render(cover: np.ndarray, parcels: np.ndarray, sky: np.random.Generator, we
             patches = np.stack([spectrum(name, sky, week, latitude) for _ in range(2)])
             mix = np.clip(0.5 + 0.35 * _field(sky, 3)[here], 0, 1)[:, None]
             values = mix * patches[0] + (1 - mix) * patches[1]
-            texture = {"broad-leaved forest": 0.10, "needle-leaved forest": 0.13, "bare ground": 0.05, "wetland": 0.12}.get(
-                name, 0.02
-            )
+            texture = _TEXTURES.get(name, 0.02)
         if name == "town":  # roofs, streets and gardens, finer than a pixel
             roofs, gardens = sky.random((2, int(here.sum()))) ** 1.5
             gardens = (gardens * (0.2 + 0.5 * greenness("grassland", week, latitude)))[:, None]
             values = values + roofs[:, None] * (ENDMEMBERS["roof"] - values)
             values = values * (1 - gardens) + gardens * ENDMEMBERS["green leaf"]
-            texture = 0.12
-        if name == "sea":
-            texture = 0.06
         out[here] = values * (1 + texture * grain[here])[:, None]
     return out
 
 
 def record(seed: int, split: str, index: int) -> dict[str, Any]:
     """Render a patch as a dataset record; its labels are the covers present, beside the dominant one."""
-    patch = scene(seed, split, index)
-    return {
-        "id": f"synthetic_{seed}_{split}_{index:06d}",
-        "image": patch.image,
-        "latitude": patch.latitude,
-        "longitude": patch.longitude,
-        "time": metadata.format_time(patch.time),
-        "labels": patch.labels,
-        "dominant": patch.dominant,
-    }
+    fields = scene(seed, split, index)._asdict()
+    del fields["cover"]
+    return {**fields, "id": f"synthetic_{seed}_{split}_{index:06d}", "time": metadata.format_time(fields["time"])}
+
+
+def change_pairs(seed: int, count: int, start: int = 0) -> dict[str, np.ndarray]:
+    """Render scenes twice, one to two years apart, half of them with one cover replaced in between: for change detection.
+
+    Season, sun, haze and noise differ between the two views of every scene; which of them change does not depend on any of it.
+
+    Args:
+        seed, start, count: scenes `start` to `start + count` of the endless list of this seed.
+
+    Returns:
+        before, after (N, 44, 44, 7) uint16 digital numbers; lat, lon (N,) degrees; time_before, time_after (N,) datetime64[s];
+        changed (N,) bool: whether a cover of at least a fifth of the scene was replaced.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for index in range(start, start + count):
+        rng = np.random.default_rng([seed, _SPLIT_IDS["pairs"], index, 2])
+        first = scene(seed, "pairs", index)
+        later = first.time + np.timedelta64(int(rng.integers(365, 731)), "D") + np.timedelta64(int(rng.integers(-60, 60)), "m")
+        changed = bool(rng.random() < 0.5)
+        replace = None
+        if changed:
+            share = np.bincount(first.cover.reshape(-1), minlength=len(CLASSES)) / first.cover.size
+            old = int(rng.choice(np.flatnonzero(share >= 0.2)))
+            new = int(rng.choice([i for i in range(len(CLASSES)) if share[i] == 0]))
+            replace = (CLASSES[old], CLASSES[new])
+        second = scene(seed, "pairs", index, time=later, replace_cover=replace)
+        rows.append((first.image, second.image, first.latitude, first.longitude, first.time, later, changed))
+    names = ("before", "after", "lat", "lon", "time_before", "time_after", "changed")
+    return {name: np.array([row[i] for row in rows]) for i, name in enumerate(names)}

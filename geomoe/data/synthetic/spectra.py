@@ -1,7 +1,5 @@
 """Spectra of the covers: a few endmembers, mixed by the state of a cover on a day at a latitude."""
 
-from __future__ import annotations
-
 import numpy as np
 
 CLASSES = (
@@ -40,11 +38,6 @@ def _logistic(x: float) -> float:
     return 1 / (1 + np.exp(-np.clip(x, -50, 50)))
 
 
-def _season(week: float, latitude: float) -> float:
-    """Shift a week to the local year, 0 to 52, as the northern mid-latitudes count it."""
-    return (week + (26 if latitude < 0 else 0)) % 52
-
-
 def _green(week: float, start: float, end: float, slope: float = 0.9) -> float:
     """Double-logistic greenness in [0, 1]: greening about week `start`, fading about week `end`."""
     return _logistic(slope * (week - start)) * _logistic(slope * (end - week))
@@ -52,7 +45,7 @@ def _green(week: float, start: float, end: float, slope: float = 0.9) -> float:
 
 def greenness(cover: str, week: float, latitude: float) -> float:
     """Compute the green fraction of a cover's canopy at a local week and a latitude; spring comes later towards the poles."""
-    week = _season(week, latitude)
+    week = (week + (26 if latitude < 0 else 0)) % 52  # of the local year, as the northern mid-latitudes count it
     late = max(abs(latitude) - 45.0, -20.0) * 0.18  # weeks
     if cover == "winter crop":
         return max(_green(week, 11 + late, 27 + late), 0.35 * _green(week, 43, 60), 0.35 * _green(week, -8, 14))
@@ -71,9 +64,8 @@ def spectrum(cover: str, rng: np.random.Generator, week: float, latitude: float)
     green = float(np.clip(greenness(cover, week, latitude) + jitter, 0, 1))
     wet = rng.uniform(0.6, 1.1)  # wet soil is darker
     if cover in ("winter crop", "summer crop"):
-        ground = (
-            wet * ENDMEMBERS["soil"] if rng.random() < 0.7 else 0.5 * wet * ENDMEMBERS["soil"] + 0.5 * ENDMEMBERS["dry grass"]
-        )
+        stubble = 0.5 * wet * ENDMEMBERS["soil"] + 0.5 * ENDMEMBERS["dry grass"]
+        ground = wet * ENDMEMBERS["soil"] if rng.random() < 0.7 else stubble
         return green * ENDMEMBERS["green leaf"] + (1 - green) * ground
     if cover == "grassland":
         return green * ENDMEMBERS["grass"] + (1 - green) * (0.75 * ENDMEMBERS["dry grass"] + 0.25 * wet * ENDMEMBERS["soil"])
@@ -83,11 +75,8 @@ def spectrum(cover: str, rng: np.random.Generator, week: float, latitude: float)
         return ENDMEMBERS["needle canopy"] * rng.uniform(0.85, 1.2)
     if cover == "town":
         return ENDMEMBERS["paving"]
-    if cover == "inland water":
-        turbid = rng.uniform(0.2, 1.0)
-        return turbid * ENDMEMBERS["turbid water"] + (1 - turbid) * ENDMEMBERS["clear water"]
-    if cover == "sea":
-        turbid = rng.uniform(0.0, 0.25)
+    if cover in ("inland water", "sea"):
+        turbid = rng.uniform(0.2, 1.0) if cover == "inland water" else rng.uniform(0.0, 0.25)
         return turbid * ENDMEMBERS["turbid water"] + (1 - turbid) * ENDMEMBERS["clear water"]
     if cover == "bare ground":
         sandy = rng.uniform(0.0, 1.0)

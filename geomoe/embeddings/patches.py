@@ -1,0 +1,157 @@
+"""Embeddings of patches: of a prepared dataset, or of a folder of GeoTIFFs."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from geomoe import data, metadata
+from geomoe.data.geotiff import PatchError, read_patch
+from geomoe.data.preprocess import InputSpec, has_data
+from geomoe.embeddings import sink as sinks
+from geomoe.embeddings.parts import Columns, Parts
+from geomoe.embeddings.sink import Sink
+from geomoe.pretrained import PretrainedEncoder
+
+# The types in which files hold each unit.
+_DTYPES = {"collection2_dn": ("uint16",), "level1_dn": ("uint16",), "reflectance": ("float32", "float64"), "uint8": ("uint8",)}
+
+
+def embed_dataset(
+    encoder: PretrainedEncoder,
+    sink: Sink,
+    name: str,
+    split: str,
+    *,
+    data_dir: str | os.PathLike[str] = "data",
+    resize_mode: str = "centre_crop",
+    hour: str = "utc",
+) -> dict[str, int]:
+    """Embed a split of a prepared dataset; patches without any data are marked, not embedded.
+
+    It runs in bounded memory, block by block, and goes on where an earlier run was interrupted.
+
+    Args:
+        encoder: from `geomoe.load`.
+        sink: where the embeddings go.
+        name, split, data_dir, resize_mode, hour: as for `geomoe.data.load`.
+
+    Returns:
+        How many patches there are, and how many of them were embedded.
+
+    Raises:
+        ValueError: the sink is a raster, or an option has no meaning.
+    """
+    sink.check_table()
+    source = data.builder(name, data_dir)
+    classes = list(source.info.features["labels"].feature.names or ())
+    options: dict[str, Any] = dict(resize_mode=resize_mode, hour=hour)
+    origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes)
+    facts = sink.facts(encoder, InputSpec(), origin)
+    parts = Parts(sink.output, {**facts, "block": sinks.BLOCK})
+    batches_a_part = max(sinks.BLOCK // sink.batch_size, 1)
+    total, done = data.num_examples(source, split), parts.done
+    options |= dict(img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=encoder.statistics)
+    batches = data.load(source, split, start_batch=done * batches_a_part, **options)
+    seen = min(done * batches_a_part * sink.batch_size, total)
+    sink.progress(seen, total)
+    block: list[Columns] = []
+    for batch in batches.as_numpy_iterator():
+        block.append(_rows_of_batch(encoder, sink, batch, bool(classes)))
+        seen += len(batch["id"])
+        sink.progress(seen, total)
+        if len(block) == batches_a_part or seen >= total:
+            parts.add(done, block)
+            done, block = done + 1, []
+    return sink.finish(parts, facts)
+
+
+def _rows_of_batch(encoder: PretrainedEncoder, sink: Sink, batch: dict[str, Any], labelled: bool) -> Columns:
+    valid = batch["valid"].mean(axis=(1, 2))
+    embedded = valid > 0
+    encoded = [batch[key][embedded] for key in metadata.FIELDS]
+    columns = {
+        "id": batch["id"].astype(str),
+        "latitude": batch["latitude"].astype(np.float64),
+        "longitude": batch["longitude"].astype(np.float64),
+        "time": np.array([metadata.parse_time(text) for text in batch["time"]], "datetime64[s]"),
+        "valid_fraction": valid.astype(np.float32),
+        "embedded": embedded,
+        "vector": sink.spread(embedded, encoder.embed_batch(batch["image"][embedded], encoded, sink.pool, sink.batch_size)),
+    }
+    return {**columns, "labels": batch["labels"].astype(np.int8)} if labelled else columns
+
+
+def embed_folder(
+    encoder: PretrainedEncoder,
+    sink: Sink,
+    folder: str | os.PathLike[str],
+    *,
+    spec: InputSpec | None = None,
+    skipped: Callable[[PatchError], None] = lambda error: None,
+) -> dict[str, int]:
+    """Embed every GeoTIFF below a folder, each one a patch, otherwise as `embed_dataset`; metadata is read from file and name.
+
+    Args:
+        folder: searched with its subfolders.
+        spec: what the images are; sizes may differ where its `resize_mode` is not "exact". None stands for Collection 2 digital
+            numbers of any size, cropped at the centre.
+        skipped: called for each file that cannot be read.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: there is no GeoTIFF in it, or the sink is a raster.
+    """
+    sink.check_table()
+    spec = spec or InputSpec(resize_mode="centre_crop")
+    root = os.fspath(folder)
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"{root} is no folder")
+    files = sorted(
+        os.path.relpath(os.path.join(where, name), root)
+        for where, _, names in os.walk(root)
+        for name in names
+        if name.lower().endswith((".tif", ".tiff"))
+    )
+    if not files:
+        raise ValueError(f"{root} holds no .tif file")
+    facts = sink.facts(encoder, spec, {"folder": os.path.abspath(root), "files": len(files)})
+    parts = Parts(sink.output, facts)
+    sink.progress(min(parts.done * sinks.BLOCK, len(files)), len(files))
+    for index in range(parts.done, -(-len(files) // sinks.BLOCK)):
+        end, block = min((index + 1) * sinks.BLOCK, len(files)), []
+        for start in range(index * sinks.BLOCK, end, sink.batch_size):
+            stop = min(start + sink.batch_size, end)
+            block.append(_rows_of_files(encoder, sink, root, files[start:stop], spec, skipped))
+            sink.progress(stop, len(files))
+        parts.add(index, block)
+    return sink.finish(parts, facts)
+
+
+def _rows_of_files(
+    encoder: PretrainedEncoder, sink: Sink, root: str, names: list[str], spec: InputSpec, skipped: Callable[[PatchError], None]
+) -> Columns:
+    """Rows of the readable ones of some files."""
+    bands = len(spec.channels(encoder.bands))
+    patches = {}
+    for name in names:
+        path = os.path.join(root, name)
+        try:
+            patch = read_patch(path, bands, need_crs=False, keep_nodata=True, dtypes=_DTYPES[spec.unit])
+        except PatchError as error:
+            skipped(error)
+        else:
+            patches[os.path.splitext(name)[0]] = patch
+    times = [metadata.acquisition_time(name=os.path.basename(i), date_tag=patch.date_tag) for i, patch in patches.items()]
+    valid = np.array([has_data(patch.image, spec.unit).mean() for patch in patches.values()], np.float32)
+    columns = {
+        "id": np.array(list(patches), str),
+        "latitude": np.array([patch.latitude for patch in patches.values()], np.float64),
+        "longitude": np.array([patch.longitude for patch in patches.values()], np.float64),
+        "time": np.array(times, "datetime64[s]"),
+        "valid_fraction": valid,
+        "embedded": valid > 0,
+    }
+    images = [patch.image for patch, embedded in zip(patches.values(), valid > 0) if embedded]
+    return {**columns, "vector": sink.embed(encoder, images, columns, spec)}
