@@ -7,7 +7,6 @@ import html
 import importlib.resources
 import os
 import string
-from collections.abc import Callable
 
 from geomoe import data
 from geomoe.analysis.report import sections
@@ -43,26 +42,19 @@ def write_report(
     run_dir = os.fspath(run_dir)
     run = read_run(run_dir)
     encoder = load(run_dir, checkpoint)
+    parts = {"config": sections.config(run, encoder), "curves": sections.curves(run_dir)}
     note = ""
-    images: sections.HeldOut | None = None
     try:
         images = _held_out(encoder, run["config"]["data"], data_dir, split, max_images)
     except (FileNotFoundError, ValueError) as error:
         note = f'<p class="note">Without images: {html.escape(str(error))}</p>'
-    parts: list[tuple[str, str, Callable[[], str]]] = [
-        ("config", "Config", lambda: sections.config(run, encoder)),
-        ("curves", "Curves", lambda: sections.curves(run_dir)),
-    ]
-    if images is not None:
-        shown = images  # for the functions below: not None
-        parts += [
-            ("reconstructions", "Reconstructions", lambda: sections.reconstructions(encoder, shown)),
-            ("routing", "Routing", lambda: sections.routing(encoder, shown)),
-            ("metadata", "Metadata", lambda: sections.sensitivity(encoder, shown)),
-        ]
-    parts.append(("probes", "Probes", lambda: sections.probes(run_dir)))
-    if images is not None:
-        parts.append(("projection", "Projection", lambda: sections.projection(encoder, shown)))
+        parts["probes"] = sections.probes(run_dir)
+    else:
+        parts["reconstructions"] = sections.reconstructions(encoder, images)
+        parts["routing"] = sections.routing(encoder, images)
+        parts["metadata"] = sections.sensitivity(encoder, images)
+        parts["probes"] = sections.probes(run_dir)
+        parts["projection"] = sections.projection(encoder, images)
     cfg = encoder.config
     time = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC")
     head = (
@@ -74,8 +66,8 @@ def write_report(
     page = string.Template(template).substitute(
         title=html.escape(f"geomoe run {os.path.basename(os.path.abspath(run_dir))}"),
         head=head,
-        links="".join(f'<a href="#{key}">{title}</a>' for key, title, _ in parts),
-        body="\n".join(f'<section id="{key}"><h2>{title}</h2>{section()}</section>' for key, title, section in parts),
+        links="".join(f'<a href="#{key}">{key.capitalize()}</a>' for key in parts),
+        body="\n".join(f'<section id="{key}"><h2>{key.capitalize()}</h2>{text}</section>' for key, text in parts.items()),
     )
     path = os.fspath(output) if output is not None else os.path.join(run_dir, "report.html")
     with atomic_open(path, encoding="utf-8") as file:
@@ -89,16 +81,7 @@ def _held_out(
     """Held-out images of the run's dataset, prepared as in its training but without crops at random."""
     source = data.builder(config["name"], data_dir or config["data_dir"])
     resize_mode = "resize" if config["resize_mode"] == "resize" else "centre_crop"
-    clip = tuple(config["clip"]) or None
-    batch = load_images(
-        encoder,
-        source,
-        split or config["val_split"],
-        limit=limit,
-        resize_mode=resize_mode,
-        clip=clip,
-        hour=config["hour"],
-        batch_size=128,
-    )
+    options = dict(resize_mode=resize_mode, clip=tuple(config["clip"]) or None, hour=config["hour"], batch_size=128)
+    batch = load_images(encoder, source, split or config["val_split"], limit=limit, **options)
     classes = source.info.features["labels"].feature.names or []
     return sections.HeldOut.of(batch, source.info.metadata["task"], classes)
