@@ -12,7 +12,7 @@ import ml_collections
 import numpy as np
 
 from geomoe.experiments.recipe import UNTRAINED, pretrain
-from geomoe.experiments.scoring import BASELINES, POOLS, WHOLE, Protocol, Scorer, embed_pools, load_patches, views_of
+from geomoe.experiments.scoring import BASELINES, POOLS, STANDARD, WHOLE, Protocol, Scorer, embed_pools, load_patches, views_of
 from geomoe.models.pooling import Pool, pool_name
 from geomoe.pretrained import load
 from geomoe.probing.config import RANDOM
@@ -33,7 +33,7 @@ class Comparison:
     data_dir: str
     transfer: str = ""
     pools: tuple[Pool, ...] = POOLS
-    protocol: Protocol = Protocol()
+    protocol: Protocol = STANDARD
 
     def run_folder(self, recipe: str, seed: int) -> str:
         """The run directory of a recipe."""
@@ -120,11 +120,7 @@ class NestedChoice(NamedTuple):
     counts: dict[str, int]  # how often each candidate was chosen, the most frequent first
 
 
-def nested_choice(
-    candidates: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    protocol: Protocol = Protocol(),  # noqa: B008  (frozen)
-) -> NestedChoice:
+def nested_choice(candidates: Mapping[str, np.ndarray], labels: np.ndarray, protocol: Protocol = STANDARD) -> NestedChoice:
     """Score the choosing among features, not the best of them.
 
     In each fold the candidate and its C are those with the highest micro mAP in cross-validation within the other folds; the

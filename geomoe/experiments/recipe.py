@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import os
+import runpy
 import statistics
 import tempfile
 from typing import NamedTuple
@@ -36,37 +36,34 @@ def load_recipe(path: str | os.PathLike) -> ml_collections.ConfigDict:
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no recipe {path}")
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    if spec is None or spec.loader is None:
+    if not os.fspath(path).endswith(".py"):
         raise ValueError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    recipe = runpy.run_path(os.fspath(path))
+    if "get_config" not in recipe:
         raise ValueError(f"{path} has no get_config()")
-    return module.get_config()
+    return recipe["get_config"]()
 
 
 def _train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, list[float]]:
-    """Train, and read the run's metrics.csv: column -> the values of the rows that have it.
-
-    A run that was asked to stop ends the comparison as well; its checkpoint stays.
-    """
+    """Train, and read two columns of the run's metrics.csv: the values of the rows that have them."""
     result = loop.train(config, workdir)
-    if not result.finished:
+    if not result.finished:  # a run that was asked to stop ends the comparison as well; its checkpoint stays
         raise SystemExit(f"stopped at step {result.step}; the same command goes on from there")
     with open(os.path.join(workdir, "metrics.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
-    return {column: [float(row[column]) for row in rows if row[column]] for column in rows[0]}
+    columns = ("images_per_second", "val_least_used_expert")
+    return {column: [float(row[column]) for row in rows if row.get(column)] for column in columns}
 
 
 def steps_in(config: ml_collections.ConfigDict, minutes: float) -> int:
     """Estimate how many steps a run takes in `minutes` on this machine, compiling aside; measured on a few."""
     config = config.copy_and_resolve_references()
-    with config.unlocked(), tempfile.TemporaryDirectory() as folder:
+    with config.unlocked():
         config.train.num_steps = _TIMING_STEPS
         config.log.every_steps = _TIMING_STEPS // 2
         config.log.eval_batches = 1
         config.log.images = 0
+    with tempfile.TemporaryDirectory() as folder:
         rate = _train(config, folder)["images_per_second"][-1]
     return max(int(minutes * 60 * rate / config.train.batch_size), 1)
 

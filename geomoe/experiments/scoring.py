@@ -58,7 +58,10 @@ class Protocol:
         return np.array([average_precision_score(labels, scores, average="micro"), macro])
 
 
-def cross_validated(features: np.ndarray, labels: np.ndarray, protocol: Protocol = Protocol()) -> tuple[float, float]:  # noqa: B008
+STANDARD = Protocol()
+
+
+def cross_validated(features: np.ndarray, labels: np.ndarray, protocol: Protocol = STANDARD) -> tuple[float, float]:
     """Score features (N, D) on labels (N, K) 0/1: micro and macro mAP, means over the seeds, of the best C by micro mAP."""
     sums = np.zeros((len(protocol.strengths), 2))
     for seed in protocol.seeds:
@@ -132,8 +135,7 @@ class Scorer:
     Args:
         encoder: whose image size and statistics the patches are brought to.
         name, split, data_dir: a prepared dataset with labels.
-        transfer: another prepared dataset with labels and splits "train" and "test", z-scored by its own statistics; "" for
-            none.
+        transfer: another one, with splits "train" and "test", z-scored by its own statistics; "" for none.
         protocol: of the scores.
     """
 
@@ -144,7 +146,7 @@ class Scorer:
         split: str,
         data_dir: str,
         transfer: str = "",
-        protocol: Protocol = Protocol(),  # noqa: B008  (frozen)
+        protocol: Protocol = STANDARD,
     ):
         self.statistics, self.protocol = encoder.statistics, protocol
         self.patches = load_patches(encoder, name, split, data_dir)

@@ -27,37 +27,15 @@ with epy.lazy_api_imports(globals()):
     from geomoe.probing.splits import folds
 
 __all__ = [
-    "C_GRID",
     "PROTOCOLS",
-    "EfficiencyPoint",
     "Features",
-    "FineTuneOptions",
-    "LinearModel",
-    "LinearOptions",
-    "ProbeResult",
     "RandomConvFeatures",
-    "ResultKey",
-    "Results",
     "band_statistics",
-    "bootstrap",
-    "change_distance",
-    "change_features",
-    "change_probe",
-    "classification_metrics",
-    "cross_validate",
     "default_probe_config",
     "embed_split",
-    "finetune",
-    "fit_logistic",
-    "fit_ridge",
-    "folds",
-    "knn_probe",
-    "label_efficiency",
-    "linear_probe",
     "load_images",
-    "load_probe",
-    "main_metric",
-    "nearest",
-    "regression_metrics",
-    "ridge_probe",
 ]
+__all__ += ["C_GRID", "LinearModel", "LinearOptions", "fit_logistic", "fit_ridge", "linear_probe", "load_probe", "ridge_probe"]
+__all__ += ["FineTuneOptions", "change_distance", "change_features", "change_probe", "finetune", "knn_probe", "nearest"]
+__all__ += ["EfficiencyPoint", "ProbeResult", "ResultKey", "Results", "cross_validate", "folds", "label_efficiency"]
+__all__ += ["bootstrap", "classification_metrics", "main_metric", "regression_metrics"]

@@ -102,7 +102,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
     defaults, d = default_probe_config(), config.data
     unknown = sorted(flatten(config.to_dict()).keys() - flatten(defaults.to_dict()).keys())
-    require(not unknown, f"unknown config key {', '.join(unknown[:1])}")
+    require(not unknown, f"unknown config key {', '.join(unknown)}")
     require(bool(config.checkpoint), "config.checkpoint is empty: pass --config.checkpoint=RUN_DIR (or a published .pth)")
     require(bool(d.name), "config.data.name is empty: name a prepared dataset")
     try:

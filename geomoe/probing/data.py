@@ -32,13 +32,7 @@ class _Data:
 
 
 class SplitData(_Data):
-    """Features and images of the splits of a prepared dataset.
-
-    Args:
-        config: of the run.
-        encoder: the pretrained encoder.
-        source: the dataset's builder.
-    """
+    """Features and images of the splits of a prepared dataset, of which `source` is the builder."""
 
     def __init__(self, config: ml_collections.ConfigDict, encoder: PretrainedEncoder, source: Any):
         super().__init__(config, encoder)
@@ -78,12 +72,7 @@ def _of_images(filters: RandomConvFeatures, images: np.ndarray, valid: np.ndarra
 
 
 class ChangeData(_Data):
-    """Features of pairs of synthetic images before and after, drawn by each seed.
-
-    Args:
-        config: of the run.
-        encoder: the pretrained encoder.
-    """
+    """Features of pairs of synthetic images before and after, drawn by each seed."""
 
     def __init__(self, config: ml_collections.ConfigDict, encoder: PretrainedEncoder):
         super().__init__(config, encoder)

@@ -17,15 +17,9 @@ Fit = Callable[[Rows, Rows], np.ndarray]  # training rows, test rows -> scores (
 
 
 def held_out_scores(features: np.ndarray, labels: np.ndarray, parts: Sequence[np.ndarray], fit: Fit) -> np.ndarray:
-    """Score the rows of each fold by what is fitted on the other folds.
+    """Score the rows of each fold by what is fitted on the other folds: (N, D), (N, K) -> (..., N, K) float64.
 
-    Args:
-        features: (N, D); labels: (N, K).
-        parts: row indices of each fold; together all rows, each once.
-        fit: of training rows and test rows, the scores (..., n, K) of the latter; leading axes are kept.
-
-    Returns:
-        (..., N, K) float64.
+    The row indices of the folds are together all rows, each once; leading axes of what `fit` gives are kept.
     """
     every = []
     for part in parts:

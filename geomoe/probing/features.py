@@ -71,19 +71,22 @@ def embed_split(
     """
     first = next(iter(encoders.values()))
     baselines = {"band statistics": band_statistics} if baselines is None else baselines
-    parts: dict[str, list[np.ndarray]] = {key: [] for key in (*baselines, *encoders)}
-    columns: dict[str, list[np.ndarray]] = {key: [] for key in ("labels", *TARGETS)}
+    sets, columns = [], []
     for batch in _batches(first, name, split, drop, None, {**options, "batch_size": batch_size}):
-        for key, baseline in baselines.items():
-            parts[key].append(baseline(batch["image"], batch["valid"]))
-        metadata = [batch[field] for field in FIELDS]
-        for key, encoder in encoders.items():
-            parts[key].append(encoder.embed_batch(batch["image"], metadata, pool, batch_size))
-        for key in ("labels", "latitude", "longitude"):
-            columns[key].append(batch[key])
-        columns["ndvi"].append(_ndvi(batch, first.statistics))
-    joined = {key: np.concatenate(value) for key, value in columns.items()}
-    return Features({key: np.concatenate(value) for key, value in parts.items()}, joined.pop("labels"), joined)
+        image, metadata = batch["image"], [batch[field] for field in FIELDS]
+        embedded = {key: encoder.embed_batch(image, metadata, pool, batch_size) for key, encoder in encoders.items()}
+        sets.append({key: baseline(image, batch["valid"]) for key, baseline in baselines.items()} | embedded)
+        columns.append(
+            {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, first.statistics)}
+        )
+    joined = _joined(columns)
+    return Features(_joined(sets), joined.pop("labels"), joined)
+
+
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if not parts:
+        raise ValueError("the split is empty")
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
 def _ndvi(batch: Mapping[str, np.ndarray], statistics: Statistics) -> np.ndarray:
@@ -107,8 +110,8 @@ def load_images(
         **options: data_dir, resize_mode, clip, hour, batch_size, as for `geomoe.data.load`; img_size and statistics where they
             are not to be the encoder's.
     """
-    parts = list(_batches(encoder, name, split, drop, limit, options))
-    return {key: np.concatenate([part[key] for part in parts])[:limit] for key in ("image", "valid", *FIELDS, "labels")}
+    batch = _joined(list(_batches(encoder, name, split, drop, limit, options)))
+    return {key: batch[key][:limit] for key in ("image", "valid", *FIELDS, "labels")}
 
 
 def band_statistics(images: np.ndarray, valid: np.ndarray) -> np.ndarray:

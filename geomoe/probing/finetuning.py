@@ -163,7 +163,14 @@ def finetune(
     params = {"encoder": jax.tree.map(jnp.asarray, encoder.params["encoder"])}
     probe = fit_logistic(apply(features, params, rows["train"]), rows["train"].labels, task=task, C=1.0)[0]
     params["head"] = {"coef": jnp.asarray(probe.coef), "intercept": jnp.asarray(np.clip(probe.intercept, -20, 20))}
-    optimizer = _optimizer(options, params, cfg.depth, options.epochs * (-(-count // batch_size)))
+    factors = rate_factors(params, cfg.depth, options.blocks, options.layer_decay)
+    steps = options.epochs * (-(-count // batch_size))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, options.lr, max(steps // 20, 1), max(steps, 2))
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, weight_decay=options.weight_decay),
+        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)),
+    )
     state = optimizer.init(params)
     rng = np.random.default_rng(options.seed)
     history, best, best_params = [score(params)], 0, params
@@ -191,13 +198,3 @@ def _in_memory(task: str, splits: Mapping[str, Images | None]) -> dict[str, _Row
         name: _Rows(np.asarray(present[name]["image"]), tuple(np.asarray(present[name][field]) for field in FIELDS), labels)
         for name, (_, labels) in labelled_splits(task, flat).items()
     }
-
-
-def _optimizer(options: FineTuneOptions, params: Any, depth: int, steps: int) -> optax.GradientTransformation:
-    factors = rate_factors(params, depth, options.blocks, options.layer_decay)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, options.lr, max(steps // 20, 1), max(steps, 2))
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=options.weight_decay),
-        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)),
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -163,9 +164,8 @@ def fit_logistic(
     kept = np.flatnonzero(counts > 0 if multiclass else (counts > 0) & (counts < n))
     if multiclass and len(kept) < 2:
         raise ValueError("the training split holds a single class; a classifier needs two")
-    binary = multiclass and len(kept) == 2
-    columns = kept[1:] if binary else kept
-    softmax = multiclass and not binary
+    softmax = multiclass and len(kept) > 2
+    columns = kept[1:] if multiclass and not softmax else kept
 
     mean, std = _mean_and_scale(features, standardise)
     # Rows are padded to a few sizes, at most a quarter more, so that folds and subsets share compiled programs.
@@ -185,10 +185,7 @@ def fit_logistic(
     fitted: dict[float, LinearModel] = {}
     share = counts / n
     weights = np.zeros((len(columns), d + 1))
-    if multiclass:
-        weights[:, d] = np.log(share[kept[1]] / share[kept[0]]) if binary else np.log(share[kept])
-    else:
-        weights[:, d] = np.log(share[kept] / (1 - share[kept]))
+    weights[:, d] = np.log(share[columns] if softmax else share[columns] / (1 - share[columns]))
     for c in sorted(set(strengths)):
         iterations, objective = 0, 0.0
         if len(columns):
@@ -197,16 +194,12 @@ def fit_logistic(
             numbers = [jnp.float32(c), jnp.asarray(scale, jnp.float32), start, jnp.float32(tol)]
             u, count, losses = solve(*data, *numbers, softmax=softmax, max_iter=max_iter)
             weights, iterations, objective = np.asarray(u, np.float64) * scale, int(count), float(np.sum(losses))
-        coef, intercept = np.zeros((d, labels.shape[1])), np.full(labels.shape[1], -np.inf)
-        if not multiclass:
-            with np.errstate(divide="ignore"):
-                intercept = np.log(share) - np.log1p(-share)
+        coef, intercept = np.zeros((d, labels.shape[1])), np.where(share == 1, 1e9, -1e9)
         coef[:, columns] = (axes @ weights[:, :d].T) / std[:, None]
         intercept[columns] = weights[:, d] - mean @ coef[:, columns]
-        if binary:
-            intercept[kept[0]] = 0.0
+        intercept[kept[: len(kept) - len(columns)]] = 0.0  # the first of two classes
         info = {"iterations": iterations, "objective": objective, "standardise": standardise}
-        fitted[c] = LinearModel(coef.astype(np.float32), np.clip(intercept, -1e9, 1e9).astype(np.float32), task, c, info)
+        fitted[c] = LinearModel(coef.astype(np.float32), intercept.astype(np.float32), task, c, info)
     return [fitted[c] for c in strengths]
 
 
@@ -264,20 +257,17 @@ def linear_probe(
     (x, y), (x_test, y_test) = splits["train"], splits["test"]
     settings: dict[str, Any] = dict(probe="linear", protocol=protocol, **dataclasses.asdict(options))
     settings |= dict(train=len(x), test=len(x_test))
-
-    def fit(x: np.ndarray, y: np.ndarray, C: Sequence[float]) -> list[LinearModel]:
-        return fit_logistic(x, y, task=task, C=C, standardise=options.standardise, max_iter=options.max_iter)
-
+    fit = functools.partial(fit_logistic, task=task, standardise=options.standardise, max_iter=options.max_iter)
     grid, choose = strength_grid("C", options.C, C_GRID)
     if choose:
         rows, (x_val, y_val), joined = validation_rows((x, y), splits.get("val"), seed)
-        models = fit(*rows, grid)
+        models = fit(*rows, C=grid)
         scores = [main_score(y_val, model.probabilities(x_val), task) for model in models]
         best = int(np.argmax(scores))
         settings |= dict(C=grid[best], grid=[grid[0], grid[-1], len(grid)], val=len(x_val), val_score=scores[best])
-        model = fit(*joined, grid[best : best + 1])[0] if options.refit else models[best]
+        model = fit(*joined, C=grid[best])[0] if options.refit else models[best]
     else:
-        model = fit(x, y, grid)[0]
+        model = fit(x, y, C=grid)[0]
         settings["C"] = grid[0]
     if info:
         model = dataclasses.replace(model, info={**model.info, **info})
@@ -292,7 +282,7 @@ def fit_ridge(
     Args:
         features: (N, D); targets: (N,) or (N, K).
         alpha: strength, one or several; one decomposition serves all.
-        standardise: penalise weights for features scaled to standard deviation 1.
+        standardise: as for `fit_logistic`.
 
     Returns:
         A model for each alpha, in their order; `C` is 1 / alpha.

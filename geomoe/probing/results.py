@@ -15,6 +15,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from geomoe.version import __version__
 
 RowT = TypeVar("RowT")
+Metrics = Mapping[str, float]
+Intervals = Mapping[str, tuple[float, float]]  # metric -> (low, high)
 
 # What would need quotes in a CSV: a torn line must not open a quote over the lines after it.
 _QUOTED = str.maketrans(dict(zip(',"\n\r', " '  ")))
@@ -47,6 +49,9 @@ class RowFile(Generic[RowT]):
     Args:
         path: the CSV; it is made, with its header, by the first rows.
         kind: a dataclass whose fields are str, int or float.
+
+    Raises:
+        ValueError: by `read` and `append`, where the file has other columns, or a line has other cells.
     """
 
     def __init__(self, path: str | os.PathLike, kind: type[RowT]):
@@ -54,11 +59,7 @@ class RowFile(Generic[RowT]):
         self._types: dict[str, type] = typing.get_type_hints(kind)
 
     def read(self) -> list[RowT]:
-        """Read all whole rows; [] where there is no file.
-
-        Raises:
-            ValueError: the file has other columns, or a line has other cells.
-        """
+        """Read all whole rows; [] where there is no file."""
         if not os.path.exists(self.path):
             return []
         with open(self.path, newline="\n") as file:
@@ -74,11 +75,7 @@ class RowFile(Generic[RowT]):
         return rows
 
     def append(self, rows: Sequence[RowT]) -> None:
-        """Add rows in one write.
-
-        Raises:
-            ValueError: the file has other columns.
-        """
+        """Add rows in one write."""
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
         cells = [[getattr(row, name) for name in self._types] for row in rows]
         with open(self.path, "a+b") as file:
@@ -146,30 +143,17 @@ class Scores(NamedTuple):
 
 
 class Results:
-    """A results file: a row for each metric of each result. It is made by the first one."""
+    """A results file: a row for each metric of each result. It is made by the first one.
+
+    Raises:
+        ValueError: by `add`, `read` and `find`, where the file has other columns.
+    """
 
     def __init__(self, path: str | os.PathLike):
         self._file = RowFile(path, ResultRow)
 
-    def add(
-        self,
-        key: ResultKey,
-        metrics: Mapping[str, float],
-        intervals: Mapping[str, tuple[float, float]],
-        *,
-        unit: str,
-        statistics: str,
-    ) -> None:
-        """Add a result.
-
-        Args:
-            key: what it is a result of.
-            metrics, intervals: as in a `ProbeResult`.
-            unit, statistics: as in a `ResultRow`.
-
-        Raises:
-            ValueError: the file has other columns.
-        """
+    def add(self, key: ResultKey, metrics: Metrics, intervals: Intervals, *, unit: str, statistics: str) -> None:
+        """Add a result: its key, metrics and intervals as in a `ProbeResult`, unit and statistics as in a `ResultRow`."""
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
         shared: dict[str, Any] = dict(vars(key), metrics=len(metrics), unit=unit, statistics=statistics, time=time)
         rows = []
@@ -179,11 +163,7 @@ class Results:
         self._file.append(rows)
 
     def read(self) -> dict[ResultKey, Scores]:
-        """Read all whole results, the last one of each key; {} where there is no file.
-
-        Raises:
-            ValueError: the file has other columns.
-        """
+        """Read all whole results, the last one of each key; {} where there is no file."""
         parts: dict[tuple[ResultKey, str], list[ResultRow]] = {}
         for row in self._file.read():
             key = ResultKey(**{name: getattr(row, name) for name in ResultKey.__annotations__})

@@ -12,7 +12,7 @@ import ml_collections
 
 from geomoe import data as datasets
 from geomoe.models.pooling import pool_name
-from geomoe.pretrained import PretrainedEncoder, load
+from geomoe.pretrained import load
 from geomoe.probing.change import METHODS, change_probe
 from geomoe.probing.config import BANDS, CHANGE_DATA, PRETRAINED, RCF, probe_options, settings_text, validate
 from geomoe.probing.data import ChangeData, SplitData
@@ -30,7 +30,6 @@ Fit = Callable[[str, str, int], ProbeResult]  # features, probe, seed
 
 
 def _fit(config: ml_collections.ConfigDict, task: str, data: SplitData, features: str, probe: str, seed: int) -> ProbeResult:
-    """One probe on one set of features with one seed."""
     if probe == "finetune":
         return _finetune(config, task, data, features, seed)
     d, shared = config.data, dict(task=task, resamples=config.resamples)
@@ -106,8 +105,14 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
     stem = os.path.join(folder, d.name.replace("/", "_"))
     results = Results(os.path.join(folder, "results.csv")) if folder else None
 
+    shared: dict[str, Any] = dict(dataset=dataset, train_split=d.train_split, test_split=d.test_split or "folds")
+    shared |= dict(protocol=facts["protocol"], pool=pool_name(config.pool))
+    shared["encoder"] = f"{encoder.source} {encoder.fingerprint[:12]}"
+    task_of = lambda probe: "regression" if probe == "ridge" else task
+
     def scores(features: str, probe: str, seed: int) -> Scores:
-        key = _key(config, encoder, facts, features, probe, seed)
+        which: dict[str, Any] = dict(features=features, probe=probe, seed=seed, task=task_of(probe))
+        key = ResultKey(**shared, **which, settings=settings_text(config, probe))
         stored = results.find(key) if results is not None and config.resume else None
         if stored is not None:
             return stored
@@ -127,30 +132,12 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
             if probe == "finetune" and features in (BANDS, RCF):
                 continue  # there is nothing to tune
             runs = [scores(features, probe, seed) for seed in config.seeds]
-            rows.append(Row.of(features, probe, "regression" if probe == "ridge" else task, runs))
+            rows.append(Row.of(features, probe, task_of(probe), runs))
     if config.label_fractions and splits is not None:
         facts["label_efficiency"] = _efficiency(config, task, splits)
     if folder:
         save_tables(stem, rows, facts)
     return rows, facts
-
-
-def _key(
-    config: ml_collections.ConfigDict, encoder: PretrainedEncoder, facts: dict[str, Any], features: str, probe: str, seed: int
-) -> ResultKey:
-    return ResultKey(
-        dataset=facts["dataset"],
-        train_split=config.data.train_split,
-        test_split=config.data.test_split or "folds",
-        task="regression" if probe == "ridge" else facts["task"],
-        protocol=facts["protocol"],
-        probe=probe,
-        features=features,
-        encoder=f"{encoder.source} {encoder.fingerprint[:12]}",
-        pool=pool_name(config.pool),
-        settings=settings_text(config, probe),
-        seed=seed,
-    )
 
 
 def _efficiency(config: ml_collections.ConfigDict, task: str, data: SplitData) -> dict[str, list[dict[str, Any]]]:

@@ -22,11 +22,7 @@ def _read(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
 
 
 def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, Rows]:
-    """Check splits and bring their labels to one width.
-
-    Args:
-        task: "multiclass" or "multilabel".
-        splits: name -> split; None is left out.
+    """Check splits and bring their labels to one width; a split that is None is left out.
 
     Returns:
         name -> features (N, D) float32 and labels (N, K) 0/1 int32.
@@ -104,10 +100,7 @@ def folds(labels: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
 
     Args:
         labels: (N,) class indices, or (N, K) 0/1.
-        count: number of folds.
-
-    Returns:
-        Row indices of each fold.
+        count: of folds, whose row indices are returned.
 
     Raises:
         ValueError: `count` is below 2 or above the number of rows.

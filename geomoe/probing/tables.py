@@ -96,8 +96,7 @@ def _title(facts: Mapping[str, Any]) -> str:
 def print_table(rows: Sequence[Row], facts: Mapping[str, Any], console: rich.console.Console | None = None) -> None:
     """Print the table: means and standard deviations over the seeds, and the 95 % interval of the main metric."""
     console = console or rich.console.Console()
-    if console.width < 220:
-        console = rich.console.Console(width=220)
+    console.width = max(console.width, 220)
     table = rich.table.Table(title=_title(facts), box=rich.box.SIMPLE)
     header, cells = table_cells(rows)
     for i, name in enumerate(header):
