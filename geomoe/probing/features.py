@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from geomoe import landsat
-from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder
@@ -89,7 +88,7 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def _ndvi(batch: Mapping[str, np.ndarray], statistics: Statistics) -> np.ndarray:
+def _ndvi(batch: Mapping[str, np.ndarray], statistics: landsat.Statistics) -> np.ndarray:
     """NDVI of the mean reflectance of each patch, (n,); 0 without a valid pixel."""
     weight = batch["valid"][..., None].astype(np.float64)
     mean = (batch["image"] * weight).sum(axis=(1, 2)) / np.maximum(weight.sum(axis=(1, 2)), 1)

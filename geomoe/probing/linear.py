@@ -192,8 +192,8 @@ def fit_logistic(
             scale = 1 / np.sqrt(np.append(1 + c * values / 4, c * n / 4))
             start = jnp.asarray(weights / scale, jnp.float32)
             numbers = [jnp.float32(c), jnp.asarray(scale, jnp.float32), start, jnp.float32(tol)]
-            u, count, losses = solve(*data, *numbers, softmax=softmax, max_iter=max_iter)
-            weights, iterations, objective = np.asarray(u, np.float64) * scale, int(count), float(np.sum(losses))
+            u, count, value = solve(*data, *numbers, softmax=softmax, max_iter=max_iter)
+            weights, iterations, objective = np.asarray(u, np.float64) * scale, int(count), float(value)
         coef, intercept = np.zeros((d, labels.shape[1])), np.where(share == 1, 1e9, -1e9)
         coef[:, columns] = (axes @ weights[:, :d].T) / std[:, None]
         intercept[columns] = weights[:, d] - mean @ coef[:, columns]

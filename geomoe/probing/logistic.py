@@ -38,10 +38,9 @@ def solve(
         start: (K, D + 1) scaled weights to begin with.
 
     Returns:
-        (K, D + 1) scaled weights, number of iterations, objective (G,).
+        (K, D + 1) scaled weights, number of iterations, objective.
     """
-    n, d = z.shape
-    k = y.shape[1]
+    d, k = z.shape[1], y.shape[1]
     groups = 1 if softmax else k
     weights = weight[:, None]
     penalised = jnp.ones(d + 1).at[d].set(0)
@@ -63,11 +62,8 @@ def solve(
         total = values.reshape(-1, k).sum(axis=0)
         return total.sum()[None] if softmax else total
 
-    def spread(values: Array) -> Array:
-        """(G,) -> (K,)."""
-        return jnp.broadcast_to(values, (k,)) if softmax else values
-
     optimizer = optax.scale_by_lbfgs(_MEMORY)
+    spread = lambda values: jnp.broadcast_to(values, (k,))  # (G,) -> (K,)
     flat = lambda u: u.reshape(groups, -1)
 
     def iterate(carry: Any) -> Any:
@@ -111,8 +107,7 @@ def solve(
     carry = (start, logits, grad, state, jnp.zeros(groups, bool), jnp.int32(0))
     u, logits, _, _, _, count = jax.lax.while_loop(lambda c: ~jnp.all(c[4]) & (c[5] < max_iter), iterate, carry)
     if softmax:
-        loss = (jax.nn.logsumexp(logits, axis=1) - jnp.sum(y * logits, axis=1))[:, None] / k * jnp.ones((1, k))
+        loss = jax.nn.logsumexp(logits, axis=1) - jnp.sum(y * logits, axis=1)
     else:
-        loss = jnp.logaddexp(0.0, logits) - y * logits
-    value = per_group(C * weights * loss) + 0.5 * per_group((penalised * (scale * u) ** 2).T)
-    return u, count, value
+        loss = jnp.sum(jnp.logaddexp(0.0, logits) - y * logits, axis=1)
+    return u, count, C * jnp.sum(weight * loss) + 0.5 * jnp.sum(penalised * (scale * u) ** 2)

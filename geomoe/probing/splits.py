@@ -61,11 +61,7 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
 
 
 def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
-    """Check splits with real targets: name -> features (N, D) and targets (N, K), float64; None is left out.
-
-    Raises:
-        ValueError: shapes do not fit, or a value is NaN; the message names the split.
-    """
+    """Check splits with real targets: name -> features (N, D) and targets (N, K), float64; None is left out."""
     out = _read(splits)
     for name, (x, y) in out.items():
         features, targets = x.astype(np.float64), y.astype(np.float64).reshape(len(y), -1)
@@ -79,9 +75,6 @@ def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
 
 def strength_grid(name: str, value: float | str | Sequence[float], sweep: Sequence[float]) -> tuple[list[float], bool]:
     """Give strengths of regularisation (a number, several, or "sweep") in rising order, and whether to choose among them.
-
-    Raises:
-        ValueError: another text; the message has the `name` of the argument.
 
     >>> strength_grid("C", (1.0, 0.1), ()), strength_grid("C", "sweep", (1.0, 2.0)), strength_grid("C", 3.0, ())
     (([0.1, 1.0], True), ([1.0, 2.0], True), ([3.0], False))
@@ -116,18 +109,15 @@ def folds(labels: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
     return [np.sort(order[i::count]) for i in range(count)]
 
 
-def holdout(count: int, seed: int, share: float = 0.2) -> tuple[np.ndarray, np.ndarray]:
-    """Draw a share of `count` rows to hold out: indices of the rows to fit on, and of those held out."""
+def holdout(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a fifth of `count` rows to hold out: indices of the rows to fit on, and of those held out."""
     order = np.random.default_rng(seed).permutation(count)
-    size = max(int(round(share * count)), 1)
+    size = max(int(round(0.2 * count)), 1)
     return order[size:], order[:size]
 
 
 def validation_rows(train: Rows, val: Rows | None, seed: int) -> tuple[Rows, Rows, Rows]:
-    """Give the rows to fit on, those to choose options on, and both together.
-
-    Without a validation split a fifth of the training rows, drawn by `seed`, is held out.
-    """
+    """Give the rows to fit on, those to choose options on (without `val` a `holdout` of the former), and both together."""
     x, y = train
     if val is not None:
         return train, val, (np.concatenate([x, val[0]]), np.concatenate([y, val[1]]))
@@ -143,12 +133,9 @@ def subset(count: int, fraction: float, seed: int) -> np.ndarray:
 def labelled_subset(
     labels: np.ndarray, seed: int, *, fraction: float | None = None, per_class: int | None = None
 ) -> np.ndarray:
-    """Draw rows so that every class is there: indices. Smaller subsets are parts of larger ones of the same seed.
+    """Draw a fraction of the rows, with one of every class at least, or so many rows of each class: indices.
 
-    Args:
-        labels: (N, K) 0/1.
-        fraction: of the rows, in (0, 1]; at least one row of every class is in.
-        per_class: rows of each class instead, as many as it has.
+    Smaller subsets are parts of larger ones of the same seed. Labels are (N, K) 0/1.
     """
     order = np.random.default_rng(seed).permutation(len(labels))
     least = per_class if per_class is not None else 1

@@ -130,19 +130,16 @@ def save_tables(stem: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> Non
 
 
 def read_tables(path: str | os.PathLike) -> tuple[list[Row], dict[str, Any]]:
-    """Read the rows and facts of a JSON file that `save_tables` wrote.
-
-    Raises:
-        ValueError: it is none, or one of another version.
-    """
+    """Read the rows and facts of a JSON file that `save_tables` wrote; ValueError for a file of another version."""
     with open(path) as file:
         facts = json.load(file)
     try:
         rows = [Row(**row) for row in facts.pop("rows")]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no table of this version of geomoe ({error}): run probe.py again") from None
-    intervals = [{name: (low, high) for name, (low, high) in row.intervals.items()} for row in rows]  # JSON has lists
-    return [dataclasses.replace(row, intervals=spans) for row, spans in zip(rows, intervals)], facts
+    for row in rows:
+        row.intervals.update({name: (low, high) for name, (low, high) in row.intervals.items()})  # JSON has lists
+    return rows, facts
 
 
 def verdict(rows: Sequence[Row]) -> str:

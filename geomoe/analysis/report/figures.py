@@ -103,8 +103,7 @@ def usage(routing: Routing) -> str:
     shades = ax.imshow(grid, cmap="viridis", vmin=0, vmax=2, aspect="auto")
     ax.set_xlabel("layer", fontsize=8)
     ax.set_ylabel("expert", fontsize=8)
-    ax.set_xticks(range(depth))
-    ax.set_yticks(range(experts))
+    ax.set(xticks=range(depth), yticks=range(experts))
     for (e, layer), value in np.ndenumerate(grid):
         if np.isfinite(value):
             ax.text(layer, e, f"{value:.2f}", ha="center", va="center", fontsize=6, color="white" if value < 1.2 else "black")

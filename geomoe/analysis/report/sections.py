@@ -20,16 +20,14 @@ from geomoe.analysis.report import figures
 from geomoe.analysis.sensitivity import TRUE, metadata_sensitivity
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
 from geomoe.metadata import FIELDS
-from geomoe.models import MAE
-from geomoe.models.config import NUM_PREFIX_TOKENS
+from geomoe.models import MAE, NUM_PREFIX_TOKENS
 from geomoe.models.reconstruction import reconstruct
 from geomoe.models.routing import Routing
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.config import PRETRAINED
 from geomoe.probing.metrics import TASKS, main_metric
 from geomoe.probing.tables import TITLES, read_tables, table_cells
-from geomoe.training import default_config
-from geomoe.training.config import flatten
+from geomoe.training.config import default_config, flatten
 from geomoe.training.losses import OBJECTIVES
 
 SHOWN = 4  # images that are drawn
