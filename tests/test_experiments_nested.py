@@ -3,7 +3,7 @@
 import numpy as np
 
 from geomoe.experiments import Protocol, cross_validated, nested_choice, scoring
-from geomoe.experiments import nested as module
+from geomoe.experiments import comparison as module
 
 SHORT = Protocol(strengths=(0.1, 1.0), folds=4, seeds=(0, 3))
 

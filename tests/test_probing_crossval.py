@@ -5,7 +5,7 @@ import pytest
 from probing_helpers import problem
 
 from geomoe.probing import cross_validate, knn_probe
-from geomoe.probing.crossval import held_out_scores
+from geomoe.probing.evaluation import held_out_scores
 
 
 def test_cross_validation_scores_every_row_by_others():

@@ -5,7 +5,7 @@ import pytest
 from probing_helpers import blobs
 
 from geomoe.probing import knn_probe, linear_probe, ridge_probe
-from geomoe.probing.inputs import labelled_splits, regression_splits, strength_grid
+from geomoe.probing.splits import labelled_splits, regression_splits, strength_grid
 
 
 @pytest.mark.parametrize("task", ["multiclass", "multilabel"])

@@ -22,9 +22,17 @@ from geomoe.pretrained import PretrainedEncoder
 Metadata = tuple[jax.Array, ...]  # week, hour, lat, lon (N, 2)
 
 
+def _inputs(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], layer: int) -> tuple[ModelConfig, Any, Any, Metadata]:
+    """Config, parameters, images and metadata, for a layer that there is."""
+    cfg = encoder.config
+    if not 0 <= layer < cfg.depth:
+        raise ValueError(f"layer {layer} is not one of the {cfg.depth} layers, 0 to {cfg.depth - 1}")
+    metadata = tuple(jnp.asarray(batch[name]) for name in FIELDS)
+    return cfg, encoder.params["encoder"], jnp.asarray(batch["image"]), metadata
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _contributions(config: ModelConfig, layer: int, params: Any, images: jax.Array, metadata: Metadata) -> jax.Array:
-    """Norm of what each expert of a layer adds to each token: (N, T, E)."""
     out = encode(config, params, images, *metadata)
     x, gates = out.mixture_inputs[layer], out.gates[layer]
     experts = ExpertParams(**params[f"block_{layer:02d}"]["moe"]["experts"])
@@ -38,9 +46,8 @@ def contribution_norms(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarra
     Args:
         batch: image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2).
     """
-    _check_layer(encoder.config, layer)
-    images, metadata = jnp.asarray(batch["image"]), tuple(jnp.asarray(batch[name]) for name in FIELDS)
-    return np.asarray(_contributions(encoder.config, layer, encoder.params["encoder"], images, metadata))
+    config, *inputs = _inputs(encoder, batch, layer)
+    return np.asarray(_contributions(config, layer, *inputs))
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -60,25 +67,17 @@ def ablation_effects(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray]
     Raises:
         ValueError: the layer has no more experts than are chosen, so that none can be left out.
     """
-    cfg = encoder.config
-    _check_layer(cfg, layer)
+    cfg, params, images, metadata = _inputs(encoder, batch, layer)
     experts = cfg.num_experts(layer)
     if experts <= cfg.top_k:
         raise ValueError(f"layer {layer} has {experts} experts and chooses {cfg.top_k}: none can be left out")
-    images, metadata = jnp.asarray(batch["image"]), tuple(jnp.asarray(batch[name]) for name in FIELDS)
-    whole = np.asarray(_tokens(cfg, encoder.params["encoder"], images, metadata))
-    scale = np.linalg.norm(whole, axis=-1).mean()
+    whole = np.asarray(_tokens(cfg, params, images, metadata))
     side = cfg.img_size // cfg.patch_size
     maps = []
     for e in range(experts):
-        params = jax.tree.map(lambda leaf: leaf, encoder.params["encoder"])  # new dicts, the same leaves
-        clean = params[f"block_{layer:02d}"]["moe"]["router"]["clean"]
+        without = jax.tree.map(lambda leaf: leaf, params)  # new dicts, the same leaves
+        clean = without[f"block_{layer:02d}"]["moe"]["router"]["clean"]
         clean["bias"] = np.asarray(clean["bias"]) - 1e9 * np.eye(experts, dtype=np.float32)[e]
-        moved = np.asarray(_tokens(cfg, params, images, metadata)) - whole
-        maps.append(np.linalg.norm(moved[:, NUM_PREFIX_TOKENS:], axis=-1).reshape(-1, side, side) / scale)
-    return np.stack(maps)
-
-
-def _check_layer(config: ModelConfig, layer: int) -> None:
-    if not 0 <= layer < config.depth:
-        raise ValueError(f"layer {layer} is not one of the {config.depth} layers, 0 to {config.depth - 1}")
+        moved = np.asarray(_tokens(cfg, without, images, metadata)) - whole
+        maps.append(np.linalg.norm(moved[:, NUM_PREFIX_TOKENS:], axis=-1).reshape(-1, side, side))
+    return np.stack(maps) / np.linalg.norm(whole, axis=-1).mean()

@@ -22,30 +22,19 @@ _LOCATION, _TIME = ("lat", "lon"), ("week", "hour")
 
 @dataclasses.dataclass(frozen=True)
 class Sensitivity:
-    """One change of the metadata.
+    """One change of the metadata, and main metrics of probes, None without labels."""
 
-    Attributes:
-        change: what was done.
-        cosine: mean cosine similarity of an image's embedding with that under the true metadata, both centred on the mean of
-            all true embeddings.
-        score: main metric of a probe that was fitted on embeddings with true metadata, on changed ones; None without labels.
-        refitted: of a probe fitted and scored on changed embeddings; None without labels.
-    """
-
-    change: str
-    cosine: float
-    score: float | None
-    refitted: float | None
+    change: str  # what was done
+    cosine: float  # mean similarity of embeddings with those under true metadata, both centred on the mean of the true ones
+    score: float | None  # of a probe that was fitted on embeddings with true metadata, on changed ones
+    refitted: float | None  # of a probe fitted and scored on changed embeddings
 
 
 def _changes(fields: Mapping[str, np.ndarray], seed: int) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     order = np.random.default_rng(seed).permutation(len(fields["lat"]))
 
-    def without(*names: str) -> dict[str, np.ndarray]:
-        return {k: np.zeros_like(v) if k in names else v for k, v in fields.items()}
-
-    def shuffled(*names: str) -> dict[str, np.ndarray]:
-        return {k: v[order] if k in names else v for k, v in fields.items()}
+    def replaced(values: Mapping[str, np.ndarray], *names: str) -> dict[str, np.ndarray]:
+        return {**fields, **{name: values[name] for name in names}}
 
     def shifted(name: str, degrees: float) -> dict[str, np.ndarray]:
         angle = np.radians(degrees)
@@ -53,13 +42,15 @@ def _changes(fields: Mapping[str, np.ndarray], seed: int) -> Iterator[tuple[str,
         # [sin, cos] of angle + shift; a missing value, [0, 0], stays missing
         return {**fields, name: fields[name] @ rotation}
 
+    missing = {name: np.zeros_like(v) for name, v in fields.items()}
+    shuffled = {name: v[order] for name, v in fields.items()}
     yield TRUE, dict(fields)
-    yield "no location", without(*_LOCATION)
-    yield "no time", without(*_TIME)
-    yield "no metadata", without(*FIELDS)
-    yield "locations shuffled", shuffled(*_LOCATION)
-    yield "times shuffled", shuffled(*_TIME)
-    yield "locations and times shuffled", shuffled(*FIELDS)
+    yield "no location", replaced(missing, *_LOCATION)
+    yield "no time", replaced(missing, *_TIME)
+    yield "no metadata", missing
+    yield "locations shuffled", replaced(shuffled, *_LOCATION)
+    yield "times shuffled", replaced(shuffled, *_TIME)
+    yield "locations and times shuffled", shuffled
     yield "longitude shifted by 30 degrees", shifted("lon", 30)
     yield "week shifted by half a year", shifted("week", 180)
     yield "hour shifted by 6 hours", shifted("hour", 90)
@@ -83,8 +74,7 @@ def metadata_sensitivity(
         fields: week, hour, lat, lon (N, 2), as from `geomoe.metadata.encode`.
         labels: (N, K) 0/1, for the probe: fitted on one half of the images, scored on the other (C = 1, standardised).
         task: "multiclass" or "multilabel"; needed with labels.
-        pool: as for `PretrainedEncoder.embed`.
-        batch_size: images at once.
+        pool, batch_size: as for `PretrainedEncoder.embed`.
         seed: of the shuffling and of the halves.
 
     Returns:
@@ -96,9 +86,7 @@ def metadata_sensitivity(
     if labels is not None and task is None:
         raise ValueError("labels need a task: 'multiclass' or 'multilabel'")
     fields = {name: np.asarray(fields[name], np.float32) for name in FIELDS}
-    count = len(images)
-    order = np.random.default_rng(seed + 1).permutation(count)
-    train, test = order[: count // 2], order[count // 2 :]
+    train, test = np.split(np.random.default_rng(seed + 1).permutation(len(images)), [len(images) // 2])
 
     def score(fitted: np.ndarray, scored: np.ndarray) -> float | None:
         if labels is None or task is None:

@@ -1,43 +1,39 @@
-"""Recipes pretrained for the same time and scored in the same way."""
+"""Recipes pretrained for the same time and scored in the same way; and the choice among them by nested folds."""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
-from geomoe.experiments.nested import NestedChoice, nested_choice
-from geomoe.experiments.recipe import UNTRAINED, Run, pretrain
-from geomoe.experiments.scoring import BASELINES, POOLS, WHOLE, Protocol, Scorer, ViewScore, embed_pools, load_patches, views_of
+from geomoe.experiments.recipe import UNTRAINED, pretrain
+from geomoe.experiments.scoring import BASELINES, POOLS, STANDARD, WHOLE, Protocol, Scorer, embed_pools, load_patches, views_of
 from geomoe.models.pooling import Pool, pool_name
 from geomoe.pretrained import load
 from geomoe.probing.config import RANDOM
+from geomoe.probing.evaluation import held_out_scores
+from geomoe.probing.linear import fit_logistic
 from geomoe.probing.results import RowFile
+from geomoe.probing.splits import Rows, folds
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What recipes are compared by.
+    """What recipes are compared by; dataset, split, data_dir and transfer as for `Scorer`."""
 
-    Attributes:
-        minutes: of pretraining, compiling aside.
-        output: folder of the runs and of scores.csv.
-        dataset, split, data_dir, transfer: as for `Scorer`.
-        pools: to score.
-        protocol: of the scores.
-    """
-
-    minutes: float
-    output: str
+    minutes: float  # of pretraining, compiling aside
+    output: str  # folder of the runs and of scores.csv
     dataset: str
     split: str
     data_dir: str
     transfer: str = ""
     pools: tuple[Pool, ...] = POOLS
-    protocol: Protocol = Protocol()
+    protocol: Protocol = STANDARD
 
     def run_folder(self, recipe: str, seed: int) -> str:
         """The run directory of a recipe."""
@@ -51,32 +47,20 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Score:
-    """One row of scores.csv: a pool of one pretrained encoder (or a baseline) on one view of the patches.
-
-    Attributes:
-        recipe, seed: what was pretrained, and from which seed.
-        minutes: that were asked for; 0 without training.
-        seconds, steps, images_per_second, least_used_expert: see `Run`.
-        pool, view, micro_mAP, macro_mAP, transfer: see `ViewScore`.
-    """
+    """One row of scores.csv: a pool of one pretrained encoder (or a baseline) on one view of the patches."""
 
     recipe: str
     seed: int
-    minutes: float
-    seconds: float
+    minutes: float  # that were asked for; 0 without training
+    seconds: float  # this and what follows: see `Run`
     steps: int
     images_per_second: float
     least_used_expert: float
-    pool: str
+    pool: str  # this and what follows: see `ViewScore`
     view: str
     micro_mAP: float
     macro_mAP: float
     transfer: float
-
-    @classmethod
-    def of(cls, recipe: str, seed: int, minutes: float, run: Run, scores: ViewScore) -> Score:
-        """Join what a row is of and what it scores."""
-        return cls(recipe, seed, minutes, *dataclasses.astuple(run), *dataclasses.astuple(scores))
 
 
 def read_scores(path: str) -> list[Score]:
@@ -117,22 +101,62 @@ def compare(recipes: Mapping[str, ml_collections.ConfigDict], seeds: Sequence[in
             encoder = load(workdir)
             if scorer is None or scorer.statistics != encoder.statistics:
                 scorer = Scorer(encoder, c.dataset, c.split, c.data_dir, c.transfer, c.protocol)
-            rows = [Score.of(recipe, seed, c.minutes, run, row) for row in scorer.scores(encoder, missing)]
+            rows = [Score(recipe, seed, c.minutes, *(run + row)) for row in scorer.scores(encoder, missing)]
             if missing := _missing(scores, RANDOM, seed, 0.0, c.pools):
                 random = encoder.random_weights(seed)
-                rows += [Score.of(RANDOM, seed, 0.0, UNTRAINED, row) for row in scorer.scores(random, missing)]
+                rows += [Score(RANDOM, seed, 0.0, *(UNTRAINED + row)) for row in scorer.scores(random, missing)]
             if not set(BASELINES) <= {(s.recipe, s.pool) for s in scores if s.seed == seed}:
-                baselines = scorer.baselines(seed)
-                rows += [Score.of(name, seed, 0.0, UNTRAINED, row) for (name, _), row in baselines.items()]
+                rows += [Score(name, seed, 0.0, *(UNTRAINED + row)) for (name, _), row in scorer.baselines(seed).items()]
             file.append(rows)
     names, untrained = {pool_name(pool) for pool in c.pools}, {name for name, _ in BASELINES}
     return [score for score in read_scores(c.scores_path) if score.pool in names or score.recipe in untrained]
 
 
+class NestedChoice(NamedTuple):
+    """Score of a choice: of the rows of all folds, means over the seeds."""
+
+    micro_mAP: float
+    macro_mAP: float
+    counts: dict[str, int]  # how often each candidate was chosen, the most frequent first
+
+
+def nested_choice(candidates: Mapping[str, np.ndarray], labels: np.ndarray, protocol: Protocol = STANDARD) -> NestedChoice:
+    """Score the choosing among features, not the best of them.
+
+    In each fold the candidate and its C are those with the highest micro mAP in cross-validation within the other folds; the
+    fold is then scored by them: the rows that a choice is scored on have no part in it.
+
+    Args:
+        candidates: name -> (N, D).
+        labels: (N, K) 0/1.
+        protocol: of the folds, C and scores; the inner folds are one less.
+    """
+    counts: collections.Counter[str] = collections.Counter()
+    total = np.zeros(2)
+    for seed in protocol.seeds:
+
+        def fit(train: Rows, test: Rows, seed: int = seed) -> np.ndarray:
+            (rows, y), (test_rows, _) = train, test
+            inner = folds(y, protocol.folds - 1, seed)
+            micro: dict[tuple[str, float], float] = {}
+            for candidate, features in candidates.items():
+                path = held_out_scores(features[rows], y, inner, protocol.path)
+                micro |= {(candidate, C): protocol.micro_macro(y, z)[0] for C, z in zip(protocol.strengths, path)}
+            name, strength = max(micro, key=micro.__getitem__)
+            counts[name] += 1
+            features = candidates[name]
+            model = fit_logistic(features[rows], y, task="multilabel", C=strength, standardise=True)[0]
+            return model.probabilities(features[test_rows])
+
+        parts = folds(labels, protocol.folds, seed)
+        total += protocol.micro_macro(labels, held_out_scores(np.arange(len(labels)), labels, parts, fit))
+    micro, macro = total / len(protocol.seeds)
+    return NestedChoice(float(micro), float(macro), dict(counts.most_common()))
+
+
 def choose(recipes: Iterable[str], seed: int, comparison: Comparison) -> NestedChoice:
     """Choose by nested folds among the runs of recipes with one seed, each with every pool ("recipe, pool")."""
-    candidates: dict[str, np.ndarray] = {}
-    labels = np.zeros(0)
+    candidates, labels = {}, np.zeros(0)
     for recipe in recipes:
         encoder = load(comparison.run_folder(recipe, seed))
         patches = load_patches(encoder, comparison.dataset, comparison.split, comparison.data_dir)

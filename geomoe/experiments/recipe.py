@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
-import importlib.util
 import os
+import runpy
 import statistics
 import tempfile
+from typing import NamedTuple
 
 import ml_collections
 
@@ -16,21 +16,13 @@ from geomoe.training import loop, read_run
 _TIMING_STEPS = 12
 
 
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What pretraining took.
+class Run(NamedTuple):
+    """What pretraining took."""
 
-    Attributes:
-        seconds: that the steps took, without compiling.
-        steps: of the run.
-        images_per_second: median over the run.
-        least_used_expert: share of the held-out tokens of the least used expert of any block, over an even share.
-    """
-
-    seconds: float
+    seconds: float  # that the steps took, without compiling
     steps: int
-    images_per_second: float
-    least_used_expert: float
+    images_per_second: float  # median over the run
+    least_used_expert: float  # share of the held-out tokens of the least used expert of any block, over an even share
 
 
 UNTRAINED = Run(0.0, 0, float("nan"), float("nan"))
@@ -44,20 +36,23 @@ def load_recipe(path: str | os.PathLike) -> ml_collections.ConfigDict:
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"there is no recipe {path}")
-    spec = importlib.util.spec_from_file_location("recipe", path)
-    if spec is None or spec.loader is None:
+    if not os.fspath(path).endswith(".py"):
         raise ValueError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
+    recipe = runpy.run_path(os.fspath(path))
+    if "get_config" not in recipe:
         raise ValueError(f"{path} has no get_config()")
-    return module.get_config()
+    return recipe["get_config"]()
 
 
-def _metrics(workdir: str, column: str) -> list[float]:
-    """A column of a run's metrics.csv, the rows that have it."""
+def _train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, list[float]]:
+    """Train, and read two columns of the run's metrics.csv: the values of the rows that have them."""
+    result = loop.train(config, workdir)
+    if not result.finished:  # a run that was asked to stop ends the comparison as well; its checkpoint stays
+        raise SystemExit(f"stopped at step {result.step}; the same command goes on from there")
     with open(os.path.join(workdir, "metrics.csv"), newline="") as file:
-        return [float(row[column]) for row in csv.DictReader(file) if row[column]]
+        rows = list(csv.DictReader(file))
+    columns = ("images_per_second", "val_least_used_expert")
+    return {column: [float(row[column]) for row in rows if row.get(column)] for column in columns}
 
 
 def steps_in(config: ml_collections.ConfigDict, minutes: float) -> int:
@@ -69,15 +64,8 @@ def steps_in(config: ml_collections.ConfigDict, minutes: float) -> int:
         config.log.eval_batches = 1
         config.log.images = 0
     with tempfile.TemporaryDirectory() as folder:
-        _stop_unless_finished(loop.train(config, folder))
-        rate = _metrics(folder, "images_per_second")[-1]
+        rate = _train(config, folder)["images_per_second"][-1]
     return max(int(minutes * 60 * rate / config.train.batch_size), 1)
-
-
-def _stop_unless_finished(result: loop.RunResult) -> None:
-    """A run that was asked to stop ends the comparison as well; its checkpoint stays."""
-    if not result.finished:
-        raise SystemExit(f"stopped at step {result.step}; the same command goes on from there")
 
 
 def pretrain(config: ml_collections.ConfigDict, minutes: float, seed: int, workdir: str) -> Run:
@@ -89,8 +77,7 @@ def pretrain(config: ml_collections.ConfigDict, minutes: float, seed: int, workd
         config.train.num_steps = read_run(workdir)["total_steps"] if started else steps_in(config, minutes)
         config.log.eval_every_steps = config.checkpoint.every_steps = max(config.train.num_steps // 4, 1)
         config.log.images = 0
-    _stop_unless_finished(loop.train(config, workdir))
-    rates = _metrics(workdir, "images_per_second")
+    metrics, steps = _train(config, workdir), config.train.num_steps
+    rates = metrics["images_per_second"]
     rate = statistics.median(rates[1:] or rates)  # the first one is compiling
-    steps = config.train.num_steps
-    return Run(steps * config.train.batch_size / rate, steps, rate, _metrics(workdir, "val_least_used_expert")[-1])
+    return Run(steps * config.train.batch_size / rate, steps, rate, metrics["val_least_used_expert"][-1])

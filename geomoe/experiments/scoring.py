@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import average_precision_score
@@ -20,22 +20,15 @@ from geomoe import data, metadata
 from geomoe.data import preprocess
 from geomoe.models.pooling import Pool, check_pool, pool_name, pool_width
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
-from geomoe.probing.baselines import RandomConvFeatures, band_statistics
 from geomoe.probing.config import BANDS, RCF
-from geomoe.probing.crossval import held_out_scores
-from geomoe.probing.features import load_images
+from geomoe.probing.evaluation import held_out_scores
+from geomoe.probing.features import RandomConvFeatures, band_statistics, load_images
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.splits import Rows, folds
 
 SMALL = 22  # side of the crops that are resized to the model's size, in pixels
-POOLS: tuple[Pool, ...] = (
-    "mean",
-    "unit_mean",
-    "stages",
-    ("mean", "metadata"),
-    ("unit_mean", "metadata"),
-    ("stages", "metadata"),
-)
+_POOLINGS = ("mean", "unit_mean", "stages")
+POOLS: tuple[Pool, ...] = (*_POOLINGS, *((name, "metadata") for name in _POOLINGS))
 WHOLE, NO_METADATA, CROPPED = VIEWS = ("whole patch", "no metadata", f"{SMALL} x {SMALL}")
 METADATA = "metadata alone"
 # Name and pool of the features without training: with "metadata" the probe is given it as well.
@@ -46,18 +39,12 @@ _TRANSFER_C = 0.1
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
-    """How features are scored.
+    """How features are scored."""
 
-    Attributes:
-        strengths: C, of which the best is taken.
-        folds, seeds: number of folds, and seeds that they are drawn by.
-        min_positives: of a class that counts in the macro average.
-    """
-
-    strengths: tuple[float, ...] = (0.01, 0.1, 1.0)
+    strengths: tuple[float, ...] = (0.01, 0.1, 1.0)  # C, of which the best is taken
     folds: int = 5
-    seeds: tuple[int, ...] = (0, 1, 2)
-    min_positives: int = 8
+    seeds: tuple[int, ...] = (0, 1, 2)  # that the folds are drawn by
+    min_positives: int = 8  # of a class that counts in the macro average
 
     def path(self, train: Rows, test: Rows) -> np.ndarray:
         """Fit on training rows with each C; probabilities (strengths, n, K) of test rows."""
@@ -71,7 +58,10 @@ class Protocol:
         return np.array([average_precision_score(labels, scores, average="micro"), macro])
 
 
-def cross_validated(features: np.ndarray, labels: np.ndarray, protocol: Protocol = Protocol()) -> tuple[float, float]:  # noqa: B008
+STANDARD = Protocol()
+
+
+def cross_validated(features: np.ndarray, labels: np.ndarray, protocol: Protocol = STANDARD) -> tuple[float, float]:
     """Score features (N, D) on labels (N, K) 0/1: micro and macro mAP, means over the seeds, of the best C by micro mAP."""
     sums = np.zeros((len(protocol.strengths), 2))
     for seed in protocol.seeds:
@@ -81,22 +71,14 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, protocol: Protocol
     return float(micro), float(macro)
 
 
-@dataclasses.dataclass(frozen=True)
-class Patches:
-    """Labelled patches in memory, as a model takes them.
+class Patches(NamedTuple):
+    """Labelled patches in memory, as a model takes them."""
 
-    Attributes:
-        whole, cropped: (N, S, S, C) z-scored, cropped in the middle to the model's size, and to 22 x 22 first.
-        valid: (N, S, S) of the whole ones.
-        metadata: week, hour, lat, lon (N, 2).
-        labels: (N, K) 0/1.
-    """
-
-    whole: np.ndarray
-    cropped: np.ndarray
-    valid: np.ndarray
-    metadata: list[np.ndarray]
-    labels: np.ndarray
+    whole: np.ndarray  # (N, S, S, C) z-scored, cropped in the middle to the model's size
+    cropped: np.ndarray  # (N, S, S, C) z-scored, cropped to 22 x 22 and resized
+    valid: np.ndarray  # (N, S, S) of the whole ones
+    metadata: list[np.ndarray]  # week, hour, lat, lon (N, 2)
+    labels: np.ndarray  # (N, K) 0/1
 
     def view(self, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
         """Images and metadata of one of `VIEWS`; without metadata it is zeros."""
@@ -137,21 +119,14 @@ def views_of(pool: Pool) -> tuple[str, ...]:
     return tuple(view for view in VIEWS if view != NO_METADATA or "metadata" not in check_pool(pool))
 
 
-@dataclasses.dataclass(frozen=True)
-class ViewScore:
-    """Scores of one pool on one view of the patches.
-
-    Attributes:
-        pool, view: name of the pool, and one of `VIEWS`.
-        micro_mAP, macro_mAP: of the protocol.
-        transfer: micro mAP on another dataset, by a probe fitted there; NaN where there is none.
-    """
+class ViewScore(NamedTuple):
+    """Scores of one pool on one view of the patches, by the protocol."""
 
     pool: str
-    view: str
+    view: str  # one of `VIEWS`
     micro_mAP: float
     macro_mAP: float
-    transfer: float
+    transfer: float  # micro mAP on another dataset, by a probe fitted there; NaN where there is none
 
 
 class Scorer:
@@ -160,8 +135,7 @@ class Scorer:
     Args:
         encoder: whose image size and statistics the patches are brought to.
         name, split, data_dir: a prepared dataset with labels.
-        transfer: another prepared dataset with labels and splits "train" and "test", z-scored by its own statistics; "" for
-            none.
+        transfer: another one, with splits "train" and "test", z-scored by its own statistics; "" for none.
         protocol: of the scores.
     """
 
@@ -172,7 +146,7 @@ class Scorer:
         split: str,
         data_dir: str,
         transfer: str = "",
-        protocol: Protocol = Protocol(),  # noqa: B008  (frozen)
+        protocol: Protocol = STANDARD,
     ):
         self.statistics, self.protocol = encoder.statistics, protocol
         self.patches = load_patches(encoder, name, split, data_dir)
@@ -205,13 +179,12 @@ class Scorer:
         }
         rows = {}
         for name, pool in BASELINES:
-
-            def features(patches: Patches, name: str = name, pool: str = pool) -> np.ndarray:
-                return np.concatenate([*make[name](patches), *(patches.metadata if pool else ())], axis=1)
-
-            scores = cross_validated(features(self.patches), self.patches.labels, self.protocol)
-            transfer = self._transferred([features(patches) for patches in self.transfer])
-            rows[name, pool] = ViewScore(pool, WHOLE if pool else NO_METADATA, *scores, transfer)
+            z, *others = (
+                np.concatenate([*make[name](patches), *(patches.metadata if pool else ())], axis=1)
+                for patches in (self.patches, *self.transfer)
+            )
+            scores = cross_validated(z, self.patches.labels, self.protocol)
+            rows[name, pool] = ViewScore(pool, WHOLE if pool else NO_METADATA, *scores, self._transferred(others))
         return rows
 
     def _transferred(self, features: Sequence[np.ndarray]) -> float:

@@ -7,26 +7,12 @@ import os
 import statistics
 from collections.abc import Sequence
 
-from geomoe.experiments.comparison import Comparison, Score
-from geomoe.experiments.nested import NestedChoice
-from geomoe.experiments.scoring import CROPPED, NO_METADATA, WHOLE
+from geomoe.experiments.comparison import Comparison, NestedChoice, Score
+from geomoe.experiments.scoring import CROPPED, NO_METADATA, VIEWS, WHOLE
 from geomoe.files import atomic_open
 from geomoe.probing.tables import markdown_table, spread
 
 BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
-_HEADER = (
-    "recipe",
-    "minutes",
-    "seeds",
-    "pooling",
-    "micro mAP",
-    "macro mAP",
-    NO_METADATA,
-    CROPPED,
-    "transfer",
-    "images/s",
-    "least used expert",
-)
 
 
 def markdown(scores: Sequence[Score]) -> str:
@@ -34,21 +20,19 @@ def markdown(scores: Sequence[Score]) -> str:
     groups: dict[tuple[float, str, str], list[Score]] = {}
     for score in scores:
         groups.setdefault((-score.minutes, score.recipe, score.pool), []).append(score)
-    return markdown_table(_HEADER, [_cells(group) for _, group in sorted(groups.items())], text=4)
+    header = ["recipe", "minutes", "seeds", "pooling", "micro mAP", "macro mAP", NO_METADATA, CROPPED, "transfer"]
+    return markdown_table(
+        [*header, "images/s", "least used expert"], [_cells(group) for _, group in sorted(groups.items())], text=4
+    )
 
 
 def _cells(rows: Sequence[Score]) -> list[str]:
-    def column(name: str, rows: Sequence[Score]) -> str:
-        return spread([value for row in rows if not math.isnan(value := getattr(row, name))])
-
-    def of_view(view: str) -> list[Score]:
-        return [row for row in rows if row.view == view]
-
-    main = of_view(WHOLE) or rows
-    first = rows[0]
+    views = {view: [row for row in rows if row.view == view] for view in VIEWS}
+    main, first = views[WHOLE] or rows, rows[0]
+    columns = [("micro_mAP", main), ("macro_mAP", main), ("micro_mAP", views[NO_METADATA]), ("micro_mAP", views[CROPPED])]
+    values = [[getattr(row, name) for row in group] for name, group in (*columns, ("transfer", main))]
     cells = [first.recipe, f"{first.minutes:g}", str(len({row.seed for row in rows})), first.pool]
-    cells += [column("micro_mAP", main), column("macro_mAP", main)]
-    cells += [column("micro_mAP", of_view(NO_METADATA)), column("micro_mAP", of_view(CROPPED)), column("transfer", main)]
+    cells += [spread([value for value in column if not math.isnan(value)]) for column in values]
     if not first.minutes:
         return [*cells, "", ""]
     rate = statistics.fmean(row.images_per_second for row in main)

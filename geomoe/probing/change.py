@@ -8,10 +8,8 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from geomoe.probing.knn import METRICS
-from geomoe.probing.linear import fit_logistic
-from geomoe.probing.linear_model import LinearModel
-from geomoe.probing.metrics import bootstrap, classification_metrics
-from geomoe.probing.scoring import ProbeResult
+from geomoe.probing.linear import LinearModel, fit_logistic
+from geomoe.probing.metrics import ProbeResult, classification_result
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # before (N, D), after (N, D), changed (N,) bool
 
@@ -77,14 +75,13 @@ def change_probe(
         decided = distance >= threshold if inclusive else distance > threshold
         score = np.searchsorted(np.sort(train_distance), distance) / len(train_distance)
         settings["threshold"] = threshold
-    labels, predictions, scores = _columns(truth), _columns(decided), np.stack([1 - score, score], axis=1)
-    metrics = classification_metrics(labels, predictions, scores, "multiclass")
-    metrics["f1"] = float(2 * (decided & truth).sum() / max(decided.sum() + truth.sum(), 1))
+    scores = np.stack([1 - score, score], axis=1)
+    result = classification_result(_columns(truth), scores, "multiclass", settings, resamples, model, _columns(decided))
+    result.metrics["f1"] = float(2 * (decided & truth).sum() / max(decided.sum() + truth.sum(), 1))
     if truth.any() and not truth.all():
-        metrics["auroc"] = float(roc_auc_score(truth, score))
-        metrics["average_precision"] = float(average_precision_score(truth, score))
-    intervals = bootstrap(labels, predictions, scores, "multiclass", resamples) if resamples else {}
-    return ProbeResult(metrics, predictions, scores, settings, intervals, model)
+        result.metrics["auroc"] = float(roc_auc_score(truth, score))
+        result.metrics["average_precision"] = float(average_precision_score(truth, score))
+    return result
 
 
 def _columns(changed: np.ndarray) -> np.ndarray:

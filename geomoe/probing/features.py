@@ -1,35 +1,31 @@
-"""A prepared dataset -> features, labels and targets; or its images, for probes that need them."""
+"""A prepared dataset as features, labels and targets, or as images; and features without training, which should be beaten."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from geomoe import landsat
-from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder
-from geomoe.probing.baselines import band_statistics
+
+Array = jax.Array
 
 TARGETS = ("ndvi", "latitude", "longitude")  # what a regression may learn
 Baseline = Callable[[np.ndarray, np.ndarray], np.ndarray]  # images (n, S, S, C) z-scored, valid (n, S, S) -> (n, D)
 
 
 class Features(NamedTuple):
-    """Features of a split, for several feature sets at once.
+    """Features of a split, for several feature sets at once."""
 
-    Attributes:
-        sets: name -> (N, D) float32.
-        labels: (N, K) int32.
-        targets: name -> (N,): "ndvi", of the mean reflectance over the valid pixels; "latitude" and "longitude" in degrees.
-    """
-
-    sets: dict[str, np.ndarray]
-    labels: np.ndarray
-    targets: dict[str, np.ndarray]
+    sets: dict[str, np.ndarray]  # name -> (N, D) float32
+    labels: np.ndarray  # (N, K) int32
+    targets: dict[str, np.ndarray]  # -> (N,): "ndvi" of the valid pixels' mean reflectance; "latitude", "longitude" in degrees
 
 
 def _batches(
@@ -74,22 +70,25 @@ def embed_split(
     """
     first = next(iter(encoders.values()))
     baselines = {"band statistics": band_statistics} if baselines is None else baselines
-    parts: dict[str, list[np.ndarray]] = {key: [] for key in (*baselines, *encoders)}
-    columns: dict[str, list[np.ndarray]] = {key: [] for key in ("labels", *TARGETS)}
+    sets, columns = [], []
     for batch in _batches(first, name, split, drop, None, {**options, "batch_size": batch_size}):
-        for key, baseline in baselines.items():
-            parts[key].append(baseline(batch["image"], batch["valid"]))
-        metadata = [batch[field] for field in FIELDS]
-        for key, encoder in encoders.items():
-            parts[key].append(encoder.embed_batch(batch["image"], metadata, pool, batch_size))
-        for key in ("labels", "latitude", "longitude"):
-            columns[key].append(batch[key])
-        columns["ndvi"].append(_ndvi(batch, first.statistics))
-    joined = {key: np.concatenate(value) for key, value in columns.items()}
-    return Features({key: np.concatenate(value) for key, value in parts.items()}, joined.pop("labels"), joined)
+        image, metadata = batch["image"], [batch[field] for field in FIELDS]
+        embedded = {key: encoder.embed_batch(image, metadata, pool, batch_size) for key, encoder in encoders.items()}
+        sets.append({key: baseline(image, batch["valid"]) for key, baseline in baselines.items()} | embedded)
+        columns.append(
+            {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, first.statistics)}
+        )
+    joined = _joined(columns)
+    return Features(_joined(sets), joined.pop("labels"), joined)
 
 
-def _ndvi(batch: Mapping[str, np.ndarray], statistics: Statistics) -> np.ndarray:
+def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    if not parts:
+        raise ValueError("the split is empty")
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _ndvi(batch: Mapping[str, np.ndarray], statistics: landsat.Statistics) -> np.ndarray:
     """NDVI of the mean reflectance of each patch, (n,); 0 without a valid pixel."""
     weight = batch["valid"][..., None].astype(np.float64)
     mean = (batch["image"] * weight).sum(axis=(1, 2)) / np.maximum(weight.sum(axis=(1, 2)), 1)
@@ -110,5 +109,59 @@ def load_images(
         **options: data_dir, resize_mode, clip, hour, batch_size, as for `geomoe.data.load`; img_size and statistics where they
             are not to be the encoder's.
     """
-    parts = list(_batches(encoder, name, split, drop, limit, options))
-    return {key: np.concatenate([part[key] for part in parts])[:limit] for key in ("image", "valid", *FIELDS, "labels")}
+    batch = _joined(list(_batches(encoder, name, split, drop, limit, options)))
+    return {key: batch[key][:limit] for key in ("image", "valid", *FIELDS, "labels")}
+
+
+def band_statistics(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Compute mean and standard deviation of each band over the valid pixels: (N, H, W, C), (N, H, W) -> (N, 2 * C).
+
+    An image without a valid pixel gives zeros.
+    """
+    weight = valid[..., None].astype(np.float64)
+    count = np.maximum(weight.sum(axis=(1, 2)), 1)
+    mean = (images * weight).sum(axis=(1, 2)) / count
+    variance = (np.square(images - mean[:, None, None]) * weight).sum(axis=(1, 2)) / count
+    return np.concatenate([mean, np.sqrt(variance)], axis=1).astype(np.float32)
+
+
+class RandomConvFeatures:
+    """Random convolutional features (Rolf et al. 2021, "A generalizable and accessible approach ...", MOSAIKS).
+
+    Filters are patches of the data, whitened; an image's feature is the mean of the rectified response of each filter.
+
+    Args:
+        images: (N, H, W, C) z-scored: the training images that patches are drawn from.
+        num_filters: K.
+        size: of a filter, in pixels.
+        epsilon: added to the variances in whitening (ZCA), relative to their mean.
+        seed: of the patches drawn.
+    """
+
+    def __init__(self, images: np.ndarray, num_filters: int = 256, size: int = 4, epsilon: float = 1e-3, seed: int = 0):
+        n, height, width, channels = images.shape
+        if n == 0 or min(height, width) < size:
+            raise ValueError(f"images {images.shape} hold no patch of {size} x {size}")
+        rng = np.random.default_rng(seed)
+        count = max(20 * size * size * channels, num_filters)  # enough for the covariance
+        rows, tops, lefts = (rng.integers(0, top, count) for top in (n, height - size + 1, width - size + 1))
+        patches = np.stack([images[i, y : y + size, x : x + size].reshape(-1) for i, y, x in zip(rows, tops, lefts)])
+        patches = patches.astype(np.float64)
+        mean = patches.mean(axis=0)
+        values, axes = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
+        whiten = (axes / np.sqrt(np.maximum(values, 0) + epsilon * values.mean())) @ axes.T
+        whitened = (patches[:num_filters] - mean) @ whiten
+        whitened /= np.linalg.norm(whitened, axis=1, keepdims=True) + 1e-9
+        kernels = whitened @ whiten  # the response to a whitened patch, folded into the kernel
+        self._kernels = jnp.asarray(kernels.T.reshape(size, size, channels, num_filters), jnp.float32)
+        self._bias = jnp.asarray(-mean @ kernels.T, jnp.float32)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Compute features: (N, H, W, C) z-scored -> (N, K) float32."""
+        return np.asarray(_rectified_mean(jnp.asarray(images, jnp.float32), self._kernels, self._bias))
+
+
+@jax.jit
+def _rectified_mean(images: Array, kernels: Array, bias: Array) -> Array:
+    response = jax.lax.conv_general_dilated(images, kernels, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return jnp.mean(jax.nn.relu(response + bias), axis=(1, 2))

@@ -13,13 +13,12 @@ import numpy as np
 import optax
 
 from geomoe.metadata import FIELDS
-from geomoe.models import ModelConfig, encode
-from geomoe.models.pooling import Pool, pool_name, pool_tokens, pool_width
+from geomoe.models import encode
+from geomoe.models.pooling import Pool, pool_name, pool_tokens
 from geomoe.pretrained import PretrainedEncoder
-from geomoe.probing.inputs import labelled_splits
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.scoring import ProbeResult, classification_result, main_score
-from geomoe.probing.splits import holdout
+from geomoe.probing.metrics import ProbeResult, classification_result, main_score
+from geomoe.probing.splits import holdout, labelled_splits
 
 Array = jax.Array
 Images = Mapping[str, np.ndarray]  # image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2); labels (N, K) 0/1 or (N,)
@@ -29,31 +28,19 @@ Images = Mapping[str, np.ndarray]  # image (N, S, S, C) z-scored; week, hour, la
 class FineTuneOptions:
     """How an encoder is fine-tuned.
 
-    Attributes:
-        blocks: how many of the last blocks learn; None is the whole encoder, 0 the head alone.
-        lr: of the head; the last block learns at `lr * layer_decay`, the one below at `lr * layer_decay**2`, ...
-        layer_decay: in (0, 1].
-        weight_decay: of AdamW, scaled by the same factors as the learning rate.
-        epochs, patience: at most so many passes; stop after `patience` of them without a better validation score.
-        batch_size: images a step.
-        pool: as for `PretrainedEncoder.embed`.
-        seed: of the validation rows and of the order of the training rows.
-        resamples: of the bootstrap confidence intervals; 0 for none.
-
-    Raises:
-        ValueError: `layer_decay` or `batch_size` is out of range.
+    The last block learns at `lr * layer_decay`, the one below at `lr * layer_decay**2`, ...
     """
 
-    blocks: int | None = None
-    lr: float = 3e-4
-    layer_decay: float = 0.75
-    weight_decay: float = 0.01
-    epochs: int = 20
-    batch_size: int = 64
-    patience: int = 3
-    pool: Pool = "mean"
-    seed: int = 0
-    resamples: int = 1000
+    blocks: int | None = None  # how many of the last blocks learn; None is the whole encoder, 0 the head alone
+    lr: float = 3e-4  # of the head
+    layer_decay: float = 0.75  # in (0, 1]
+    weight_decay: float = 0.01  # of AdamW, scaled by the same factors as the learning rate
+    epochs: int = 20  # at most
+    batch_size: int = 64  # images a step
+    patience: int = 3  # stop after so many epochs without a better validation score
+    pool: Pool = "mean"  # as for `PretrainedEncoder.embed`
+    seed: int = 0  # of the validation rows and of the order of the training rows
+    resamples: int = 1000  # of the bootstrap confidence intervals; 0 for none
 
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
@@ -72,13 +59,18 @@ class _Rows(NamedTuple):
     def take(self, index: np.ndarray) -> _Rows:
         return _Rows(self.images[index], tuple(values[index] for values in self.metadata), self.labels[index])
 
+    def batches(self, order: np.ndarray, size: int) -> Iterator[tuple[_Rows, int]]:
+        """Batches of one size, and how many of their rows count: the last one repeats rows."""
+        for start in range(0, len(order), size):
+            index = order[start : start + size]
+            yield self.take(np.resize(index, size)), len(index)
+
 
 def rate_factors(params: Any, depth: int, blocks: int | None, decay: float) -> Any:
     """Factors of the learning rate, one for each leaf of {"encoder", "head"}.
 
-    Returns:
-        The tree of `params` with decay ** (number of blocks from the top), 1 for the head, decay ** (depth + 1) for what lies
-        below the blocks, and 0 for what stays frozen.
+    They are decay ** (number of blocks from the top), 1 for the head, decay ** (depth + 1) for what lies below the blocks, and
+    0 for what stays frozen.
     """
 
     def factor(path: tuple[Any, ...], _: Any) -> float:
@@ -133,23 +125,58 @@ def finetune(
         rows |= {"train": rows["train"].take(learned), "val": rows["train"].take(validation)}
     count = len(rows["train"].labels)
     batch_size = min(options.batch_size, count)
-    model = _Classifier(cfg, options.pool, task, batch_size)
 
-    params = model.start(encoder.params["encoder"], rows["train"])
-    steps = options.epochs * (-(-count // batch_size))
-    optimizer = _optimizer(options, rate_factors(params, cfg.depth, options.blocks, options.layer_decay), steps)
-    step = _step(model, optimizer)
-    state = optimizer.init(params)
-    rng = np.random.default_rng(options.seed)
+    @jax.jit
+    def features(params: Any, images: Array, metadata: tuple[Array, ...]) -> Array:
+        return pool_tokens(encode(cfg, params["encoder"], images, *metadata), metadata, cfg, options.pool)
+
+    @jax.jit
+    def logits(params: Any, images: Array, metadata: tuple[Array, ...]) -> Array:
+        return features(params, images, metadata) @ params["head"]["coef"] + params["head"]["intercept"]
+
+    def apply(function: Callable[..., Array], params: Any, rows: _Rows) -> np.ndarray:
+        batches = rows.batches(np.arange(len(rows.labels)), batch_size)
+        return np.concatenate([np.asarray(function(params, batch.images, batch.metadata))[:used] for batch, used in batches])
+
+    def probabilities(params: Any, rows: _Rows) -> np.ndarray:
+        z = apply(logits, params, rows).astype(np.float64)
+        return np.asarray(jax.nn.softmax(z, axis=1) if task == "multiclass" else jax.nn.sigmoid(z))
 
     def score(params: Any) -> float:
-        return main_score(rows["val"].labels, model.probabilities(params, rows["val"]), task)
+        return main_score(rows["val"].labels, probabilities(params, rows["val"]), task)
 
+    def mean_loss(params: Any, batch: _Rows, weight: Array) -> Array:
+        """Cross-entropy over the rows with weight 1; of several labels, the sum over the classes."""
+        z, labels = logits(params, batch.images, batch.metadata), batch.labels.astype(jnp.float32)
+        if task == "multiclass":
+            losses = optax.softmax_cross_entropy(z, labels)
+        else:
+            losses = optax.sigmoid_binary_cross_entropy(z, labels).sum(axis=-1)
+        return jnp.sum(losses * weight) / jnp.sum(weight)
+
+    @functools.partial(jax.jit, donate_argnums=1)
+    def step(params: Any, state: Any, batch: _Rows, weight: Array) -> tuple[Any, Any, Array]:
+        loss, grads = jax.value_and_grad(mean_loss)(params, batch, weight)
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    params = {"encoder": jax.tree.map(jnp.asarray, encoder.params["encoder"])}
+    probe = fit_logistic(apply(features, params, rows["train"]), rows["train"].labels, task=task, C=1.0)[0]
+    params["head"] = {"coef": jnp.asarray(probe.coef), "intercept": jnp.asarray(np.clip(probe.intercept, -20, 20))}
+    factors = rate_factors(params, cfg.depth, options.blocks, options.layer_decay)
+    steps = options.epochs * (-(-count // batch_size))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, options.lr, max(steps // 20, 1), max(steps, 2))
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(schedule, weight_decay=options.weight_decay),
+        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)),
+    )
+    state = optimizer.init(params)
+    rng = np.random.default_rng(options.seed)
     history, best, best_params = [score(params)], 0, params
     for epoch in range(1, options.epochs + 1):
-        for batch, used in model.batches(rows["train"], rng.permutation(count)):
-            weight = (np.arange(batch_size) < used).astype(np.float32)
-            params, state, loss = step(params, state, batch, weight)
+        for batch, used in rows["train"].batches(rng.permutation(count), batch_size):
+            params, state, loss = step(params, state, batch, (np.arange(batch_size) < used).astype(np.float32))
         if not np.isfinite(float(loss)):
             raise FloatingPointError(f"the loss is {float(loss)} in epoch {epoch}: lower lr = {options.lr}")
         history.append(score(params))
@@ -157,95 +184,17 @@ def finetune(
             best, best_params = epoch, params
         elif epoch - best >= options.patience:
             break
-    settings = dataclasses.asdict(options) | dict(
-        probe="finetune",
-        batch_size=batch_size,
-        pool=pool_name(options.pool),
-        train=count,
-        val=len(rows["val"].labels),
-        test=len(rows["test"].labels),
-        val_scores=history,
-        best_epoch=best,
-        params=jax.tree.map(np.asarray, best_params),
-    )
-    scores = model.probabilities(best_params, rows["test"])
+    settings = dataclasses.asdict(options) | {name: len(split.labels) for name, split in rows.items()}
+    settings |= dict(probe="finetune", batch_size=batch_size, pool=pool_name(options.pool), val_scores=history, best_epoch=best)
+    settings["params"] = jax.tree.map(np.asarray, best_params)
+    scores = probabilities(best_params, rows["test"])
     return classification_result(rows["test"].labels, scores, task, settings, options.resamples)
 
 
 def _in_memory(task: str, splits: Mapping[str, Images | None]) -> dict[str, _Rows]:
     present = {name: split for name, split in splits.items() if split is not None}
     flat = {name: (np.asarray(s["image"]).reshape(len(s["image"]), -1), s["labels"]) for name, s in present.items()}
-    labels = {name: y for name, (_, y) in labelled_splits(task, flat).items()}
     return {
-        name: _Rows(np.asarray(split["image"]), tuple(np.asarray(split[field]) for field in FIELDS), labels[name])
-        for name, split in present.items()
+        name: _Rows(np.asarray(present[name]["image"]), tuple(np.asarray(present[name][field]) for field in FIELDS), labels)
+        for name, (_, labels) in labelled_splits(task, flat).items()
     }
-
-
-class _Classifier:
-    """An encoder with a linear head: params {"encoder", "head": {"coef" (D, K), "intercept" (K,)}}."""
-
-    def __init__(self, config: ModelConfig, pool: Pool, task: str, batch_size: int):
-        self._task, self._size = task, batch_size
-        self._width = pool_width(config, pool)
-
-        @jax.jit
-        def features(params: Any, images: Array, metadata: tuple[Array, ...]) -> Array:
-            return pool_tokens(encode(config, params, images, *metadata), metadata, config, pool)
-
-        @jax.jit
-        def logits(params: Any, images: Array, metadata: tuple[Array, ...]) -> Array:
-            return features(params["encoder"], images, metadata) @ params["head"]["coef"] + params["head"]["intercept"]
-
-        self._features, self._logits = features, logits
-
-    def batches(self, rows: _Rows, order: np.ndarray) -> Iterator[tuple[_Rows, int]]:
-        """Batches of one size, and how many of their rows count: the last one repeats rows."""
-        for start in range(0, len(order), self._size):
-            index = order[start : start + self._size]
-            yield rows.take(np.resize(index, self._size)), len(index)
-
-    def _run(self, function: Callable[..., Array], params: Any, rows: _Rows) -> np.ndarray:
-        batches = self.batches(rows, np.arange(len(rows.labels)))
-        return np.concatenate([np.asarray(function(params, batch.images, batch.metadata))[:used] for batch, used in batches])
-
-    def start(self, encoder: Any, rows: _Rows) -> Any:
-        """The parameters to begin with: the encoder's, and the linear probe of its features as the head."""
-        params = jax.tree.map(jnp.asarray, encoder)
-        probe = fit_logistic(self._run(self._features, params, rows), rows.labels, task=self._task, C=1.0)[0]
-        head = {"coef": jnp.asarray(probe.coef), "intercept": jnp.asarray(np.clip(probe.intercept, -20, 20))}
-        return {"encoder": params, "head": head}
-
-    def probabilities(self, params: Any, rows: _Rows) -> np.ndarray:
-        """(N, K)."""
-        logits = self._run(self._logits, params, rows).astype(np.float64)
-        return np.asarray(jax.nn.softmax(logits, axis=1) if self._task == "multiclass" else jax.nn.sigmoid(logits))
-
-    def loss(self, params: Any, batch: _Rows, weight: Array) -> Array:
-        """Mean cross-entropy over the rows with weight 1; of several labels, the sum over the classes."""
-        logits = self._logits(params, batch.images, batch.metadata)
-        labels = batch.labels.astype(jnp.float32)
-        if self._task == "multiclass":
-            losses = optax.softmax_cross_entropy(logits, labels)
-        else:
-            losses = optax.sigmoid_binary_cross_entropy(logits, labels).sum(axis=-1)
-        return jnp.sum(losses * weight) / jnp.sum(weight)
-
-
-def _optimizer(options: FineTuneOptions, factors: Any, steps: int) -> optax.GradientTransformation:
-    schedule = optax.warmup_cosine_decay_schedule(0.0, options.lr, max(steps // 20, 1), max(steps, 2))
-    return optax.chain(
-        optax.clip_by_global_norm(1.0),
-        optax.adamw(schedule, weight_decay=options.weight_decay),
-        optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)),
-    )
-
-
-def _step(model: _Classifier, optimizer: optax.GradientTransformation) -> Callable[..., tuple[Any, Any, Array]]:
-    @functools.partial(jax.jit, donate_argnums=1)
-    def step(params: Any, state: Any, batch: _Rows, weight: Array) -> tuple[Any, Any, Array]:
-        loss, grads = jax.value_and_grad(model.loss)(params, batch, weight)
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state, loss
-
-    return step

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from geomoe.probing.inputs import Split, labelled_splits
-from geomoe.probing.protocols import protocol_options
-from geomoe.probing.scoring import ProbeResult, classification_result
+from geomoe.probing.config import protocol_options
+from geomoe.probing.metrics import ProbeResult, classification_result
+from geomoe.probing.splits import Split, labelled_splits
 
 Array = jax.Array
 
@@ -134,8 +134,8 @@ def knn_probe(
         ValueError: shapes or labels do not fit the task, or k or the metric has no meaning.
     """
     if protocol is not None:
-        fixed = protocol_options(protocol, "knn")
-        k, metric = fixed["k"], fixed["metric"]
+        options = protocol_options(protocol, "knn")
+        k, metric = options["k"], options["metric"]
     splits = labelled_splits(task, {"train": train, "test": test})
     (x, y), (x_test, y_test) = splits["train"], splits["test"]
     neighbours, _ = nearest(x, x_test, k, metric)

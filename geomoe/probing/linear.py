@@ -1,144 +1,133 @@
-"""Logistic regression on device: all classes at once, along a path of regularisation strengths.
-
-The objective is scikit-learn's: C * sum_n loss_n + |W|^2 / 2, the intercept free; softmax loss for multi-class data, one
-logistic loss a class for multi-label data (one-vs-rest).
-
-The features are centred and rotated into their principal axes (which does not change |W|^2), and each axis is scaled by
-1 / sqrt(1 + C * eigenvalue / 4), the bound of the Hessian there. In these variables the problem is round whatever the scales of
-the features, and L-BFGS takes tens of steps instead of hundreds. Because logits are linear in the weights, a line search works
-on the logits alone: an iteration is one product with the features and one with their transpose.
-
-Axes: N rows, D features, K classes, G independent problems (K for one-vs-rest, 1 for softmax).
-"""
+"""Linear probes: logistic and ridge regression on features, the fitted model, and its file."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import json
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from geomoe.probing.inputs import Split, labelled_splits, strength_grid
-from geomoe.probing.linear_model import LinearModel
-from geomoe.probing.protocols import protocol_options
-from geomoe.probing.scoring import ProbeResult, classification_result, main_score
-from geomoe.probing.splits import validation_rows
+from geomoe.files import atomic_path
+from geomoe.probing.config import protocol_options
+from geomoe.probing.logistic import solve
+from geomoe.probing.metrics import ProbeResult, bootstrap_regression, classification_result, main_score, regression_metrics
+from geomoe.probing.splits import Split, labelled_splits, regression_splits, strength_grid, validation_rows
 
-Array = jax.Array
+if TYPE_CHECKING:
+    from geomoe.pretrained import PretrainedEncoder
 
-_MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
-_BLOCK = 8192  # rows whose features are centred and rotated at once
-_MAX_TRIES = 12  # of one line search
 C_GRID = tuple(float(c) for c in np.logspace(-6, 4, 40))
+ALPHA_GRID = tuple(float(a) for a in np.logspace(-4, 6, 21))
+_BLOCK = 8192  # rows whose features are centred and rotated at once
 
 
-def _padded_rows(count: int) -> int:
-    """Round up: rows are padded to a few sizes, at most a quarter more, so that folds and subsets share compiled programs."""
-    step = max(1 << max(count.bit_length() - 3, 0), 64)
-    return -(-count // step) * step
+@dataclasses.dataclass(frozen=True)
+class LinearModel:
+    """A fitted linear classifier or regression on features: plain arrays."""
+
+    coef: np.ndarray  # (D, K), for unscaled features (any standardisation is folded in)
+    intercept: np.ndarray  # (K,)
+    task: str  # "multiclass", "multilabel" or "regression"
+    C: float  # inverse L2 strength
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # plain values: class names, encoder, pool, input ...
+
+    def decision(self, features: np.ndarray) -> np.ndarray:
+        """Compute logits (or regression values): (N, D) -> (N, K)."""
+        features = np.asarray(features, np.float32)
+        if features.ndim != 2 or features.shape[1] != len(self.coef):
+            raise ValueError(f"features must be (N, {len(self.coef)}), got {features.shape}")
+        return features @ self.coef + self.intercept
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Compute probabilities, softmax or logistic: (N, D) -> (N, K).
+
+        Raises:
+            ValueError: the model is a regression.
+        """
+        logits = self.decision(features).astype(np.float64)
+        if self.task == "multiclass":
+            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return shifted / shifted.sum(axis=1, keepdims=True)
+        if self.task == "multilabel":
+            return np.exp(-np.logaddexp(0, -logits))
+        raise ValueError("a regression has no probabilities; take decision(features)")
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Predict class indices (N,) for multi-class, 0/1 (N, K) for multi-label, values (N, K) for regression models."""
+        logits = self.decision(features)
+        if self.task == "multiclass":
+            return logits.argmax(axis=1)
+        return (logits > 0).astype(np.int32) if self.task == "multilabel" else logits
+
+    def predict_images(self, encoder: PretrainedEncoder, images: np.ndarray, **options: Any) -> np.ndarray:
+        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; `pool` is that of the fit."""
+        pool = self.info.get("pool", "mean")
+        options.setdefault("pool", pool if isinstance(pool, str) else tuple(pool))
+        return self.predict(encoder.embed(images, **options))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write arrays and JSON into one `.npz` or `.safetensors` file, which appears whole or not at all.
+
+        Raises:
+            ValueError: the path ends in neither.
+        """
+        path = os.fspath(path)
+        facts = json.dumps({"task": self.task, "C": self.C, "info": dict(self.info), "format": "geomoe linear model 1"})
+        coef, intercept = np.ascontiguousarray(self.coef), np.ascontiguousarray(self.intercept)
+        if path.endswith(".npz"):
+            with atomic_path(path) as partial, open(partial, "wb") as file:
+                np.savez(file, facts=np.array(facts), coef=coef, intercept=intercept)
+        elif path.endswith(".safetensors"):
+            from safetensors.numpy import save_file
+
+            with atomic_path(path) as partial:
+                save_file({"coef": coef, "intercept": intercept}, partial, {"facts": facts})
+        else:
+            raise ValueError(f"{path}: a probe is saved as .npz or .safetensors")
 
 
-@functools.partial(jax.jit, static_argnames=("softmax", "max_iter"))
-def _solve(
-    z: Array, y: Array, weight: Array, C: Array, scale: Array, start: Array, tol: Array, *, softmax: bool, max_iter: int
-) -> tuple[Array, Array, Array]:
-    """Minimise the objective in the scaled variables.
+def load_probe(path: str | os.PathLike) -> LinearModel:
+    """Read a probe that `LinearModel.save` wrote. Never runs code from the file.
 
-    Args:
-        z: (N, D) centred features in their principal axes; y: (N, K) 0/1; weight: (N,), 0 for padding.
-        scale: (D + 1,) of each axis, and of the intercept.
-        start: (K, D + 1) scaled weights to begin with.
-
-    Returns:
-        (K, D + 1) scaled weights, number of iterations, objective (G,).
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a saved probe.
     """
-    n, d = z.shape
-    k = y.shape[1]
-    groups = 1 if softmax else k
-    weights = weight[:, None]
-    penalised = jnp.ones(d + 1).at[d].set(0)
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no saved probe at {path}")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors import safe_open
 
-    def logits_of(u: Array) -> Array:
-        w = u * scale
-        return jnp.matmul(z, w[:, :d].T, precision="highest") + w[:, d]
+            with safe_open(path, "np") as file:
+                arrays = {name: file.get_tensor(name) for name in ("coef", "intercept")}
+                facts = json.loads(file.metadata()["facts"])
+        else:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("coef", "intercept")}
+                facts = json.loads(str(file["facts"]))
+    except Exception as error:  # every way of being another file
+        raise ValueError(f"{path} is no saved probe: {type(error).__name__}: {error}") from None
+    return LinearModel(arrays["coef"], arrays["intercept"], facts["task"], facts["C"], facts["info"])
 
-    def residual(logits: Array) -> Array:
-        p = jax.nn.softmax(logits) if softmax else jax.nn.sigmoid(logits)
-        return C * weights * (p - y)
 
-    def gradient(u: Array, r: Array) -> Array:
-        data = jnp.concatenate([jnp.matmul(r.T, z, precision="highest"), r.sum(axis=0)[:, None]], axis=1)
-        return scale * data + penalised * scale**2 * u
+def _positive(name: str, values: float | Sequence[float]) -> list[float]:
+    strengths = [float(value) for value in np.atleast_1d(values)]
+    if not all(np.isfinite(value) and value > 0 for value in strengths):
+        raise ValueError(f"{name} = {values} must be positive")
+    return strengths
 
-    def per_group(values: Array) -> Array:
-        """(..., K) summed over all but the problems: (G,)."""
-        total = values.reshape(-1, k).sum(axis=0)
-        return total.sum()[None] if softmax else total
 
-    def spread(values: Array) -> Array:
-        """(G,) -> (K,)."""
-        return jnp.broadcast_to(values, (k,)) if softmax else values
-
-    optimizer = optax.scale_by_lbfgs(_MEMORY)
-    flat = lambda u: u.reshape(groups, -1)
-
-    def iterate(carry: Any) -> Any:
-        u, logits, grad, state, done, count = carry
-        direction, state = jax.vmap(optimizer.update)(flat(grad), state, flat(u))
-        direction = -direction.reshape(k, d + 1)
-        slope = per_group((grad * direction).T)
-        direction = jnp.where(spread(slope < 0)[:, None], direction, -grad)
-        direction = jnp.where(spread(done)[:, None], 0.0, direction)
-        slope = per_group((grad * direction).T)
-        step_logits = logits_of(direction)
-        ridge = per_group((penalised * scale**2 * u * direction).T), per_group((penalised * (scale * direction) ** 2).T)
-
-        def try_step(alpha: Array) -> tuple[Array, Array, Array]:
-            moved = logits + spread(alpha) * step_logits
-            r = residual(moved)
-            return moved, r, per_group(r * step_logits) + ridge[0] + alpha * ridge[1]
-
-        def unfinished(search: Any) -> Array:
-            tries, _, _, _, _, _, fine = search
-            return (tries < _MAX_TRIES) & ~jnp.all(fine)
-
-        def search_step(search: Any) -> Any:
-            # The slope along the line must fall, and not turn up by much: a bracket shrinks around its zero.
-            tries, alpha, low, high, _, _, fine = search
-            moved, r, new_slope = try_step(alpha)
-            now_fine = (new_slope <= -0.3 * slope) & (new_slope >= 0.9 * slope)
-            high = jnp.where(~now_fine & (new_slope > 0), alpha, high)
-            low = jnp.where(~now_fine & (new_slope <= 0), alpha, low)
-            following = jnp.where(jnp.isinf(high), 2 * alpha, 0.5 * (low + high))
-            alpha = jnp.where(fine | now_fine, alpha, following)
-            return tries + 1, alpha, low, high, moved, r, fine | now_fine
-
-        ones = jnp.ones(groups)
-        search = (0, ones, 0 * ones, jnp.inf * ones, logits, logits, done)
-        _, alpha, _, _, moved, r, _ = jax.lax.while_loop(unfinished, search_step, search)
-        u = u + spread(alpha)[:, None] * direction
-        new_grad = gradient(u, r)
-        size = jnp.sqrt(per_group((new_grad**2).T))
-        reference = jnp.maximum(1.0, jnp.sqrt(per_group((u**2).T)))
-        done = done | (size <= tol * reference) | (slope == 0)
-        return u, moved, new_grad, state, done, count + 1
-
-    logits = logits_of(start)
-    grad = gradient(start, residual(logits))
-    state = jax.vmap(optimizer.init)(flat(start))
-    carry = (start, logits, grad, state, jnp.zeros(groups, bool), jnp.int32(0))
-    u, logits, _, _, _, count = jax.lax.while_loop(lambda c: ~jnp.all(c[4]) & (c[5] < max_iter), iterate, carry)
-    if softmax:
-        loss = (jax.nn.logsumexp(logits, axis=1) - jnp.sum(y * logits, axis=1))[:, None] / k * jnp.ones((1, k))
-    else:
-        loss = jnp.logaddexp(0.0, logits) - y * logits
-    value = per_group(C * weights * loss) + 0.5 * per_group((penalised * (scale * u) ** 2).T)
-    return u, count, value
+def _mean_and_scale(features: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Mean of each feature and what to divide it by, (D,) float64 each."""
+    std = features.std(axis=0, dtype=np.float64) if standardise else np.ones(features.shape[1])
+    return features.mean(axis=0, dtype=np.float64), np.where(std == 0, 1, std)
 
 
 def fit_logistic(
@@ -167,9 +156,7 @@ def fit_logistic(
     Raises:
         ValueError: a C is not positive, or multi-class labels hold a single class.
     """
-    strengths = [float(c) for c in np.atleast_1d(C)]
-    if not all(np.isfinite(c) and c > 0 for c in strengths):
-        raise ValueError(f"C = {C} must be positive")
+    strengths = _positive("C", C)
     features, labels = np.asarray(features), np.asarray(labels)
     n, d = features.shape
     counts = labels.sum(axis=0)
@@ -177,16 +164,13 @@ def fit_logistic(
     kept = np.flatnonzero(counts > 0 if multiclass else (counts > 0) & (counts < n))
     if multiclass and len(kept) < 2:
         raise ValueError("the training split holds a single class; a classifier needs two")
-    binary = multiclass and len(kept) == 2
-    columns = kept[1:] if binary else kept
-    softmax = multiclass and not binary
+    softmax = multiclass and len(kept) > 2
+    columns = kept[1:] if multiclass and not softmax else kept
 
-    mean = features.mean(axis=0, dtype=np.float64)
-    std = np.ones(d)
-    if standardise:
-        std = features.std(axis=0, dtype=np.float64)
-        std[std == 0] = 1
-    rows = _padded_rows(n)
+    mean, std = _mean_and_scale(features, standardise)
+    # Rows are padded to a few sizes, at most a quarter more, so that folds and subsets share compiled programs.
+    step = max(1 << max(n.bit_length() - 3, 0), 64)
+    rows = -(-n // step) * step
     blocks = [slice(start, start + _BLOCK) for start in range(0, n, _BLOCK)]  # float64 for a block, not for all
     centred = lambda block: (features[block] - mean) / std
     values, axes = np.linalg.eigh(sum(part.T @ part for part in map(centred, blocks)))
@@ -201,29 +185,20 @@ def fit_logistic(
     fitted: dict[float, LinearModel] = {}
     share = counts / n
     weights = np.zeros((len(columns), d + 1))
-    if multiclass:
-        weights[:, d] = np.log(share[kept[1]] / share[kept[0]]) if binary else np.log(share[kept])
-    else:
-        weights[:, d] = np.log(share[kept] / (1 - share[kept]))
+    weights[:, d] = np.log(share[columns] if softmax else share[columns] / (1 - share[columns]))
     for c in sorted(set(strengths)):
+        iterations, objective = 0, 0.0
         if len(columns):
             scale = 1 / np.sqrt(np.append(1 + c * values / 4, c * n / 4))
             start = jnp.asarray(weights / scale, jnp.float32)
             numbers = [jnp.float32(c), jnp.asarray(scale, jnp.float32), start, jnp.float32(tol)]
-            u, iterations, objective = _solve(*data, *numbers, softmax=softmax, max_iter=max_iter)
-            weights = np.asarray(u, np.float64) * scale
-            info = {"iterations": int(iterations), "objective": float(np.sum(objective)), "standardise": standardise}
-        else:
-            info = {"iterations": 0, "objective": 0.0, "standardise": standardise}
-        coef, intercept = np.zeros((d, labels.shape[1])), np.full(labels.shape[1], -np.inf)
-        if not multiclass:
-            with np.errstate(divide="ignore"):
-                intercept = np.log(share) - np.log1p(-share)
+            u, count, value = solve(*data, *numbers, softmax=softmax, max_iter=max_iter)
+            weights, iterations, objective = np.asarray(u, np.float64) * scale, int(count), float(value)
+        coef, intercept = np.zeros((d, labels.shape[1])), np.where(share == 1, 1e9, -1e9)
         coef[:, columns] = (axes @ weights[:, :d].T) / std[:, None]
         intercept[columns] = weights[:, d] - mean @ coef[:, columns]
-        if binary:
-            intercept[kept[0]] = 0.0
-        intercept = np.clip(intercept, -1e9, 1e9)
+        intercept[kept[: len(kept) - len(columns)]] = 0.0  # the first of two classes
+        info = {"iterations": iterations, "objective": objective, "standardise": standardise}
         fitted[c] = LinearModel(coef.astype(np.float32), intercept.astype(np.float32), task, c, info)
     return [fitted[c] for c in strengths]
 
@@ -232,18 +207,14 @@ def fit_logistic(
 class LinearOptions:
     """How a linear probe is fitted.
 
-    Attributes:
-        C: inverse L2 strength, scikit-learn's convention; "sweep" (40 values from 1e-6 to 1e4) or a sequence is chosen from on
-            the validation split, by the main metric of the task, the smallest among equals.
-        standardise: scale each feature to standard deviation 1 over the training split.
-        max_iter: of L-BFGS.
-        refit: after a choice of C, fit again on training and validation rows together.
+    C is the inverse L2 strength, scikit-learn's convention; "sweep" (40 values from 1e-6 to 1e4) or a sequence is chosen from
+    on the validation split, by the main metric of the task, the smallest among equals.
     """
 
     C: float | str | Sequence[float] = 1.0
-    standardise: bool = False
-    max_iter: int = 1000
-    refit: bool = True
+    standardise: bool = False  # scale each feature to standard deviation 1 over the training split
+    max_iter: int = 1000  # of L-BFGS
+    refit: bool = True  # after a choice of C, fit again on training and validation rows together
 
 
 def linear_probe(
@@ -286,21 +257,88 @@ def linear_probe(
     (x, y), (x_test, y_test) = splits["train"], splits["test"]
     settings: dict[str, Any] = dict(probe="linear", protocol=protocol, **dataclasses.asdict(options))
     settings |= dict(train=len(x), test=len(x_test))
-
-    def fit(x: np.ndarray, y: np.ndarray, C: Sequence[float]) -> list[LinearModel]:
-        return fit_logistic(x, y, task=task, C=C, standardise=options.standardise, max_iter=options.max_iter)
-
+    fit = functools.partial(fit_logistic, task=task, standardise=options.standardise, max_iter=options.max_iter)
     grid, choose = strength_grid("C", options.C, C_GRID)
     if choose:
         rows, (x_val, y_val), joined = validation_rows((x, y), splits.get("val"), seed)
-        models = fit(*rows, grid)
+        models = fit(*rows, C=grid)
         scores = [main_score(y_val, model.probabilities(x_val), task) for model in models]
         best = int(np.argmax(scores))
         settings |= dict(C=grid[best], grid=[grid[0], grid[-1], len(grid)], val=len(x_val), val_score=scores[best])
-        model = fit(*joined, grid[best : best + 1])[0] if options.refit else models[best]
+        model = fit(*joined, C=grid[best])[0] if options.refit else models[best]
     else:
-        model = fit(x, y, grid)[0]
+        model = fit(x, y, C=grid)[0]
         settings["C"] = grid[0]
     if info:
         model = dataclasses.replace(model, info={**model.info, **info})
     return classification_result(y_test, model.probabilities(x_test), task, settings, resamples, model)
+
+
+def fit_ridge(
+    features: np.ndarray, targets: np.ndarray, *, alpha: float | Sequence[float] = 1.0, standardise: bool = False
+) -> list[LinearModel]:
+    """Fit ridge regression: minimise |XW + b - Y|^2 + alpha |W|^2, the intercept free (scikit-learn's `Ridge`).
+
+    Args:
+        features: (N, D); targets: (N,) or (N, K).
+        alpha: strength, one or several; one decomposition serves all.
+        standardise: as for `fit_logistic`.
+
+    Returns:
+        A model for each alpha, in their order; `C` is 1 / alpha.
+
+    Raises:
+        ValueError: an alpha is not positive.
+    """
+    strengths = _positive("alpha", alpha)
+    x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64).reshape(len(targets), -1)
+    (x_mean, std), y_mean = _mean_and_scale(x, standardise), y.mean(axis=0)
+    x = (x - x_mean) / std
+    values, axes = np.linalg.eigh(x.T @ x)
+    projected = axes.T @ (x.T @ (y - y_mean))
+    models = []
+    for a in strengths:
+        coef = axes @ (projected / (np.maximum(values, 0) + a)[:, None]) / std[:, None]
+        intercept = y_mean - x_mean @ coef
+        info = {"standardise": standardise, "alpha": a}
+        models.append(LinearModel(coef.astype(np.float32), intercept.astype(np.float32), "regression", 1 / a, info))
+    return models
+
+
+def ridge_probe(
+    train: Split,
+    test: Split,
+    *,
+    val: Split | None = None,
+    alpha: float | str | Sequence[float] = "sweep",
+    standardise: bool = True,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> ProbeResult:
+    """Fit ridge regression on frozen features.
+
+    Args:
+        train, test, val: features (N, D) and real targets, (N,) or (N, K).
+        alpha: strength, or several to choose from by R2 on the validation split (a fifth of the training rows without one),
+            the largest among equals; "sweep" is 21 values from 1e-4 to 1e6.
+        standardise: as for `fit_ridge`.
+        resamples, seed: as for `linear_probe`.
+
+    Raises:
+        ValueError: shapes do not fit, or a value is NaN.
+    """
+    splits = regression_splits({"train": train, "test": test, "val": val})
+    rows, (x_test, y_test) = splits["train"], splits["test"]
+    settings: dict[str, Any] = dict(probe="ridge", standardise=standardise, train=len(rows[0]), test=len(x_test))
+    rising, choose = strength_grid("alpha", alpha, ALPHA_GRID)
+    grid, best = rising[::-1], 0
+    if choose:
+        fit, (x_val, y_val), rows = validation_rows(rows, splits.get("val"), seed)
+        models = fit_ridge(*fit, alpha=grid, standardise=standardise)
+        best = int(np.argmax([regression_metrics(y_val, model.decision(x_val))["r2"] for model in models]))
+        settings["val"] = len(x_val)
+    settings["alpha"] = grid[best]
+    model = fit_ridge(*rows, alpha=grid[best], standardise=standardise)[0]
+    predictions = model.decision(x_test)
+    intervals = bootstrap_regression(y_test, predictions, resamples) if resamples else {}
+    return ProbeResult(regression_metrics(y_test, predictions), predictions, predictions, settings, intervals, model)

@@ -1,18 +1,24 @@
-"""Scores of classifiers and regressions, with bootstrap confidence intervals on device.
+"""Scores of classifiers and regressions, with bootstrap confidence intervals on device; and what a probe returns.
 
 Axes: N rows, K classes, B resamples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
+if TYPE_CHECKING:
+    from geomoe.probing.linear import LinearModel
+
 Array = jax.Array
+Sorted = tuple[Array, Array, Array]  # what `_sorted_once` gives
 
 TASKS = ("multiclass", "multilabel")
 # The score that strengths are chosen, tables compared and reports headed by.
@@ -111,33 +117,35 @@ def bootstrap(
     """
     labels, predictions, scores = _checked(labels, predictions, scores, task)
     present = labels.any(axis=0)
-    gaps, sizes = _calibration(labels, scores, task)
     micro = _sorted_once(labels.reshape(-1, 1), scores.reshape(-1, 1), labels.shape[1])
     macro = _sorted_once(labels[:, present], scores[:, present], 1)
-    right = (labels == predictions).all(axis=1).astype(np.float32)
-    table = [np.asarray(a, np.float32) for a in (right, labels, predictions, gaps, sizes)]
+    right = (labels == predictions).all(axis=1)
+    table = [np.asarray(a, np.float32) for a in (right, labels, predictions, *_calibration(labels, scores, task), present)]
     rng = np.random.default_rng(seed)
     n, out = len(labels), []
     for start in range(0, resamples, 100):  # counts of 100 resamples at once are kept
         size = min(100, resamples - start)
         counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float32)
         counts = np.pad(counts, [(0, 100 - size), (0, 0)], constant_values=1)
-        out.append({k: np.asarray(v)[:size] for k, v in _resampled(counts, *table, present, micro, macro).items()})
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    quantiles = {k: np.quantile(np.concatenate([part[k] for part in out]), tails) for k in out[0]}
-    return {k: (float(low), float(high)) for k, (low, high) in quantiles.items()}
+        out.append({k: np.asarray(v)[:size] for k, v in _resampled(counts, table, micro, macro).items()})
+    return _spans({k: np.concatenate([part[k] for part in out]) for k in out[0]}, level, np.quantile)
 
 
 def bootstrap_regression(
     targets: np.ndarray, predictions: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Compute percentile confidence intervals of `regression_metrics` over the rows."""
-    rng = np.random.default_rng(seed)
+    rng, targets, predictions = np.random.default_rng(seed), np.asarray(targets), np.asarray(predictions)
     rows = [rng.integers(0, len(targets), len(targets)) for _ in range(resamples)]
-    values = [regression_metrics(np.asarray(targets)[i], np.asarray(predictions)[i]) for i in rows]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    quantiles = {name: np.nanquantile([value[name] for value in values], tails) for name in ("r2", "rmse")}
-    return {name: (float(low), float(high)) for name, (low, high) in quantiles.items()}
+    values = [regression_metrics(targets[i], predictions[i]) for i in rows]
+    return _spans({name: np.array([value[name] for value in values]) for name in ("r2", "rmse")}, level, np.nanquantile)
+
+
+def _spans(
+    values: Mapping[str, np.ndarray], level: float, quantile: Callable[..., np.ndarray]
+) -> dict[str, tuple[float, float]]:
+    spans = {name: quantile(v, [(1 - level) / 2, (1 + level) / 2]) for name, v in values.items()}
+    return {name: (float(low), float(high)) for name, (low, high) in spans.items()}
 
 
 def _checked(
@@ -174,22 +182,10 @@ def _sorted_once(labels: np.ndarray, scores: np.ndarray, per_row: int) -> tuple[
     return (order // per_row).T.astype(np.int32), positive.T, ends.T.astype(np.int32)
 
 
-Sorted = tuple[Array, Array, Array]  # what `_sorted_once` gives
-
-
 @jax.jit
-def _resampled(
-    counts: Array,
-    right: Array,
-    labels: Array,
-    predictions: Array,
-    gaps: Array,
-    sizes: Array,
-    present: Array,
-    micro: Sorted,
-    macro: Sorted,
-) -> dict[str, Array]:
+def _resampled(counts: Array, table: Sequence[Array], micro: Sorted, macro: Sorted) -> dict[str, Array]:
     """Metrics of resamples in which row n stands counts[b, n] times: name -> (B,)."""
+    right, labels, predictions, gaps, sizes, present = table
 
     def average_precision(count: Array, rows: Array, positive: Array, ends: Array) -> Array:
         weight = count[rows]
@@ -204,23 +200,64 @@ def _resampled(
         return [ratio(hit, predicted), ratio(hit, true), ratio(2 * hit, predicted + true)]
 
     hits = labels * predictions
-    shown = present.astype(jnp.float32)
 
     def one(count: Array) -> dict[str, Array]:
         true, predicted, hit = (jnp.matmul(count, a, precision="highest") for a in (labels, predictions, hits))
         out = {"accuracy": jnp.sum(count * right) / jnp.sum(count)}
         scores = {
             "micro": precision_recall_f1(hit.sum(), predicted.sum(), true.sum()),
-            "macro": [jnp.sum(shown * v) / shown.sum() for v in precision_recall_f1(hit, predicted, true)],
+            "macro": [jnp.sum(present * v) / present.sum() for v in precision_recall_f1(hit, predicted, true)],
         }
         for name, values in scores.items():
             out |= dict(zip((f"{name}_precision", f"{name}_recall", f"{name}_f1"), values))
         out["micro_mAP"] = average_precision(count, *(a[0] for a in micro))
         # A resample without a positive of some class leaves that class out.
-        each = jax.lax.map(lambda a: average_precision(count, *a), macro)
-        out["macro_mAP"] = jnp.nanmean(each)
+        out["macro_mAP"] = jnp.nanmean(jax.lax.map(lambda a: average_precision(count, *a), macro))
         gap, size = (jnp.matmul(count, a, precision="highest") for a in (gaps, sizes))
         out["ece"] = jnp.abs(gap).sum() / size.sum()
         return out
 
     return jax.lax.map(one, counts)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeResult:
+    """What a probe scores on the test split, and 95 % intervals by bootstrap over its rows (none with `resamples=0`)."""
+
+    metrics: dict[str, float]  # of `classification_metrics` or `regression_metrics`
+    predictions: np.ndarray  # (N, K) 0/1, or values of a regression
+    scores: np.ndarray  # (N, K) probabilities (linear), shares of the neighbours (kNN), or the predictions of a regression
+    settings: dict[str, Any]  # what was used: probe, protocol values, sizes
+    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # metric -> (low, high)
+    model: LinearModel | None = None  # None for kNN
+
+
+def _decide(scores: np.ndarray, task: str) -> np.ndarray:
+    """Probabilities (N, K) as predictions (N, K) 0/1: the likeliest class, or every class above one half."""
+    if task == "multiclass":
+        return np.eye(scores.shape[1], dtype=np.int32)[scores.argmax(axis=1)]
+    return (scores > 0.5).astype(np.int32)
+
+
+def main_score(labels: np.ndarray, scores: np.ndarray, task: str) -> float:
+    """The main metric of the task for probabilities (N, K) against labels (N, K) 0/1."""
+    return classification_metrics(labels, _decide(scores, task), scores, task)[main_metric(task)]
+
+
+def classification_result(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    task: str,
+    settings: dict[str, Any],
+    resamples: int,
+    model: LinearModel | None = None,
+    predictions: np.ndarray | None = None,
+) -> ProbeResult:
+    """Score probabilities (N, K) against labels (N, K) 0/1, with intervals by `resamples` of the bootstrap, 0 for none.
+
+    Without `predictions` the likeliest class is predicted, or every class above one half.
+    """
+    predictions = _decide(scores, task) if predictions is None else predictions
+    metrics = classification_metrics(labels, predictions, scores, task)
+    intervals = bootstrap(labels, predictions, scores, task, resamples) if resamples else {}
+    return ProbeResult(metrics, predictions, scores, settings, intervals, model)

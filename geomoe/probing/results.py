@@ -1,9 +1,4 @@
-"""Results on disk: CSV files of typed rows that runs side by side may add to.
-
-`RowFile` is the format: a header, then one line for each row, a frozen dataclass of text and numbers. Rows are only ever added,
-in one write under a lock of the file, so that runs side by side (on one machine, or over a file system that has locks) do
-not mix their lines. The half line of a run that was killed while it wrote is dropped.
-"""
+"""Results on disk: CSV files of typed rows that runs side by side may add to."""
 
 from __future__ import annotations
 
@@ -20,6 +15,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from geomoe.version import __version__
 
 RowT = TypeVar("RowT")
+Metrics = Mapping[str, float]
+Intervals = Mapping[str, tuple[float, float]]  # metric -> (low, high)
 
 # What would need quotes in a CSV: a torn line must not open a quote over the lines after it.
 _QUOTED = str.maketrans(dict(zip(',"\n\r', " '  ")))
@@ -34,25 +31,27 @@ def plain_text(value: Any) -> str:
     return str(value).translate(_QUOTED)
 
 
-def csv_text(kind: type, rows: Iterable[Any], header: bool = True) -> str:
-    """Rows of a dataclass as CSV: a column for each field, floats with 8 digits."""
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Lay out rows as CSV, floats with 8 digits."""
     out = io.StringIO()
-    names = [field.name for field in dataclasses.fields(kind)]
     writer = csv.writer(out, lineterminator="\n")
-    if header:
-        writer.writerow(names)
     for row in rows:
-        values = [getattr(row, name) for name in names]
-        writer.writerow(f"{value:.8g}" if isinstance(value, float) else plain_text(value) for value in values)
+        writer.writerow(f"{value:.8g}" if isinstance(value, float) else plain_text(value) for value in row)
     return out.getvalue()
 
 
 class RowFile(Generic[RowT]):
-    """A CSV file of rows of one kind.
+    """A CSV file: a header, then one line for each row of one kind.
+
+    Rows are only ever added, in one write under a lock of the file, so that runs side by side (on one machine, or over a file
+    system that has locks) do not mix their lines. The half line of a run that was killed while it wrote is dropped.
 
     Args:
         path: the CSV; it is made, with its header, by the first rows.
         kind: a dataclass whose fields are str, int or float.
+
+    Raises:
+        ValueError: by `read` and `append`, where the file has other columns, or a line has other cells.
     """
 
     def __init__(self, path: str | os.PathLike, kind: type[RowT]):
@@ -60,32 +59,25 @@ class RowFile(Generic[RowT]):
         self._types: dict[str, type] = typing.get_type_hints(kind)
 
     def read(self) -> list[RowT]:
-        """Read all whole rows; [] where there is no file.
-
-        Raises:
-            ValueError: the file has other columns, or a line has other cells.
-        """
+        """Read all whole rows; [] where there is no file."""
         if not os.path.exists(self.path):
             return []
         with open(self.path, newline="\n") as file:
-            lines = list(file)
-        if not lines or not lines[0].endswith("\n"):
+            lines = [line for line in file if line.endswith("\n")]
+        if not lines:
             return []
         self._check_header(lines[0])
         rows = []
-        for number, cells in enumerate(csv.reader(line for line in lines[1:] if line.endswith("\n")), start=2):
+        for number, cells in enumerate(csv.reader(lines[1:]), start=2):
             if len(cells) != len(self._types):
                 raise ValueError(f"{self.path} line {number} has {len(cells)} cells, not {len(self._types)}: remove the line")
             rows.append(self._kind(*(kind(cell) for kind, cell in zip(self._types.values(), cells))))
         return rows
 
     def append(self, rows: Sequence[RowT]) -> None:
-        """Add rows in one write.
-
-        Raises:
-            ValueError: the file has other columns.
-        """
+        """Add rows in one write."""
         os.makedirs(os.path.dirname(self.path) or ".", exist_ok=True)
+        cells = [[getattr(row, name) for name in self._types] for row in rows]
         with open(self.path, "a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
@@ -94,7 +86,7 @@ class RowFile(Generic[RowT]):
             if whole:
                 self._check_header(whole.split(b"\n", 1)[0].decode())
             file.truncate(len(whole))
-            file.write(csv_text(typing.cast(type, self._kind), rows, header=not whole).encode())
+            file.write(csv_text(cells if whole else [list(self._types), *cells]).encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -108,56 +100,38 @@ class RowFile(Generic[RowT]):
 
 @dataclasses.dataclass(frozen=True)
 class ResultKey:
-    """What tells one result from every other.
-
-    Attributes:
-        dataset, train_split, test_split, task: what was probed; `test_split` is "folds" for cross-validation.
-        protocol, probe: how; "none" where no protocol was named.
-        features: the encoder or the baseline.
-        encoder: its source and the start of its fingerprint.
-        pool: short form of the pool, as "mean+metadata".
-        settings: every other option of the run, as text.
-        seed: of the run.
-    """
+    """What tells one result from every other."""
 
     dataset: str
     train_split: str
-    test_split: str
+    test_split: str  # "folds" for cross-validation
     task: str
-    protocol: str
+    protocol: str  # "none" where no protocol was named
     probe: str
-    features: str
-    encoder: str
-    pool: str
-    settings: str
+    features: str  # the encoder or the baseline
+    encoder: str  # its source and the start of its fingerprint
+    pool: str  # short form, as "mean+metadata"
+    settings: str  # every other option of the run
     seed: int
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(ResultKey):
-            if isinstance(value := getattr(self, field.name), str):
-                object.__setattr__(self, field.name, plain_text(value))  # as it will be read again
+        for name, value in list(vars(self).items()):
+            if name in ResultKey.__annotations__ and isinstance(value, str):
+                object.__setattr__(self, name, plain_text(value))  # as it will be read again
 
 
 @dataclasses.dataclass(frozen=True)
 class ResultRow(ResultKey):
-    """One metric of one result.
-
-    Attributes:
-        metric, value: its name and value.
-        low, high: its confidence interval; NaN without one.
-        metrics: how many metrics the result has: with fewer rows it was torn.
-        unit, statistics: of the images and of their z-score.
-        time, geomoe_version: when and by what it was written.
-    """
+    """One metric of one result."""
 
     metric: str
     value: float
-    low: float
+    low: float  # of the confidence interval; NaN without one
     high: float
-    metrics: int
-    unit: str
-    statistics: str
-    time: str
+    metrics: int  # how many the result has: with fewer rows it was torn
+    unit: str  # of the images
+    statistics: str  # of their z-score
+    time: str  # when it was written
     geomoe_version: str
 
 
@@ -169,55 +143,30 @@ class Scores(NamedTuple):
 
 
 class Results:
-    """A results file: a row for each metric of each result.
+    """A results file: a row for each metric of each result. It is made by the first one.
 
-    Args:
-        path: the CSV; it is made by the first result.
+    Raises:
+        ValueError: by `add`, `read` and `find`, where the file has other columns.
     """
 
     def __init__(self, path: str | os.PathLike):
         self._file = RowFile(path, ResultRow)
 
-    def add(
-        self,
-        key: ResultKey,
-        metrics: Mapping[str, float],
-        intervals: Mapping[str, tuple[float, float]],
-        *,
-        unit: str,
-        statistics: str,
-    ) -> None:
-        """Add a result.
-
-        Args:
-            key: what it is a result of.
-            metrics, intervals: as in a `ProbeResult`.
-            unit, statistics: of the images, and where those of their z-score come from.
-
-        Raises:
-            ValueError: the file has other columns.
-        """
+    def add(self, key: ResultKey, metrics: Metrics, intervals: Intervals, *, unit: str, statistics: str) -> None:
+        """Add a result: its key, metrics and intervals as in a `ProbeResult`, unit and statistics as in a `ResultRow`."""
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
-        shared: dict[str, Any] = dataclasses.asdict(key) | dict(
-            metrics=len(metrics), unit=unit, statistics=statistics, time=time, geomoe_version=__version__
-        )
-        nothing = (float("nan"), float("nan"))
+        shared: dict[str, Any] = dict(vars(key), metrics=len(metrics), unit=unit, statistics=statistics, time=time)
         rows = []
         for name, value in metrics.items():
-            low, high = intervals.get(name, nothing)
-            rows.append(ResultRow(metric=name, value=float(value), low=float(low), high=float(high), **shared))
+            low, high = map(float, intervals.get(name, (float("nan"), float("nan"))))
+            rows.append(ResultRow(**shared, metric=name, value=float(value), low=low, high=high, geomoe_version=__version__))
         self._file.append(rows)
 
     def read(self) -> dict[ResultKey, Scores]:
-        """Read all whole results, the last one of each key; {} where there is no file.
-
-        Raises:
-            ValueError: the file has other columns.
-        """
-        names = [field.name for field in dataclasses.fields(ResultKey)]
+        """Read all whole results, the last one of each key; {} where there is no file."""
         parts: dict[tuple[ResultKey, str], list[ResultRow]] = {}
         for row in self._file.read():
-            key = ResultKey(**{name: getattr(row, name) for name in names})
+            key = ResultKey(**{name: getattr(row, name) for name in ResultKey.__annotations__})
             parts.setdefault((key, row.time), []).append(row)
         results = {}
         for (key, _), rows in parts.items():

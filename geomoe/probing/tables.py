@@ -18,44 +18,24 @@ from geomoe.probing.metrics import main_metric, mean_and_std
 from geomoe.probing.results import Scores, csv_text
 
 # metric -> heading, in the order of the columns
-TITLES = {
-    "accuracy": "OA",
-    "micro_precision": "P mic",
-    "micro_recall": "R mic",
-    "micro_f1": "F1 mic",
-    "micro_mAP": "mAP mic",
-    "macro_precision": "P mac",
-    "macro_recall": "R mac",
-    "macro_f1": "F1 mac",
-    "macro_mAP": "mAP mac",
-    "ece": "ECE",
-    "f1": "F1",
-    "auroc": "AUROC",
-    "average_precision": "AP",
-    "r2": "R2",
-    "rmse": "RMSE",
-}
+TITLES = {"accuracy": "OA"}
+for average, short in (("micro", "mic"), ("macro", "mac")):
+    for metric, title in (("precision", "P"), ("recall", "R"), ("f1", "F1"), ("mAP", "mAP")):
+        TITLES[f"{average}_{metric}"] = f"{title} {short}"
+TITLES |= {"ece": "ECE", "f1": "F1", "auroc": "AUROC", "average_precision": "AP", "r2": "R2", "rmse": "RMSE"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Scores of one feature set under one probe: mean and standard deviation over the seeds of each metric.
-
-    Attributes:
-        features, probe: which.
-        task: what the probe does, "multiclass", "multilabel", "change" or "regression".
-        mean, std: metric -> value.
-        runs: the metrics of each seed.
-        intervals: metric -> (low, high): the bootstrap interval over the test rows, of the first seed.
-    """
+    """Scores of one feature set under one probe: mean and standard deviation over the seeds of each metric."""
 
     features: str
     probe: str
-    task: str
+    task: str  # what the probe does: "multiclass", "multilabel", "change" or "regression"
     mean: dict[str, float]
     std: dict[str, float]
-    runs: list[dict[str, float]]
-    intervals: dict[str, tuple[float, float]]
+    runs: list[dict[str, float]]  # the metrics of each seed
+    intervals: dict[str, tuple[float, float]]  # metric -> (low, high): bootstrap over the test rows, of the first seed
 
     @classmethod
     def of(cls, features: str, probe: str, task: str, runs: Sequence[Scores]) -> Row:
@@ -67,25 +47,6 @@ class Row:
     def main(self) -> str:
         """The metric that rows of its task are compared by."""
         return main_metric(self.task)
-
-    def cell(self, metric: str) -> str:
-        """Mean and standard deviation of a metric over the seeds, as text."""
-        return spread([run[metric] for run in self.runs if metric in run])
-
-
-@dataclasses.dataclass(frozen=True)
-class _Cell:
-    """One line of the CSV."""
-
-    features: str
-    probe: str
-    task: str
-    metric: str
-    mean: float
-    std: float
-    seeds: int
-    low: float
-    high: float
 
 
 def spread(values: Sequence[float]) -> str:
@@ -113,23 +74,18 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], text: i
     return "\n".join(lines) + "\n"
 
 
-def shown_metrics(rows: Sequence[Row]) -> list[str]:
-    """The metrics that a table of these rows has columns for."""
-    change = any(row.task == "change" for row in rows)
-    hidden = {name for name in TITLES if change and name.startswith(("micro", "macro"))}
-    return [name for name in TITLES if name not in hidden and any(name in row.mean for row in rows)]
-
-
 def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of a table: features, probe, the metrics, and the 95 % interval of the main one."""
-    metrics = shown_metrics(rows)
-    header = ["features", "probe", *(TITLES[name] for name in metrics), "95 % of main"]
-    return header, [[row.features, row.probe, *map(row.cell, metrics), _interval(row)] for row in rows]
-
-
-def _interval(row: Row) -> str:
-    low_high = row.intervals.get(row.main)
-    return f"{low_high[0]:.3f} to {low_high[1]:.3f}" if low_high else ""
+    present = {name for row in rows for name in row.mean}
+    if any(row.task == "change" for row in rows):
+        present = {name for name in present if not name.startswith(("micro", "macro"))}
+    metrics = [name for name in TITLES if name in present]
+    cells = []
+    for row in rows:
+        interval = "{:.3f} to {:.3f}".format(*row.intervals[row.main]) if row.main in row.intervals else ""
+        values = [spread([run[name] for run in row.runs if name in run]) for name in metrics]
+        cells.append([row.features, row.probe, *values, interval])
+    return ["features", "probe", *(TITLES[name] for name in metrics), "95 % of main"], cells
 
 
 def _title(facts: Mapping[str, Any]) -> str:
@@ -140,8 +96,7 @@ def _title(facts: Mapping[str, Any]) -> str:
 def print_table(rows: Sequence[Row], facts: Mapping[str, Any], console: rich.console.Console | None = None) -> None:
     """Print the table: means and standard deviations over the seeds, and the 95 % interval of the main metric."""
     console = console or rich.console.Console()
-    if console.width < 220:
-        console = rich.console.Console(width=220)
+    console.width = max(console.width, 220)
     table = rich.table.Table(title=_title(facts), box=rich.box.SIMPLE)
     header, cells = table_cells(rows)
     for i, name in enumerate(header):
@@ -162,36 +117,29 @@ def markdown(rows: Sequence[Row], facts: Mapping[str, Any]) -> str:
 
 def save_tables(stem: str, rows: Sequence[Row], facts: Mapping[str, Any]) -> None:
     """Write STEM.csv (a line for each metric of each row), STEM.json (everything) and STEM.md."""
-    nothing = (float("nan"), float("nan"))
-    cells = [
-        _Cell(row.features, row.probe, row.task, name, mean, row.std[name], len(row.runs), *row.intervals.get(name, nothing))
-        for row in rows
-        for name, mean in row.mean.items()
-    ]
-    texts = {
-        "csv": csv_text(_Cell, cells),
-        "json": json.dumps({**facts, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1),
-        "md": markdown(rows, facts),
-    }
+    lines: list[tuple[Any, ...]] = [("features", "probe", "task", "metric", "mean", "std", "seeds", "low", "high")]
+    for row in rows:
+        for name, mean in row.mean.items():
+            low, high = row.intervals.get(name, (float("nan"), float("nan")))
+            lines.append((row.features, row.probe, row.task, name, mean, row.std[name], len(row.runs), low, high))
+    whole = json.dumps({**facts, "rows": [dataclasses.asdict(row) for row in rows]}, indent=1)
+    texts = {"csv": csv_text(lines), "json": whole, "md": markdown(rows, facts)}
     for suffix, text in texts.items():
         with atomic_open(f"{stem}.{suffix}") as file:
             file.write(text)
 
 
 def read_tables(path: str | os.PathLike) -> tuple[list[Row], dict[str, Any]]:
-    """Read the rows and facts of a JSON file that `save_tables` wrote.
-
-    Raises:
-        ValueError: it is none, or one of another version.
-    """
+    """Read the rows and facts of a JSON file that `save_tables` wrote; ValueError for a file of another version."""
     with open(path) as file:
         facts = json.load(file)
     try:
         rows = [Row(**row) for row in facts.pop("rows")]
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} holds no table of this version of geomoe ({error}): run probe.py again") from None
-    intervals = [{name: (low, high) for name, (low, high) in row.intervals.items()} for row in rows]  # JSON has lists
-    return [dataclasses.replace(row, intervals=spans) for row, spans in zip(rows, intervals)], facts
+    for row in rows:
+        row.intervals.update({name: (low, high) for name, (low, high) in row.intervals.items()})  # JSON has lists
+    return rows, facts
 
 
 def verdict(rows: Sequence[Row]) -> str:

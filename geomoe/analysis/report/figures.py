@@ -33,6 +33,20 @@ def image(figure: Figure, alt: str, vector: bool = True) -> str:
     return f'<img alt="{html.escape(alt)}" src="data:image/{"svg+xml" if vector else "png"};base64,{data}">'
 
 
+def _panels(rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], alt: str, **options: Any) -> str:
+    """Draw images in a grid: a title for each column; `options` as for `imshow`."""
+    size = (1.1 * len(titles), 1.12 * len(rows))
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=size, squeeze=False)
+    for panels, line in zip(rows, axes):
+        for ax, panel in zip(line, panels):
+            ax.imshow(panel, **options)
+            ax.set_axis_off()
+    for ax, title in zip(axes[0], titles):
+        ax.set_title(title, fontsize=8)
+    figure.tight_layout(pad=0.4)
+    return image(figure, alt, vector=False)
+
+
 def curve(title: str, lines: Mapping[str, Points]) -> str:
     """Draw lines over the steps: label -> (step, value) points."""
     figure, ax = plt.subplots(figsize=(4.2, 2.6))
@@ -74,16 +88,9 @@ def reconstruction(result: Reconstruction, statistics: Mapping[str, Any], colour
     original, decoded = (composite(z, statistics, colours) for z in (result.original, result.reconstruction))
     seen = np.where(result.mask[..., None] > 0, 0.5, original)
     top = float(np.quantile(result.error, 0.98))
-    count = len(original)
-    figure, axes = plt.subplots(count, 4, figsize=(4.4, 1.12 * count), squeeze=False)
-    for panels, row in zip(zip(original, seen, decoded, result.error), axes):
-        for panel, ax in zip(panels, row):
-            ax.imshow(panel, cmap="magma", vmin=0, vmax=top)
-            ax.set_axis_off()
-    for ax, name in zip(axes[0], ("original", "seen", "reconstruction", f"error, 0 to {top:.2f}")):
-        ax.set_title(name, fontsize=8)
-    figure.tight_layout(pad=0.4)
-    return image(figure, f"reconstructions in {title}", vector=False)
+    titles = ("original", "seen", "reconstruction", f"error, 0 to {top:.2f}")
+    rows = list(zip(original, seen, decoded, result.error))
+    return _panels(rows, titles, f"reconstructions in {title}", cmap="magma", vmin=0, vmax=top)
 
 
 def usage(routing: Routing) -> str:
@@ -96,8 +103,7 @@ def usage(routing: Routing) -> str:
     shades = ax.imshow(grid, cmap="viridis", vmin=0, vmax=2, aspect="auto")
     ax.set_xlabel("layer", fontsize=8)
     ax.set_ylabel("expert", fontsize=8)
-    ax.set_xticks(range(depth))
-    ax.set_yticks(range(experts))
+    ax.set(xticks=range(depth), yticks=range(experts))
     for (e, layer), value in np.ndenumerate(grid):
         if np.isfinite(value):
             ax.text(layer, e, f"{value:.2f}", ha="center", va="center", fontsize=6, color="white" if value < 1.2 else "black")
@@ -108,34 +114,25 @@ def usage(routing: Routing) -> str:
 
 def first_choices(rgb: np.ndarray, routing: Routing, layers: Sequence[int]) -> str:
     """Draw images (N, S, S, 3) beside the expert with the largest gate of each patch in some layers."""
-    figure, axes = plt.subplots(len(rgb), 1 + len(layers), figsize=(1.1 * (1 + len(layers)), 1.12 * len(rgb)), squeeze=False)
-    for i, row in enumerate(axes):
-        row[0].imshow(rgb[i])
-        for ax, layer in zip(row[1:], layers):
-            ax.imshow(routing.top1(layer)[i], cmap="tab10", vmin=0, vmax=9)
-    for ax, title in zip(axes[0], ("image", *(f"layer {layer}" for layer in layers))):
-        ax.set_title(title, fontsize=8)
-    for ax in axes.flat:
-        ax.set_axis_off()
-    figure.tight_layout(pad=0.4)
-    return image(figure, "the expert with the largest gate for each patch", vector=False)
+    rows = [[pixels, *(routing.top1(layer)[i] for layer in layers)] for i, pixels in enumerate(rgb)]
+    titles = ["image", *(f"layer {layer}" for layer in layers)]
+    return _panels(rows, titles, "the expert with the largest gate for each patch", cmap="tab10", vmin=0, vmax=9)
 
 
 def expert_effects(norms: np.ndarray, effects: np.ndarray | None) -> str:
     """Draw what each expert adds to the patches of one image, (side, side, E), and its ablation's effect, (E, side, side)."""
-    count = norms.shape[-1]
-    figure, axes = plt.subplots(1 if effects is None else 2, count, figsize=(1.4 * count, 3), squeeze=False)
-    for e in range(count):
-        axes[0, e].imshow(norms[..., e], cmap="viridis", vmin=0, vmax=norms.max())
-        axes[0, e].set_title(f"expert {e}", fontsize=8)
-        if effects is not None:
-            axes[1, e].imshow(effects[e], cmap="magma", vmin=0, vmax=max(float(effects.max()), 1e-9))
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-    axes[0, 0].set_ylabel("contribution", fontsize=8)
+    shown = [("contribution", np.moveaxis(norms, -1, 0), dict(cmap="viridis", vmin=0, vmax=norms.max()))]
     if effects is not None:
-        axes[1, 0].set_ylabel("effect of ablation", fontsize=8)
+        shown.append(("effect of ablation", effects, dict(cmap="magma", vmin=0, vmax=max(float(effects.max()), 1e-9))))
+    count = norms.shape[-1]
+    figure, axes = plt.subplots(len(shown), count, figsize=(1.4 * count, 3), squeeze=False)
+    for line, (label, panels, options) in zip(axes, shown):
+        for ax, panel in zip(line, panels):
+            ax.imshow(panel, **options)
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(label, fontsize=8)
+    for e, ax in enumerate(axes[0]):
+        ax.set_title(f"expert {e}", fontsize=8)
     figure.tight_layout(pad=0.4)
     return image(figure, "norm of each expert's contribution, and effect of leaving it out", vector=False)
 
@@ -161,6 +158,5 @@ def scatter(title: str, xy: np.ndarray, groups: Sequence[tuple[np.ndarray, str]]
     for rows, colour, area in [(rest, "#d0d0d0", 6), *((rows, colour, 9) for rows, colour in groups)]:
         ax.scatter(xy[rows, 0], xy[rows, 1], s=area, color=colour, linewidths=0)
     ax.set_title(title, fontsize=11)
-    ax.set_xticks([])
-    ax.set_yticks([])
+    ax.set(xticks=[], yticks=[])
     return image(figure, f"{title} of the embeddings")

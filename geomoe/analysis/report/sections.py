@@ -8,7 +8,7 @@ import glob
 import html
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,16 +20,14 @@ from geomoe.analysis.report import figures
 from geomoe.analysis.sensitivity import TRUE, metadata_sensitivity
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
 from geomoe.metadata import FIELDS
-from geomoe.models import MAE
-from geomoe.models.config import NUM_PREFIX_TOKENS
+from geomoe.models import MAE, NUM_PREFIX_TOKENS
 from geomoe.models.reconstruction import reconstruct
 from geomoe.models.routing import Routing
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.config import PRETRAINED
 from geomoe.probing.metrics import TASKS, main_metric
 from geomoe.probing.tables import TITLES, read_tables, table_cells
-from geomoe.training import default_config
-from geomoe.training.config import flatten
+from geomoe.training.config import default_config, flatten
 from geomoe.training.losses import OBJECTIVES
 
 SHOWN = 4  # images that are drawn
@@ -38,17 +36,11 @@ _ROUTED = 128  # images whose routing is measured
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Held-out images.
+    """Held-out images."""
 
-    Attributes:
-        batch: image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2); labels (N, K).
-        task: "multiclass", "multilabel" or another.
-        classes: their names; empty without labels.
-    """
-
-    batch: dict[str, np.ndarray]
-    task: str
-    classes: Sequence[str]
+    batch: dict[str, np.ndarray]  # image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2); labels (N, K)
+    task: str  # "multiclass", "multilabel" or another
+    classes: Sequence[str]  # their names; empty without labels
 
     @classmethod
     def of(cls, batch: Mapping[str, np.ndarray], task: str, classes: Sequence[str]) -> HeldOut:
@@ -62,21 +54,14 @@ class HeldOut:
         """The first images."""
         return {name: value[:count] for name, value in self.batch.items()}
 
-    @property
-    def metadata(self) -> list[np.ndarray]:
-        """Week, hour, lat, lon."""
-        return [self.batch[name] for name in FIELDS]
 
-
-def table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], main: Callable[[Sequence[str]], bool] = lambda row: False
-) -> str:
-    """Lay out a table in HTML; rows for which `main` is true are stressed."""
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]], main: str | None = None) -> str:
+    """Lay out a table in HTML; rows whose first cell is `main` are stressed."""
     head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join(
-        f"<tr{' class=main' if main(row) else ''}>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in rows
-    )
+    body = ""
+    for row in rows:
+        cells = "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row)
+        body += f"<tr{' class=main' if row[0] == main else ''}>{cells}</tr>"
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
@@ -90,9 +75,7 @@ def _read_csv(path: str) -> list[dict[str, str]]:
 def config(run: Mapping[str, Any], encoder: PretrainedEncoder) -> str:
     """The run's config against the published recipe, and the statistics of the z-score."""
     values, published = flatten(run["config"]), flatten(default_config().to_dict())
-    changed = [
-        (key, str(value), str(published.get(key))) for key, value in sorted(values.items()) if published.get(key) != value
-    ]
+    changed = [(key, value, published.get(key)) for key, value in sorted(values.items()) if published.get(key) != value]
     whole = html.escape(json.dumps(run["config"], indent=1))
     statistics = encoder.statistics
     bands = [(b, f"{m:.0f}", f"{s:.0f}") for b, m, s in zip(encoder.bands, statistics["mean"], statistics["std"])]
@@ -111,18 +94,16 @@ def curves(run_dir: str) -> str:
     rows = _read_csv(os.path.join(run_dir, "metrics.csv"))
     if not rows:
         return '<p class="note">The run has no metrics.csv.</p>'
-    names = [("loss_masked", "reconstruction of hidden patches")]
-    names += [(f"loss_{objective.name}", objective.title) for objective in OBJECTIVES]
-    names += [("grad_norm", "gradient norm"), ("lr", "learning rate")]
+    titles = {"loss_masked": "reconstruction of hidden patches"} | {f"loss_{o.name}": o.title for o in OBJECTIVES}
+    titles |= {"grad_norm": "gradient norm", "lr": "learning rate"}
 
     def points(column: str) -> figures.Points:
         return [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
 
     drawn = []
-    for name, title in names:
+    for name, title in titles.items():
         lines = {label: values for label, key in (("training", name), ("held out", f"val_{name}")) if (values := points(key))}
-        if lines:
-            drawn.append(figures.curve(title, lines))
+        drawn += [figures.curve(title, lines)] if lines else []
     out = f'<div class="grid">{"".join(drawn)}</div>'
     if speeds := points("images_per_second"):
         speed, wait = (np.median([value for _, value in p]) for p in (speeds, points("input_wait_share") or [(0, 0.0)]))
@@ -141,16 +122,13 @@ def reconstructions(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """Originals, what the encoder saw, reconstructions and their errors."""
     model = MAE(encoder.config)
     result = reconstruct(model, encoder.params, images.first(SHOWN), normalised_targets=encoder.normalised_targets)
-    drawn = "".join(
-        f"<div><p>{title.capitalize()}:</p>{figures.reconstruction(result, encoder.statistics, bands, title)}</div>"
-        for bands, title in ((TRUE_COLOUR, "true colour"), (FALSE_COLOUR, "near infrared, red, green"))
-    )
+    drawn = ""
+    for bands, title in ((TRUE_COLOUR, "true colour"), (FALSE_COLOUR, "near infrared, red, green")):
+        drawn += f"<div><p>{title.capitalize()}:</p>{figures.reconstruction(result, encoder.statistics, bands, title)}</div>"
     note = ""
     if encoder.normalised_targets:
-        note = (
-            "The run learned patches normalised each by itself; their own mean and standard deviation are given back to the "
-            "reconstructions. "
-        )
+        note = "The run learned patches normalised each by itself; their own mean and standard deviation are given back to the "
+        note += "reconstructions. "
     return (
         "<p>Held-out images, from smooth to textured: the original, the patches that the encoder saw, the reconstruction, and "
         f"its error (root mean square over the bands, in standard deviations of the data). {note}</p>"
@@ -187,14 +165,14 @@ def sensitivity(encoder: PretrainedEncoder, images: HeldOut) -> str:
     labels, task = (images.batch["labels"], images.task) if labelled else (None, None)
     rows = metadata_sensitivity(encoder, images.batch["image"], images.batch, labels, task, batch_size=128)
     header = ["metadata given to the encoder", "cosine with the true embedding"]
-    cells = [[row.change, f"{row.cosine:.3f}"] for row in rows]
     if labelled:
         metric = TITLES[main_metric(images.task)]
         header += [f"{metric}, probe of true metadata", f"{metric}, probe fitted again"]
-        cells = [[*line, f"{row.score:.3f}", f"{row.refitted:.3f}"] for line, row in zip(cells, rows)]
+    values = [(row.cosine, row.score, row.refitted) for row in rows]
+    cells = [[row.change, *(f"{v:.3f}" for v in line if v is not None)] for row, line in zip(rows, values)]
     return (
         "<p>The model may use where and when an image was taken as a prior, in place of its pixels. Here location and time are "
-        "removed, shuffled among the images, or shifted.</p>" + table(header, cells, lambda row: row[0] == TRUE)
+        "removed, shuffled among the images, or shifted.</p>" + table(header, cells, TRUE)
     )
 
 
@@ -216,31 +194,30 @@ def probes(run_dir: str) -> str:
             f"{test}, protocol {html.escape(facts['protocol'])}; mean and standard deviation over "
             f"{len(facts['config']['seeds'])} seeds.</p>"
         )
-        out.append(table(*table_cells(rows), lambda row: row[0] == PRETRAINED))
+        out.append(table(*table_cells(rows), PRETRAINED))
         for metric in dict.fromkeys(row.main for row in rows):
             bars = []
-            for row in rows:
-                if row.main == metric:
-                    value = row.mean[metric]
-                    span = row.intervals.get(metric, (value, value))
-                    bars.append((f"{row.features}, {row.probe}", value, span, row.features == PRETRAINED))
+            for row in (row for row in rows if row.main == metric):
+                value = row.mean[metric]
+                span = row.intervals.get(metric, (value, value))
+                bars.append((f"{row.features}, {row.probe}", value, span, row.features == PRETRAINED))
             out.append(figures.intervals(TITLES[metric], bars))
     return "".join(out)
 
 
 def projection(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """Embeddings in two dimensions, coloured by class."""
-    z = embed_in_batches(encoder, images.batch["image"], images.metadata, batch_size=128)
+    z = embed_in_batches(encoder, images.batch["image"], [images.batch[name] for name in FIELDS], batch_size=128)
     labels = images.batch["labels"]
     several = images.task == "multilabel"
     single = labels.sum(axis=1) == 1 if several else np.ones(len(labels), bool)
-    rows_of = {name: single & (labels[:, k] > 0) for k, name in enumerate(images.classes)} if labels.ndim == 2 else {}
-    coloured = {
-        name: (rows, figures.COLOURS[k % len(figures.COLOURS)]) for k, (name, rows) in enumerate(rows_of.items()) if rows.any()
-    }
-    groups = list(coloured.values())
-    drawn = "".join(figures.scatter(title, project(z, key), groups) for title, key in (("PCA", "pca"), ("t-SNE", "tsne")))
-    key = "".join(f'<span><i style="background:{c}"></i>{html.escape(name)}</span>' for name, (_, c) in coloured.items())
+    groups, key = [], ""
+    for k, name in enumerate(images.classes if labels.ndim == 2 else ()):
+        rows, colour = single & (labels[:, k] > 0), figures.COLOURS[k % len(figures.COLOURS)]
+        if rows.any():
+            groups.append((rows, colour))
+            key += f'<span><i style="background:{colour}"></i>{html.escape(name)}</span>'
+    drawn = "".join(figures.scatter(title, project(z, how), groups) for title, how in (("PCA", "pca"), ("t-SNE", "tsne")))
     note = " Images of several classes are grey." if several else ""
     return (
         f"<p>Embeddings of {len(z)} held-out images in two dimensions.{note}</p>"
