@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,21 +49,15 @@ class FineTuneOptions:
             raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
 
 
-class _Rows(NamedTuple):
-    """Images (N, S, S, C), metadata (four (N, 2) arrays in the order of FIELDS) and labels (N, K) 0/1 in memory."""
+def _take(rows: Images, index: np.ndarray) -> Images:
+    return {name: values[index] for name, values in rows.items()}
 
-    images: np.ndarray
-    metadata: tuple[np.ndarray, ...]
-    labels: np.ndarray
 
-    def take(self, index: np.ndarray) -> _Rows:
-        return _Rows(self.images[index], tuple(values[index] for values in self.metadata), self.labels[index])
-
-    def batches(self, order: np.ndarray, size: int) -> Iterator[tuple[_Rows, int]]:
-        """Batches of one size, and how many of their rows count: the last one repeats rows."""
-        for start in range(0, len(order), size):
-            index = order[start : start + size]
-            yield self.take(np.resize(index, size)), len(index)
+def _batches(rows: Images, order: np.ndarray, size: int) -> Iterator[tuple[Images, int]]:
+    """Batches of one size, and how many of their rows count: the last one repeats rows."""
+    for start in range(0, len(order), size):
+        index = order[start : start + size]
+        yield _take(rows, np.resize(index, size)), len(index)
 
 
 def rate_factors(params: Any, depth: int, blocks: int | None, decay: float) -> Any:
@@ -119,35 +113,42 @@ def finetune(
     cfg = encoder.config
     if options.blocks is not None and not 0 <= options.blocks <= cfg.depth:
         raise ValueError(f"blocks = {options.blocks} must be between 0 and the encoder's {cfg.depth}")
-    rows = _in_memory(task, {"train": train, "test": test, "val": val})
+    rows: dict[str, Images] = {}
+    for name, split in {"train": train, "test": test, "val": val}.items():
+        if split is not None:
+            rows[name] = {key: np.asarray(split[key]) for key in ("image", *FIELDS, "labels")}
+    flat = {name: (split["image"].reshape(len(split["image"]), -1), split["labels"]) for name, split in rows.items()}
+    for name, (_, labels) in labelled_splits(task, flat).items():
+        rows[name] = {**rows[name], "labels": labels}
     if val is None:
-        learned, validation = holdout(len(rows["train"].labels), options.seed)
-        rows |= {"train": rows["train"].take(learned), "val": rows["train"].take(validation)}
-    count = len(rows["train"].labels)
+        learned, validation = holdout(len(rows["train"]["labels"]), options.seed)
+        rows |= {"train": _take(rows["train"], learned), "val": _take(rows["train"], validation)}
+    count = len(rows["train"]["labels"])
     batch_size = min(options.batch_size, count)
 
     @jax.jit
-    def features(params: Any, images: Array, metadata: tuple[Array, ...]) -> Array:
-        return pool_tokens(encode(cfg, params["encoder"], images, *metadata), metadata, cfg, options.pool)
+    def features(params: Any, batch: Mapping[str, Array]) -> Array:
+        metadata = tuple(batch[name] for name in FIELDS)
+        return pool_tokens(encode(cfg, params["encoder"], batch["image"], *metadata), metadata, cfg, options.pool)
 
     @jax.jit
-    def logits(params: Any, images: Array, metadata: tuple[Array, ...]) -> Array:
-        return features(params, images, metadata) @ params["head"]["coef"] + params["head"]["intercept"]
+    def logits(params: Any, batch: Mapping[str, Array]) -> Array:
+        return features(params, batch) @ params["head"]["coef"] + params["head"]["intercept"]
 
-    def apply(function: Callable[..., Array], params: Any, rows: _Rows) -> np.ndarray:
-        batches = rows.batches(np.arange(len(rows.labels)), batch_size)
-        return np.concatenate([np.asarray(function(params, batch.images, batch.metadata))[:used] for batch, used in batches])
+    def apply(function: Callable[..., Array], params: Any, rows: Images) -> np.ndarray:
+        batches = _batches(rows, np.arange(len(rows["labels"])), batch_size)
+        return np.concatenate([np.asarray(function(params, batch))[:used] for batch, used in batches])
 
-    def probabilities(params: Any, rows: _Rows) -> np.ndarray:
+    def probabilities(params: Any, rows: Images) -> np.ndarray:
         z = apply(logits, params, rows).astype(np.float64)
         return np.asarray(jax.nn.softmax(z, axis=1) if task == "multiclass" else jax.nn.sigmoid(z))
 
     def score(params: Any) -> float:
-        return main_score(rows["val"].labels, probabilities(params, rows["val"]), task)
+        return main_score(rows["val"]["labels"], probabilities(params, rows["val"]), task)
 
-    def mean_loss(params: Any, batch: _Rows, weight: Array) -> Array:
+    def mean_loss(params: Any, batch: Mapping[str, Array], weight: Array) -> Array:
         """Cross-entropy over the rows with weight 1; of several labels, the sum over the classes."""
-        z, labels = logits(params, batch.images, batch.metadata), batch.labels.astype(jnp.float32)
+        z, labels = logits(params, batch), batch["labels"].astype(jnp.float32)
         if task == "multiclass":
             losses = optax.softmax_cross_entropy(z, labels)
         else:
@@ -155,13 +156,13 @@ def finetune(
         return jnp.sum(losses * weight) / jnp.sum(weight)
 
     @functools.partial(jax.jit, donate_argnums=1)
-    def step(params: Any, state: Any, batch: _Rows, weight: Array) -> tuple[Any, Any, Array]:
+    def step(params: Any, state: Any, batch: Mapping[str, Array], weight: Array) -> tuple[Any, Any, Array]:
         loss, grads = jax.value_and_grad(mean_loss)(params, batch, weight)
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state, loss
 
     params = {"encoder": jax.tree.map(jnp.asarray, encoder.params["encoder"])}
-    probe = fit_logistic(apply(features, params, rows["train"]), rows["train"].labels, task=task, C=1.0)[0]
+    probe = fit_logistic(apply(features, params, rows["train"]), rows["train"]["labels"], task=task, C=1.0)[0]
     params["head"] = {"coef": jnp.asarray(probe.coef), "intercept": jnp.asarray(np.clip(probe.intercept, -20, 20))}
     factors = rate_factors(params, cfg.depth, options.blocks, options.layer_decay)
     steps = options.epochs * (-(-count // batch_size))
@@ -175,7 +176,7 @@ def finetune(
     rng = np.random.default_rng(options.seed)
     history, best, best_params = [score(params)], 0, params
     for epoch in range(1, options.epochs + 1):
-        for batch, used in rows["train"].batches(rng.permutation(count), batch_size):
+        for batch, used in _batches(rows["train"], rng.permutation(count), batch_size):
             params, state, loss = step(params, state, batch, (np.arange(batch_size) < used).astype(np.float32))
         if not np.isfinite(float(loss)):
             raise FloatingPointError(f"the loss is {float(loss)} in epoch {epoch}: lower lr = {options.lr}")
@@ -184,17 +185,8 @@ def finetune(
             best, best_params = epoch, params
         elif epoch - best >= options.patience:
             break
-    settings = dataclasses.asdict(options) | {name: len(split.labels) for name, split in rows.items()}
+    settings = dataclasses.asdict(options) | {name: len(split["labels"]) for name, split in rows.items()}
     settings |= dict(probe="finetune", batch_size=batch_size, pool=pool_name(options.pool), val_scores=history, best_epoch=best)
     settings["params"] = jax.tree.map(np.asarray, best_params)
     scores = probabilities(best_params, rows["test"])
-    return classification_result(rows["test"].labels, scores, task, settings, options.resamples)
-
-
-def _in_memory(task: str, splits: Mapping[str, Images | None]) -> dict[str, _Rows]:
-    present = {name: split for name, split in splits.items() if split is not None}
-    flat = {name: (np.asarray(s["image"]).reshape(len(s["image"]), -1), s["labels"]) for name, s in present.items()}
-    return {
-        name: _Rows(np.asarray(present[name]["image"]), tuple(np.asarray(present[name][field]) for field in FIELDS), labels)
-        for name, (_, labels) in labelled_splits(task, flat).items()
-    }
+    return classification_result(rows["test"]["labels"], scores, task, settings, options.resamples)
