@@ -145,13 +145,10 @@ def acquisition_time(*, explicit: str = "", name: str = "", date_tag: str = "", 
     """Read the time of acquisition from the most trustworthy source that has one; NaT where none has.
 
     Args:
-        explicit: of a table of the user's or of a product's metadata file.
+        explicit: of a table of the user's or of a product's metadata file; ValueError if it is no time.
         name: of the file or product, which may hold a stamp of the acquisition.
         date_tag: TIFFTAG_DATETIME of the file, which is often the time of its writing.
-        strict: whether a stamp of `name` or `date_tag` that is no time is an error; otherwise the next source is read.
-
-    Raises:
-        ValueError: `explicit` is no time, or (strict) the first stamp is none.
+        strict: whether a stamp of `name` or `date_tag` that is no time is a ValueError; otherwise the next source is read.
 
     >>> str(acquisition_time(name="S2A_MSIL2A_20170613T101031_1_1", date_tag="2021:01:01 00:00:00"))
     '2017-06-13T10:10:31'

@@ -11,7 +11,7 @@ from embedding_tools import PTH
 
 from geomoe import embeddings
 from geomoe.embeddings.files import write_npz, write_parquet
-from geomoe.embeddings.parts import Parts
+from geomoe.embeddings.sink import Parts
 
 FACTS = {"classes": ["a", "b", "c"], "pool": "mean"}
 

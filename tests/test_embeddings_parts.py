@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from geomoe.embeddings.parts import Parts
+from geomoe.embeddings.sink import Parts
 
 
 def test_parts_come_back_in_order_and_without_a_gap(tmp_path):

@@ -77,15 +77,12 @@ class Preparation:
         return np.rot90(image, int(draws[4] * 4)) if self.augment.rot90 else image
 
     def __call__(self, values: np.ndarray, shapes: np.ndarray, draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Prepare a batch.
+        """Prepare a batch: (B, S, S, C) float32; (B, S, S) bool, False where a band lacks data or such a pixel was mixed in.
 
         Args:
             values: (B,) bytes, the uint16 digital numbers of each image.
             shapes: (B, 3) height, width and bands of each.
             draws: (B, DRAWS) uniform numbers.
-
-        Returns:
-            (B, S, S, C) float32, and (B, S, S) bool: False where a band holds no data, or a pixel without any was mixed in.
         """
         bands = len(self.statistics.mean)
         out = np.empty((len(values), self.size, self.size, bands), np.float32)

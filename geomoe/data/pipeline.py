@@ -7,7 +7,7 @@ exactly the batches that would have come: `load(..., start_batch=n)`.
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -127,8 +127,7 @@ def load(
     Args:
         name_or_builder: "name", "name/config" (then `data_dir` says where it is prepared), or a TFDS builder.
         split: TFDS's notation: "train", "train[:90%]", "train+val" ...
-        options: of the batches.
-        **changes: fields of `options` to change, as `batch_size=32`.
+        options, **changes: of the batches, and its fields to change, as `batch_size=32`.
 
     Returns:
         A dataset of dicts: image (B, S, S, 7) float32; valid (B, S, S) bool, False without data; week, hour, lat, lon (B, 2)
@@ -158,7 +157,8 @@ def load(
     raw_records = _raw_records(source, split)
     if options.cache:
         raw_records = raw_records.cache()
-    make_batch = _batch_maker(source.info.features["labels"].feature.num_classes, statistics, options)
+    classes = source.info.features["labels"].feature.num_classes
+    make_batch = functools.partial(_make_batch, classes, statistics, options)
     first_epoch, skip = divmod(options.start_batch, batches) if options.train else (0, options.start_batch)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
@@ -177,43 +177,39 @@ def load(
     return ds.map(make_batch, num_parallel_calls=AUTOTUNE, deterministic=True).prefetch(2)
 
 
-def _batch_maker(classes: int, statistics: Statistics, options: LoadOptions) -> Callable[..., dict[str, tf.Tensor]]:
-    """Give a function of (index of the batch in its epoch, (B,) serialized records, epoch) to a batch: few large operations."""
+def _make_batch(
+    classes: int, statistics: Statistics, options: LoadOptions, index: tf.Tensor, raw: tf.Tensor, epoch: tf.Tensor
+) -> dict[str, tf.Tensor]:
+    """Make batch `index` of an epoch out of (B,) serialized records, in a few large operations."""
     size, augment = options.img_size, options.augment
     preparation = Preparation(size, options.resize_mode, statistics, augment, options.clip)
-
-    def make_batch(index: tf.Tensor, raw: tf.Tensor, epoch: tf.Tensor) -> dict[str, tf.Tensor]:
-        fields = records.parse(raw)
-        rows = tf.shape(raw)[0]
-        position = index * options.process_count + options.process_index
-        key = tf.stack([tf.constant(options.seed, tf.int64) * 1_000_003 + epoch, position])
-        shape = [rows, 2 * DRAWS + len(metadata.FIELDS)]
-        draws = tf.random.stateless_uniform(shape, key) if options.train else tf.zeros(shape)
-        values, shapes = fields.pop("image/value"), fields.pop("image/shape")
-        for view, (name, valid_name) in enumerate((("image", "valid"), ("second_view", "second_valid"))[: options.views]):
-            view_draws = draws[:, DRAWS * view : DRAWS * (view + 1)]
-            image, valid = tf.numpy_function(preparation, [values, shapes, view_draws], [tf.float32, tf.bool])
-            fields[name] = tf.ensure_shape(image, (None, size, size, len(statistics.mean)))
-            fields[valid_name] = tf.ensure_shape(valid, (None, size, size))
-        padded = tf.concat([fields["labels"].to_tensor(-1), tf.fill([rows, 1], tf.constant(-1, tf.int64))], axis=1)
-        fields["labels"] = tf.cast(tf.reduce_max(tf.one_hot(padded, max(classes, 1)), axis=1), tf.int32)
-        inputs = [fields[key] for key in ("latitude", "longitude", "time", "id")]
-        encoded = tf.numpy_function(functools.partial(_encode_metadata, options.hour), inputs, tf.float32)
-        fields["metadata"] = tf.ensure_shape(encoded, (None, len(metadata.FIELDS), 2))
-        keep = tf.cast(draws[:, 2 * DRAWS :] >= augment.metadata_dropout, tf.float32)
-        for i, name in enumerate(metadata.FIELDS):
-            fields[name] = fields["metadata"][:, i] * keep[:, i : i + 1]
-        return fields
-
-    return make_batch
+    fields = records.parse(raw)
+    rows = tf.shape(raw)[0]
+    position = index * options.process_count + options.process_index
+    key = tf.stack([tf.constant(options.seed, tf.int64) * 1_000_003 + epoch, position])
+    shape = [rows, 2 * DRAWS + len(metadata.FIELDS)]
+    draws = tf.random.stateless_uniform(shape, key) if options.train else tf.zeros(shape)
+    values, shapes = fields.pop("image/value"), fields.pop("image/shape")
+    for view, (name, valid_name) in enumerate((("image", "valid"), ("second_view", "second_valid"))[: options.views]):
+        view_draws = draws[:, DRAWS * view : DRAWS * (view + 1)]
+        image, valid = tf.numpy_function(preparation, [values, shapes, view_draws], [tf.float32, tf.bool])
+        fields[name] = tf.ensure_shape(image, (None, size, size, len(statistics.mean)))
+        fields[valid_name] = tf.ensure_shape(valid, (None, size, size))
+    padded = tf.concat([fields["labels"].to_tensor(-1), tf.fill([rows, 1], tf.constant(-1, tf.int64))], axis=1)
+    fields["labels"] = tf.cast(tf.reduce_max(tf.one_hot(padded, max(classes, 1)), axis=1), tf.int32)
+    inputs = [fields[key] for key in ("latitude", "longitude", "time", "id")]
+    encoded = tf.numpy_function(functools.partial(_encode_metadata, options.hour), inputs, tf.float32)
+    fields["metadata"] = tf.ensure_shape(encoded, (None, len(metadata.FIELDS), 2))
+    keep = tf.cast(draws[:, 2 * DRAWS :] >= augment.metadata_dropout, tf.float32)
+    for i, name in enumerate(metadata.FIELDS):
+        fields[name] = fields["metadata"][:, i] * keep[:, i : i + 1]
+    return fields
 
 
 def _raw_records(source: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     """Read the serialized records of a split, in the order in which they were written."""
-    pieces = [
-        tf.data.TFRecordDataset(os.fspath(part.filename)).skip(part.skip).take(part.take)
-        for part in source.info.splits[split].file_instructions
-    ]
+    files = source.info.splits[split].file_instructions
+    pieces = [tf.data.TFRecordDataset(os.fspath(file.filename)).skip(file.skip).take(file.take) for file in files]
     if not pieces:
         raise ValueError(f"{source.name} split {split} is empty")
     return functools.reduce(lambda ds, piece: ds.concatenate(piece), pieces)

@@ -181,12 +181,9 @@ def to_size(
     """Bring images (N, H, W, C) to (N, size, size, C), a view of them where nothing is resized.
 
     Images with a side too short for a crop of the size are enlarged first, in their own form. Another size where `resize_mode`
-    is "exact" is a ValueError.
+    (of `RESIZE_MODES` or `RANDOM_RESIZE_MODES`) is "exact" is a ValueError.
 
     Args:
-        images: of any number type.
-        size: side of the result, in pixels.
-        resize_mode: one of `RESIZE_MODES` or `RANDOM_RESIZE_MODES`.
         position: of a random crop between the first and the last that there is room for, row and column in [0, 1); None is
             the middle, rounded down.
         side: of the square that "random_resized_crop" cuts, in pixels, no longer than the image's.
@@ -217,10 +214,7 @@ def prepare(
 
     Args:
         images: (N, H, W, C) in the unit and with the bands of `spec`.
-        spec: what the images are.
-        bands: the model's.
-        size: the model's image side.
-        statistics: the model's {"mean", "std"}, in Collection 2 digital numbers.
+        bands, size, statistics: the model's, with the {"mean", "std"} in Collection 2 digital numbers.
 
     Returns:
         z-scored images (N, size, size, len(bands)) float32, and which pixels hold data in every band, (N, size, size) bool.

@@ -4,25 +4,17 @@ import json
 import os
 import struct
 import zipfile
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
-from geomoe.embeddings.parts import Columns, Parts
 from geomoe.files import atomic_path
 
+Columns = dict[str, np.ndarray]  # the columns of a block of rows, by name
+Parts = Iterable[Columns]  # blocks of rows after each other; read several times
 FORMATS = (".parquet", ".npz", ".tif")
 TILE = 128  # pixels a side, of a GeoTIFF
-
-
-class Grid(NamedTuple):
-    """The windows of a scene as pixels of a raster: how many, where, and in which CRS (rasterio's)."""
-
-    height: int
-    width: int
-    transform: Any
-    crs: Any
 
 
 def write_parquet(output: str, parts: Parts, facts: Mapping[str, Any], footprints: bool) -> None:
@@ -91,13 +83,13 @@ def write_npz(output: str, parts: Parts, facts: Mapping[str, Any]) -> None:
             np.lib.format.write_array(file, np.array(json.dumps(facts)))
 
 
-def write_geotiff(output: str, parts: Parts, facts: Mapping[str, Any], grid: Grid) -> None:
-    """Write a raster with one pixel a window and one band a value; NaN where not embedded."""
+def write_geotiff(output: str, parts: Parts, facts: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
+    """Write a raster with one pixel a window (grid: rasterio's height, width, transform, crs), one band a value or NaN."""
     import rasterio
     from rasterio.windows import Window
 
     width = next(iter(parts))["vector"].shape[-1]
-    profile = dict(driver="GTiff", **grid._asdict(), count=width, dtype="float32", nodata=float("nan"), bigtiff="if_safer")
+    profile = dict(driver="GTiff", **grid, count=width, dtype="float32", nodata=float("nan"), bigtiff="if_safer")
     profile |= dict(tiled=True, blockxsize=TILE, blockysize=TILE, interleave="pixel", compress="deflate")
     row = 0
     with atomic_path(output) as path, rasterio.open(path, "w", **profile) as file:
@@ -106,8 +98,8 @@ def write_geotiff(output: str, parts: Parts, facts: Mapping[str, Any], grid: Gri
             file.set_band_description(band + 1, f"embedding {band}")
         for part in parts:
             values = np.where(part["embedded"][:, None], part["vector"].astype(np.float32), np.nan)
-            values = values.reshape(-1, grid.width, width).transpose(2, 0, 1)
-            file.write(values, window=Window(0, row, grid.width, values.shape[1]))
+            values = values.reshape(-1, grid["width"], width).transpose(2, 0, 1)
+            file.write(values, window=Window(0, row, grid["width"], values.shape[1]))
             row += values.shape[1]
 
 

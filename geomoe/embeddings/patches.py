@@ -10,8 +10,8 @@ from geomoe import data, metadata
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.preprocess import InputSpec, has_data
 from geomoe.embeddings import sink as sinks
-from geomoe.embeddings.parts import Columns, Parts
-from geomoe.embeddings.sink import Sink
+from geomoe.embeddings.files import Columns
+from geomoe.embeddings.sink import Parts, Sink
 from geomoe.pretrained import PretrainedEncoder
 
 # The types in which files hold each unit.
@@ -100,20 +100,15 @@ def embed_folder(
         skipped: called for each file that cannot be read.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: there is no GeoTIFF in it, or the sink is a raster.
+        FileNotFoundError, ValueError: there is no such folder, no GeoTIFF in it, or the sink is a raster.
     """
     sink.check_table()
     spec = spec or InputSpec(resize_mode="centre_crop")
     root = os.fspath(folder)
     if not os.path.isdir(root):
         raise FileNotFoundError(f"{root} is no folder")
-    files = sorted(
-        os.path.relpath(os.path.join(where, name), root)
-        for where, _, names in os.walk(root)
-        for name in names
-        if name.lower().endswith((".tif", ".tiff"))
-    )
+    paths = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
+    files = sorted(os.path.relpath(path, root) for path in paths if path.lower().endswith((".tif", ".tiff")))
     if not files:
         raise ValueError(f"{root} holds no .tif file")
     facts = sink.facts(encoder, spec, {"folder": os.path.abspath(root), "files": len(files)})
@@ -134,24 +129,23 @@ def _rows_of_files(
 ) -> Columns:
     """Rows of the readable ones of some files."""
     bands = len(spec.channels(encoder.bands))
-    patches = {}
+    ids, patches = [], []
     for name in names:
         path = os.path.join(root, name)
         try:
-            patch = read_patch(path, bands, need_crs=False, keep_nodata=True, dtypes=_DTYPES[spec.unit])
+            patches.append(read_patch(path, bands, need_crs=False, keep_nodata=True, dtypes=_DTYPES[spec.unit]))
+            ids.append(os.path.splitext(name)[0])
         except PatchError as error:
             skipped(error)
-        else:
-            patches[os.path.splitext(name)[0]] = patch
-    times = [metadata.acquisition_time(name=os.path.basename(i), date_tag=patch.date_tag) for i, patch in patches.items()]
-    valid = np.array([has_data(patch.image, spec.unit).mean() for patch in patches.values()], np.float32)
+    times = [metadata.acquisition_time(name=os.path.basename(i), date_tag=patch.date_tag) for i, patch in zip(ids, patches)]
+    valid = np.array([has_data(patch.image, spec.unit).mean() for patch in patches], np.float32)
     columns = {
-        "id": np.array(list(patches), str),
-        "latitude": np.array([patch.latitude for patch in patches.values()], np.float64),
-        "longitude": np.array([patch.longitude for patch in patches.values()], np.float64),
+        "id": np.array(ids, str),
+        "latitude": np.array([patch.latitude for patch in patches], np.float64),
+        "longitude": np.array([patch.longitude for patch in patches], np.float64),
         "time": np.array(times, "datetime64[s]"),
         "valid_fraction": valid,
         "embedded": valid > 0,
     }
-    images = [patch.image for patch, embedded in zip(patches.values(), valid > 0) if embedded]
+    images = [patch.image for patch, embedded in zip(patches, valid > 0) if embedded]
     return {**columns, "vector": sink.embed(encoder, images, columns, spec)}

@@ -10,9 +10,8 @@ from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, band_order, has_data
 from geomoe.data.scene import SceneError, SceneReader, check_unit, open_scene
 from geomoe.embeddings import sink as sinks
-from geomoe.embeddings.files import TILE, Grid
-from geomoe.embeddings.parts import Columns, Parts
-from geomoe.embeddings.sink import Sink
+from geomoe.embeddings.files import TILE, Columns
+from geomoe.embeddings.sink import Parts, Sink
 from geomoe.pretrained import PretrainedEncoder
 
 
@@ -89,7 +88,7 @@ def embed_scene(
             parts.add(index, block)
     offset = (size - stride) / 2
     transform = info.transform @ info.transform.translation(offset, offset) @ info.transform.scale(stride)
-    return sink.finish(parts, facts, Grid(height, width, transform, info.crs))
+    return sink.finish(parts, facts, dict(height=height, width=width, transform=transform, crs=info.crs))
 
 
 def _embed_rows(

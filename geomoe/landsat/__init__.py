@@ -3,6 +3,7 @@
 from geomoe.landsat.bands import BAND_ALIASES as BAND_ALIASES
 from geomoe.landsat.bands import BAND_TITLES as BAND_TITLES
 from geomoe.landsat.bands import BANDS as BANDS
+from geomoe.landsat.bands import INDICES as INDICES
 from geomoe.landsat.bands import SENSORS as SENSORS
 from geomoe.landsat.bands import TM_BANDS as TM_BANDS
 from geomoe.landsat.bands import band_name as band_name
@@ -11,10 +12,8 @@ from geomoe.landsat.bands import check_sensor as check_sensor
 from geomoe.landsat.bands import lacks_coastal as lacks_coastal
 from geomoe.landsat.bands import sensor_bands as sensor_bands
 from geomoe.landsat.bands import sensor_of as sensor_of
+from geomoe.landsat.bands import spectral_indices as spectral_indices
 from geomoe.landsat.bands import with_coastal as with_coastal
-from geomoe.landsat.indices import INDICES as INDICES
-from geomoe.landsat.indices import normalized_difference as normalized_difference
-from geomoe.landsat.indices import spectral_indices as spectral_indices
 from geomoe.landsat.nomenclatures import BIGEARTHNET_CLASSES_19 as BIGEARTHNET_CLASSES_19
 from geomoe.landsat.nomenclatures import BIGEARTHNET_CLASSES_43 as BIGEARTHNET_CLASSES_43
 from geomoe.landsat.nomenclatures import BIGEARTHNET_DROPPED as BIGEARTHNET_DROPPED

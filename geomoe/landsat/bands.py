@@ -1,6 +1,7 @@
-"""Bands and sensors: the model's seven bands, their other names, and what Landsat 4 to 7 have of them."""
+"""Bands and sensors: the model's seven bands, their names, what Landsat 4 to 7 have of them, and spectral indices."""
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,14 @@ BAND_ALIASES = {
     **dict(zip(("coastal", "blue", "green", "red", "nir", "swir1", "swir2"), BANDS)),
     **dict(zip(BAND_TITLES, BANDS)),
 }
+
+# Spectral indices: (first - second) / (first + second) of surface reflectances.
+INDICES = {
+    "ndvi": ("SR_B5", "SR_B4"),  # vegetation (Rouse et al. 1974)
+    "ndwi": ("SR_B3", "SR_B5"),  # open water (McFeeters 1996)
+    "nbr": ("SR_B5", "SR_B7"),  # burn (Key and Benson 2006)
+}
+REFLECTANCE_FLOOR = 0.02  # a band counts as at least this much, so that a sum near 0 gives no huge index
 
 
 def check_sensor(sensor: str) -> None:
@@ -55,12 +64,8 @@ def band_title(band: str) -> str:
 def band_name(name: str, sensor: str = "landsat8") -> str:
     """Give the model's name of a band: "SR_B5" for "SR_B5", "B5", "nir" or "near infrared", in any case of letters.
 
-    Args:
-        name: a name of the band.
-        sensor: whose numbers those of the bands are: "B4" of "landsat7" is near infrared, "SR_B5" to the model.
-
-    Raises:
-        ValueError: no band of the sensor is called so.
+    `sensor` says whose numbers those of the bands are: "B4" of "landsat7" is near infrared, "SR_B5" to the model. A name that
+    no band of the sensor has is a ValueError.
     """
     number = name.upper().removeprefix("SR_").replace("B0", "B")
     if re.fullmatch(r"B\d+", number):
@@ -85,3 +90,15 @@ def with_coastal(dn: np.ndarray) -> np.ndarray:
     z = (blue - published.mean[1]) / published.std[1]
     coastal = np.clip(np.rint(z * published.std[0] + published.mean[0]), 1, 65535)
     return np.concatenate([np.where(blue == NODATA, NODATA, coastal), dn], axis=-1).astype(np.uint16)
+
+
+def spectral_indices(reflectance: Any) -> Any:
+    """Compute the indices of every pixel, in the order of `INDICES`, numpy or jax: (..., 7) surface reflectance -> (..., 3) in [-1, 1].
+
+    >>> import numpy as np
+    >>> spectral_indices(np.array([0.02, 0.03, 0.05, 0.04, 0.36, 0.2, 0.12])).round(2).tolist()
+    [0.8, -0.76, 0.5]
+    """
+    xp = reflectance.__array_namespace__()
+    bands = dict(zip(BANDS, xp.unstack(xp.maximum(reflectance, REFLECTANCE_FLOOR), axis=-1)))
+    return xp.stack([(bands[a] - bands[b]) / (bands[a] + bands[b]) for a, b in INDICES.values()], axis=-1)

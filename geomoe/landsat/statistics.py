@@ -1,10 +1,8 @@
 """Band means and standard deviations, and the z-score by them: one pair `normalize`, `unnormalize`."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -56,20 +54,20 @@ class Statistics(Mapping[str, Any]):
         return 3
 
     @classmethod
-    def of(cls, values: Statistics | Mapping[str, Any]) -> Statistics:
+    def of(cls, values: Mapping[str, Any]) -> Self:
         """Take the statistics themselves, or those of a mapping with "mean", "std" and (where there is one) "source"."""
         return values if isinstance(values, cls) else cls(values["mean"], values["std"], values.get("source", "unnamed"))
 
     @classmethod
-    def published(cls, dataset: str) -> Statistics:
+    def published(cls, dataset: str) -> Self:
         """Look up those of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers; else ValueError."""
         if dataset not in STATISTICS:
             raise ValueError(f"no published statistics of {dataset!r}; there are {', '.join(STATISTICS)}")
         return cls(**STATISTICS[dataset], source=f"published:{dataset}")
 
-    def select(self, bands: Sequence[int]) -> Statistics:
+    def select(self, bands: Sequence[int]) -> Self:
         """Take those of some of the bands, by index."""
-        return Statistics(tuple(self.mean[i] for i in bands), tuple(self.std[i] for i in bands), self.source)
+        return type(self)(tuple(self.mean[i] for i in bands), tuple(self.std[i] for i in bands), self.source)
 
     def normalize(self, images: Any, out: np.ndarray | None = None) -> Any:
         """Compute z-scores of (..., C) values; numpy or jax arrays, in float32 where the images are float32.

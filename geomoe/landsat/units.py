@@ -36,9 +36,7 @@ def reflectance_to_dn(reflectance: np.ndarray) -> np.ndarray:
 def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | None = None) -> np.ndarray:
     """Convert level-1 digital numbers to top-of-atmosphere reflectance, float64; digital number 0 (no data) becomes NaN.
 
-    Args:
-        dn: (..., C) digital numbers.
-        sun_elevation: degrees in (0, 90], one or one an image; None leaves the reflectance uncorrected for the sun's angle.
+    `sun_elevation` is in degrees in (0, 90], one or one an image; None leaves the reflectance uncorrected for the sun's angle.
 
     >>> level1_to_reflectance(np.array([10000]), 30.0).round(4).tolist()
     [0.2]
@@ -56,10 +54,8 @@ def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | No
 def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
     """Find clouds (and, in Collection 2, their shadows) in a quality band: uint16 -> bool of the same shape.
 
-    Args:
-        qa: bit field.
-        kind: "QA_PIXEL" of Collection 2 (bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow; USGS LSDS-1619), or "BQA" from
-            before the collections (bits 14 and 15: cloud confidence, 3 is high).
+    `kind` is "QA_PIXEL" of Collection 2 (bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow; USGS LSDS-1619), or "BQA" from
+    before the collections (bits 14 and 15: cloud confidence, 3 is high).
     """
     qa = np.asarray(qa, np.uint16)
     if kind == "QA_PIXEL":

@@ -1,7 +1,6 @@
 """What the TFDS builders share: from a listing of a source to a prepared dataset.
 
-A builder lists its source as `Entry`s, one a patch, and says how one entry is read. The shards of a conversion stand in a
-folder `.conversion` of the data_dir; at its end they move to the dataset's folder, where TFDS reads them like any others.
+The shards of a conversion stand in a folder `.conversion` of the data_dir; at its end they move to the dataset's folder.
 """
 
 import collections
@@ -125,9 +124,8 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             filled = [(shard, result) for shard, result in shards if shard.split == split and result.records]
             if not filled:
                 continue
-            template = tfds.core.ShardedFileTemplate(
-                self.data_path, dataset_name=self.name, split=split, filetype_suffix="tfrecord"
-            )
+            names = dict(dataset_name=self.name, split=split, filetype_suffix="tfrecord")
+            template = tfds.core.ShardedFileTemplate(self.data_path, **names)
             for i, (shard, _) in enumerate(filled):
                 shutil.move(shard.path, template.sharded_filepath(shard_index=i, num_shards=len(filled)))
             lengths, size = [result.records for _, result in filled], sum(result.bytes for _, result in filled)

@@ -1,7 +1,6 @@
 """A conversion that is parallel, resumable and loses nothing silently.
 
-The entries of a listing are shuffled by a fixed seed and cut into shards, and worker processes write a shard each. A finished
-shard has a JSON beside it, so an interrupted conversion goes on with the shards that lack.
+Worker processes write a shard each; a finished one has a JSON beside it, so an interrupted conversion goes on with the others.
 """
 
 import concurrent.futures
@@ -61,11 +60,7 @@ def cut_into_shards(listing: Listing, folder: str, reader: Reader, strict: bool)
 def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list[ShardResult], int]:
     """Write the shards that are not finished yet; one worker, like few patches, works in this process.
 
-    Returns:
-        The result of each shard, in order, and how many an earlier run had finished.
-
-    Raises:
-        PatchError: a strict shard has a flawed patch.
+    Gives the result of each shard, in order, and how many an earlier run had finished.
     """
     results = {shard.path: result for shard in shards if (result := finished(shard)) is not None}
     resumed = len(results)
@@ -107,12 +102,7 @@ def finished(shard: Shard) -> ShardResult | None:
 
 
 def write_shard(shard: Shard) -> ShardResult:
-    """Convert one shard, read it back, and write down what it holds.
-
-    Raises:
-        PatchError: the shard is strict and a patch flawed.
-        OSError: the file does not read back as it was written.
-    """
+    """Convert one shard, read it back (OSError if it reads otherwise than it was written), and write down what it holds."""
     skipped: list[Skipped] = []
     written, records = hashlib.sha256(), 0
     with atomic_path(shard.path) as path:

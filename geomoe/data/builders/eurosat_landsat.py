@@ -40,9 +40,8 @@ class EurosatLandsat(LandsatBuilder):
         return functools.partial(read_entry, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
-        names = read_splits(self.source, "eurosat-{}.txt")
-        if not names:
-            names = {"train": sorted(os.path.basename(p) for p in glob.glob(os.path.join(self.source, "*", "*.tif")))}
+        below = glob.glob(os.path.join(self.source, "*", "*.tif"))
+        names = read_splits(self.source, "eurosat-{}.txt") or {"train": sorted(map(os.path.basename, below))}
         listing = Listing({split: [] for split in names})
         for split, files in names.items():
             for stem in (os.path.splitext(os.path.basename(name))[0] for name in files):

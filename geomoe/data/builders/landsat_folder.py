@@ -21,11 +21,7 @@ _SPLIT = re.compile(r"(?!all$)[A-Za-z]\w*", re.ASCII)  # what TFDS takes as the 
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Row]:
-    """Read a table of labels (see `LandsatFolder`) to its rows by id, the ending .tif taken off.
-
-    Raises:
-        ValueError: the file is no such table; the message names the file, and the line where there is one.
-    """
+    """Read a table of labels (see `LandsatFolder`) to its rows by id, the ending .tif taken off; ValueError if it is none."""
     name = os.fspath(path)
     rows: dict[str, Row] = {}
     try:
@@ -127,11 +123,8 @@ class LandsatFolder(LandsatBuilder):
         task = "none"
         if any(_labels(row) for row in rows):
             task = "multilabel" if any("labels" in row for row in rows) else "multiclass"
-        return dict(
-            class_names=sorted({name for row in rows for name in _labels(row)}),
-            task=task,
-            description=f"Landsat patches of the folder {self.source}.",
-        )
+        class_names = sorted({name for row in rows for name in _labels(row)})
+        return dict(class_names=class_names, task=task, description=f"Landsat patches of the folder {self.source}.")
 
     def reader(self) -> Reader:
         names = tuple(self.info.features["labels"].feature.names)

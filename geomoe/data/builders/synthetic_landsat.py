@@ -8,15 +8,14 @@ from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader
 from geomoe.data.tensorflow_setup import tfds
 
-DEFAULT_COUNTS = {"train": 4096, "val": 1024, "test": 1024}
-
 
 class SyntheticConfig(tfds.core.BuilderConfig):
     """How many patches, from which seed, and which labels."""
 
     def __init__(self, *, seed: int = 0, counts: dict[str, int] | None = None, dominant: bool = False, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.seed, self.counts, self.dominant = seed, dict(counts or DEFAULT_COUNTS), dominant
+        self.counts = dict(counts or {"train": 4096, "val": 1024, "test": 1024})
+        self.seed, self.dominant = seed, dominant
 
 
 def read_entry(entry: Entry, dominant: bool) -> dict[str, Any]:

@@ -34,13 +34,10 @@ ENDMEMBERS = {name: np.array(values) for name, values in _SPECTRA.items()}
 HAZE = np.array([1.0, 0.85, 0.6, 0.45, 0.22, 0.08, 0.04])  # path radiance by band, falling with wavelength
 
 
-def _logistic(x: float) -> float:
-    return 1 / (1 + np.exp(-np.clip(x, -50, 50)))
-
-
 def _green(week: float, start: float, end: float, slope: float = 0.9) -> float:
     """Double-logistic greenness in [0, 1]: greening about week `start`, fading about week `end`."""
-    return _logistic(slope * (week - start)) * _logistic(slope * (end - week))
+    logistic = lambda x: 1 / (1 + np.exp(-np.clip(x, -50, 50)))
+    return logistic(slope * (week - start)) * logistic(slope * (end - week))
 
 
 def greenness(cover: str, week: float, latitude: float) -> float:
