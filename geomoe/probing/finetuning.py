@@ -86,7 +86,7 @@ def finetune(
     encoder: PretrainedEncoder,
     task: str,
     val: Images | None = None,
-    options: FineTuneOptions = FineTuneOptions(),  # noqa: B008  (frozen)
+    options: FineTuneOptions = FineTuneOptions(),
     **changes: Any,
 ) -> ProbeResult:
     """Fine-tune an encoder with a linear head, and stop where the validation score no longer rises.

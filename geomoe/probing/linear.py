@@ -223,7 +223,7 @@ def linear_probe(
     *,
     task: str,
     val: Split | None = None,
-    options: LinearOptions = LinearOptions(),  # noqa: B008  (frozen)
+    options: LinearOptions = LinearOptions(),
     protocol: str | None = None,
     resamples: int = 1000,
     seed: int = 0,

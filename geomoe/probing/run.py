@@ -48,7 +48,7 @@ def _fit(config: ml_collections.ConfigDict, task: str, data: SplitData, features
         return knn_probe(train, test, **shared, **probe_options(config, probe))
     val = rows(d.val_split) if d.val_split else None
     if probe == "ridge":
-        return ridge_probe(train, test, val=val, resamples=config.resamples)
+        return ridge_probe(train, test, val=val, seed=seed, resamples=config.resamples)
     info = {"pool": config.pool, "features": features, "encoder": data.encoder(PRETRAINED, seed).source}
     return linear_probe(train, test, val=val, seed=seed, info=info, **shared, **probe_options(config, probe))
 
@@ -79,7 +79,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         The rows of the table, and facts: task, sizes, encoder, settings.
     """
     validate(config)
-    encoder = load(config.checkpoint, int(config.which) if str(config.which).isdigit() else config.which)
+    encoder = load(config.checkpoint, config.which)
     d = config.data
     splits: SplitData | None = None
     fit: Fit
