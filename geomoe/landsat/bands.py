@@ -93,7 +93,7 @@ def with_coastal(dn: np.ndarray) -> np.ndarray:
 
 
 def spectral_indices(reflectance: Any) -> Any:
-    """Compute the indices of every pixel, in the order of `INDICES`, numpy or jax: (..., 7) surface reflectance -> (..., 3) in [-1, 1].
+    """Compute the indices of every pixel, in the order of `INDICES`: (..., 7) surface reflectance -> (..., 3) in [-1, 1].
 
     >>> import numpy as np
     >>> spectral_indices(np.array([0.02, 0.03, 0.05, 0.04, 0.36, 0.2, 0.12])).round(2).tolist()
