@@ -1,7 +1,6 @@
 """Facts about Landsat and its patch datasets: bands, units, quality bits, statistics, indices, label nomenclatures. No I/O."""
 
 from geomoe.landsat.bands import BAND_ALIASES as BAND_ALIASES
-from geomoe.landsat.bands import BAND_TITLES as BAND_TITLES
 from geomoe.landsat.bands import BANDS as BANDS
 from geomoe.landsat.bands import INDICES as INDICES
 from geomoe.landsat.bands import SENSORS as SENSORS

@@ -20,7 +20,6 @@ BAND_ALIASES = {
     **dict(zip(("coastal", "blue", "green", "red", "nir", "swir1", "swir2"), BANDS)),
     **dict(zip(BAND_TITLES, BANDS)),
 }
-
 # Spectral indices: (first - second) / (first + second) of surface reflectances.
 INDICES = {
     "ndvi": ("SR_B5", "SR_B4"),  # vegetation (Rouse et al. 1974)
@@ -93,7 +92,7 @@ def with_coastal(dn: np.ndarray) -> np.ndarray:
 
 
 def spectral_indices(reflectance: Any) -> Any:
-    """Compute the indices of every pixel, in the order of `INDICES`: (..., 7) surface reflectance -> (..., 3) in [-1, 1].
+    """Compute `INDICES` of every pixel: (..., 7) surface reflectance, a numpy or jax array -> (..., 3) in [-1, 1].
 
     >>> import numpy as np
     >>> spectral_indices(np.array([0.02, 0.03, 0.05, 0.04, 0.36, 0.2, 0.12])).round(2).tolist()
