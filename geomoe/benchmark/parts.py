@@ -1,7 +1,5 @@
 """What is measured. Each function runs in a process of its own and gives a list of rows of plain values."""
 
-from __future__ import annotations
-
 import collections
 import contextlib
 import dataclasses

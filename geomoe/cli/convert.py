@@ -5,8 +5,6 @@ python -m geomoe.cli.convert --checkpoint RUN --output encoder.stablehlo  withou
 python -m geomoe.cli.convert --checkpoint weights.pth --output probe_me/  a run directory
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

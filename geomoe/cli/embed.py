@@ -7,8 +7,6 @@
 An interrupted run goes on with the same command. Windows and patches without data are marked, not embedded.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

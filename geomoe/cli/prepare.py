@@ -1,7 +1,5 @@
 """Converts a source once into records: `python -m geomoe.cli.prepare --dataset NAME --source DIR --data_dir DIR`."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import json

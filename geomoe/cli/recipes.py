@@ -6,8 +6,6 @@
 Rows that OUTPUT/scores.csv has are taken from there, so that an interrupted command goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """The networks: encoder and masked autoencoder as Flax modules."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

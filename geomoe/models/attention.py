@@ -3,18 +3,14 @@
 Axes: B images, N tokens, D width, H query heads, G groups (key/value heads), d = D / H head width.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models import kernels
 from geomoe.models.layers import Linear
-
-Array = jax.Array
 
 
 class Attention(nn.Module):

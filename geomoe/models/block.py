@@ -3,8 +3,6 @@
 Axes: B images, N tokens, T = B * N tokens of a batch, D width, E experts, F hidden width of an expert.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models.attention import Attention
 from geomoe.models.config import ModelConfig
@@ -19,8 +18,6 @@ from geomoe.models.experts import Experts
 from geomoe.models.kernels import Draws, draw
 from geomoe.models.layers import LayerNorm
 from geomoe.models.router import Router, RouterOutput, balance_loss, router_z_loss
-
-Array = jax.Array
 
 
 class MixtureOfExperts(nn.Module):

@@ -4,11 +4,9 @@ Source: "Lightweight Metadata-Aware Mixture-of-Experts Masked Autoencoder for Ea
 model sizes, and the shapes of the published weights.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 NUM_METADATA_TOKENS = 4  # week, hour, latitude, longitude
 NUM_PREFIX_TOKENS = NUM_METADATA_TOKENS + 1  # and CLS
@@ -142,8 +140,8 @@ class ModelConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Reads `to_dict()`'s form, or a config's `model` section, where `size` may name a published size.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read `to_dict()`'s form, or a config's `model` section, where `size` may name a published size.
 
         >>> ModelConfig.from_dict({"size": "XS", "top_k": 1}).width
         128

@@ -4,21 +4,17 @@ Axes: B images, H and W pixels, C bands, P patches, V visible patches, N tokens 
 E experts.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.metadata import FIELDS
 from geomoe.models.block import Block, Stochastic, run_blocks
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.layers import TOKEN_INIT, LayerNorm, Linear, param
-
-Array = jax.Array
 
 
 @flax.struct.dataclass

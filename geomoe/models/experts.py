@@ -10,8 +10,6 @@ one for all experts of the layer; because W2 is linear and the gates of a token 
 so V and W2 are applied once a token, and only W_e once an expert.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +17,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models import kernels
 from geomoe.models.config import DISPATCHES
 from geomoe.models.kernels import ExpertParams
 from geomoe.models.layers import fan_in_uniform, param
-
-Array = jax.Array
-
 
 _MAX_DENSE_EXPERTS = 6  # up to here every expert is computed for every token: faster than sorting the tokens
 _BLOCK_ROWS = (8, 128)  # fewest and most rows of a block

@@ -6,16 +6,13 @@ Axes: B images, N tokens, T = B * N tokens of a batch, D width, H query heads, G
 heads a group, d head width, E experts, F hidden width of an expert.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 LAYER_NORM_EPSILON = 1e-5
 

@@ -3,8 +3,6 @@
 The published weights start from PyTorch's defaults, so random-weight baselines and training curves compare only if ours do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import dataclasses
@@ -15,10 +13,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from geomoe.models import kernels
-
-Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)

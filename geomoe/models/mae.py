@@ -3,21 +3,18 @@
 Axes: B images, P patches, V visible patches, N tokens, D encoder width, M decoder width, L = C * patch_size**2 values a patch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models.block import Block, StackOutput, Stochastic, run_blocks
 from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.encoder import Encoder, TokenOutput
 from geomoe.models.layers import TOKEN_INIT, LayerNorm, Linear, param
-
-Array = jax.Array
 
 
 @flax.struct.dataclass

@@ -5,19 +5,16 @@ A pool is the name of a pooling, or a tuple of several, whose embeddings are con
 Axes: N images, T tokens, P patches, D width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.metadata import FIELDS
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.encoder import TokenOutput
 
-Array = jax.Array
 Pool = str | tuple[str, ...]
 
 

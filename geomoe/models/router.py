@@ -3,17 +3,14 @@
 Axes: T tokens, D width, E experts, K chosen experts of a token.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models.layers import ZEROS, Linear, param
-
-Array = jax.Array
 
 BALANCE_WEIGHT = 0.01  # weight of each of the two balance losses, published
 _MAX_PAIRWISE_EXPERTS = 16  # up to here ranks come from E*E comparisons, which need no sort and no gather

@@ -1,7 +1,5 @@
 """The run directory: what a run is (`run.json`), and its states (`checkpoints/`, by Orbax)."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping

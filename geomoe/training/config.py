@@ -1,7 +1,5 @@
 """The configuration of a pretraining run: every key, with its default and its meaning."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,13 +1,12 @@
 """Evaluation on held-out images: one call, parameters in, metrics out."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from geomoe.data.composites import side_by_side
 from geomoe.landsat import Statistics
@@ -19,7 +18,6 @@ from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.objective import Batch
 from geomoe.training.losses.total import batch_losses, global_positions
 
-Array = jax.Array
 Batches = Callable[[], Iterator[Mapping[str, np.ndarray]]]
 
 

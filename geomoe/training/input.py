@@ -1,7 +1,5 @@
 """The input of a run: its datasets, their statistics, and the two streams of batches that its steps read."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any

@@ -1,14 +1,12 @@
 """A pretraining run from its config to its last checkpoint."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
 import threading
 import time
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import jax
 import ml_collections
@@ -43,7 +41,7 @@ class StopRequest:
         self.requested = False
         self._handlers: dict[int, Any] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._handlers[number] = signal.signal(number, self._request)

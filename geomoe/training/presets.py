@@ -1,7 +1,5 @@
 """Whole configurations that files in `configs/` start from, beside the published one (`default_config`)."""
 
-from __future__ import annotations
-
 import ml_collections
 
 from geomoe.training.config import default_config

@@ -1,7 +1,5 @@
 """The log of a run: progress on the terminal, metrics.csv, expert_usage.csv, TensorBoard."""
 
-from __future__ import annotations
-
 import csv
 import os
 import sys

@@ -1,7 +1,5 @@
 """The state that training carries from step to step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.struct

@@ -1,11 +1,9 @@
 """What a step minimises: the `loss` section of a config."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from geomoe.metadata import FIELDS
 from geomoe.models import ModelConfig
@@ -58,7 +56,7 @@ class LossConfig:
         return section
 
     @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> LossConfig:
+    def from_section(cls, section: Mapping[str, Any]) -> Self:
         """The `loss` section of a config; keys that it lacks have their defaults.
 
         Raises:

@@ -1,13 +1,10 @@
 """InfoNCE: the embeddings of two crops of a place are distinguished from those of other places."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.training.losses.objective import LossInputs, Objective
-
-Array = jax.Array
 
 
 def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None = None) -> Array:

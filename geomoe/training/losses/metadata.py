@@ -1,16 +1,12 @@
 """Metadata: week, hour, latitude and longitude are predicted from the pixels, where the encoder is not given them."""
 
-from __future__ import annotations
-
-import jax
 import jax.numpy as jnp
 import ml_collections
+from jax import Array
 
 from geomoe.metadata import FIELDS
 from geomoe.models import ModelConfig
 from geomoe.training.losses.objective import LossInputs, Objective
-
-Array = jax.Array
 
 
 def metadata_loss(predicted: Array, target: Array, hidden: Array) -> Array:

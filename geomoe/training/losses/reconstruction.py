@@ -3,12 +3,8 @@
 Axes: B images, P patches, L = C * patch_size**2 values a patch.
 """
 
-from __future__ import annotations
-
-import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 
 def reconstruction_losses(pred: Array, target: Array, mask: Array, valid: Array | None = None) -> tuple[Array, Array]:
