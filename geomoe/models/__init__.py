@@ -10,7 +10,7 @@ from geomoe.models.mae import MAE, MAEOutput, autoencode, random_masking
 
 
 def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> Encoder:
-    """Builds the encoder of a published size ("S", "XS", "XXS"), "tiny", or "custom".
+    """Build the encoder of a published size ("S", "XS", "XXS"), "tiny", or "custom".
 
     `options` are further fields of `ModelConfig`, which override those of the size.
 
@@ -21,7 +21,7 @@ def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_c
 
 
 def build_mae(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> MAE:
-    """Builds the masked autoencoder; arguments as for `build_encoder`."""
+    """Build the masked autoencoder; arguments as for `build_encoder`."""
     return MAE(_config(size, img_size, patch_size, in_channels, options))
 
 

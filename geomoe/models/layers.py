@@ -20,14 +20,9 @@ from geomoe.models import kernels
 
 @dataclasses.dataclass(frozen=True)
 class Initializer:
-    """How a parameter starts: a Flax initialiser that can be drawn on the host as well.
+    """How a parameter starts: a Flax initialiser that can be drawn on the host as well."""
 
-    Attributes:
-        kind: "uniform" in (-scale, scale), "normal" with standard deviation `scale`, or "constant".
-        scale: see `kind`.
-    """
-
-    kind: str
+    kind: str  # "uniform" in (-scale, scale), "normal" with standard deviation `scale`, or "constant"
     scale: float
 
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

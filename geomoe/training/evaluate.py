@@ -60,7 +60,7 @@ def make_eval_step(
 
 
 class Evaluator:
-    """Evaluates parameters on the same held-out batches with the same masks each time.
+    """Evaluate parameters on the same held-out batches with the same masks each time.
 
     Args:
         eval_step: from `make_eval_step`, mapped over devices.
@@ -75,11 +75,11 @@ class Evaluator:
     def __call__(self, params: Any) -> Evaluation:
         """The means over the batches."""
         batches = parallel.prefetch(self._batches())
-        found = [
+        each = [
             parallel.fetch(self._step(params, batch, jax.random.fold_in(self._key, i)))
             for i, batch in zip(range(self._num_batches), batches)
         ]
-        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *found)
+        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *each)
         usage = means.pop("usage")
         metrics = {name: float(value) for name, value in means.items()}
         metrics["val_least_used_expert"] = min(float(shares.min() * shares.size) for shares in usage.values())

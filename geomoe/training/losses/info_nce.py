@@ -8,8 +8,7 @@ from geomoe.training.losses.objective import LossInputs, Objective
 
 
 def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None = None) -> Array:
-    """Distinguish the two views of one place from the views of other places (van den Oord et al. 2018, arXiv 1807.03748, eq.
-    4).
+    """Distinguish the two views of a place from those of other places (van den Oord et al. 2018, arXiv 1807.03748, eq. 4).
 
     Symmetric cross-entropy over cosine similarities; under `axis_name` the other places are those of all devices.
 

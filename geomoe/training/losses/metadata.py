@@ -5,7 +5,6 @@ import ml_collections
 from jax import Array
 
 from geomoe.metadata import FIELDS
-from geomoe.models import ModelConfig
 from geomoe.training.losses.objective import LossInputs, Objective
 
 
@@ -40,8 +39,11 @@ def _check(config: ml_collections.ConfigDict, views: int) -> None:
         )
 
 
-def _head(model: ModelConfig) -> tuple[int, int]:
-    return model.width, 2 * len(FIELDS)
-
-
-OBJECTIVE = Objective("metadata", "metadata from the embedding", _loss, batch_keys=("metadata",), head=_head, check=_check)
+OBJECTIVE = Objective(
+    "metadata",
+    "metadata from the embedding",
+    _loss,
+    batch_keys=("metadata",),
+    head=lambda model: (model.width, 2 * len(FIELDS)),
+    check=_check,
+)

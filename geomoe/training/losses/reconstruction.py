@@ -32,8 +32,7 @@ def reconstruction_losses(pred: Array, target: Array, mask: Array, valid: Array 
 
 
 def normalise_patches(patches: Array, valid: Array | None = None, epsilon: float = 1e-6) -> Array:
-    """Normalise each patch by the mean and standard deviation of its own L values (He et al. 2022, section 4.1): (B, P, L) ->
-    (B, P, L).
+    """Normalise each patch, (B, P, L), by mean and standard deviation of its L values (He et al. 2022, section 4.1).
 
     Args:
         valid: (B, P, L), 1 for the values that both are taken over; None takes all.
