@@ -28,7 +28,8 @@ from geomoe.training.state import init_params
 from geomoe.version import __version__
 from geomoe.weights import load_torch_checkpoint
 
-_RETIRED_ARGUMENTS = {"fit": "resize_mode"}
+_NAN, _NAT = np.float64("nan"), np.datetime64("NaT", "s")
+Images = np.ndarray | Sequence[np.ndarray]
 
 
 def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options: Any) -> PretrainedEncoder:
@@ -79,30 +80,18 @@ def _embed(config: ModelConfig, pool: Pool, params: Any, *inputs: jax.Array) -> 
     return z.reshape(-1, *z.shape[2:])
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class PretrainedEncoder:
-    """A frozen encoder with the statistics of its training data.
+    """A frozen encoder with the statistics of its training data."""
 
-    Attributes:
-        config: the architecture.
-        params: the whole autoencoder's parameters, {"encoder", "decoder"}.
-        statistics: of the z-score that the encoder expects, in Collection 2 digital numbers.
-        source: where it was loaded from.
-        normalised_targets: whether it learned to reconstruct patches that were normalised each by itself.
-    """
+    config: ModelConfig
+    params: dict[str, Any]  # the whole autoencoder's, {"encoder", "decoder"}
+    statistics: Statistics  # of the z-score that the encoder expects, in Collection 2 digital numbers
+    source: str  # where it was loaded from
+    normalised_targets: bool = False  # whether it learned to reconstruct patches that were normalised each by itself
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        params: Mapping[str, Any],
-        statistics: Statistics | Mapping[str, Any],
-        source: str,
-        normalised_targets: bool = False,
-    ):
-        self.config = config
-        self.params = dict(params)
-        self.statistics = Statistics.of(statistics)
-        self.source = source
-        self.normalised_targets = normalised_targets
+    def __post_init__(self) -> None:
+        self.params, self.statistics = dict(self.params), Statistics.of(self.statistics)
         self._encoder_params = jax.device_put(self.params["encoder"], NamedSharding(_local_mesh(), PartitionSpec()))
 
     @property
@@ -146,39 +135,17 @@ class PretrainedEncoder:
 
     @overload
     def embed(
-        self,
-        images: np.ndarray | Sequence[np.ndarray],
-        lat: Any = None,
-        lon: Any = None,
-        time: Any = None,
-        pool: Pool = "mean",
-        normalized: bool = False,
-        batch_size: int = 256,
-        *,
-        spec: InputSpec | None = None,
-        return_record: Literal[False] = False,
-        **description: Any,
-    ) -> np.ndarray: ...
+        self, images: Images, lat: Any = ..., lon: Any = ..., time: Any = ..., *, return_record: Literal[True], **options: Any
+    ) -> tuple[np.ndarray, dict[str, Any]]: ...
 
     @overload
     def embed(
-        self,
-        images: np.ndarray | Sequence[np.ndarray],
-        lat: Any = None,
-        lon: Any = None,
-        time: Any = None,
-        pool: Pool = "mean",
-        normalized: bool = False,
-        batch_size: int = 256,
-        *,
-        spec: InputSpec | None = None,
-        return_record: Literal[True],
-        **description: Any,
-    ) -> tuple[np.ndarray, dict[str, Any]]: ...
+        self, images: Images, lat: Any = ..., lon: Any = ..., time: Any = ..., pool: Pool = ..., **options: Any
+    ) -> np.ndarray: ...
 
     def embed(
         self,
-        images: np.ndarray | Sequence[np.ndarray],
+        images: Images,
         lat: Any = None,
         lon: Any = None,
         time: Any = None,
@@ -194,23 +161,20 @@ class PretrainedEncoder:
 
         Args:
             images: (N, H, W, C), or a sequence of (H, W, C) images of several sizes where `resize_mode` says how they get the
-                model's. Collection 2 digital numbers, unless `unit` says otherwise; with `normalized=True` z-scored images of
-                the model's size and bands.
+                model's. Collection 2 digital numbers, unless `unit` says otherwise.
             lat, lon: (N,) degrees, WGS 84; None, or None or NaN for a single image, where unknown.
             time: (N,) datetime64 in UTC; None, or None or NaT for a single image, where unknown.
-            pool: "mean" over all tokens (the published embedding), "unit_mean", "patch_mean", "patch_std", "cls", "stages",
-                "layer_mean", "metadata", a tuple of several of them, or "tokens"; see `geomoe.models.pooling.pool_tokens`.
-            normalized: whether the images are z-scored already, so that nothing is done to them.
+            pool: a name or a tuple of names, as for `geomoe.models.pooling.pool_tokens`; "mean" is the published embedding.
+            normalized: whether the images are z-scored already, of the model's size and bands, and left as they are.
             batch_size: images at once, over all devices.
             spec: what the images are.
-            return_record: whether to return as well what was made of the images: unit, bands, resize mode and the statistics of
-                the z-score, in plain values.
+            return_record: whether to return `record(spec)` as well, what was made of the images.
             **description: the fields of `InputSpec` in place of `spec`: unit, sensor, bands, fill_missing, resize_mode,
                 sun_elevation, uint8_range, statistics.
 
         Returns:
             (N, width) float32, the width being D for most pools (`geomoe.models.pooling.pool_width`), or (N, 5 + P, D) for
-            "tokens"; with `return_record` also the record.
+            "tokens".
 
         Raises:
             ValueError: a shape, type, unit or value is wrong; the message says which.
@@ -221,19 +185,17 @@ class PretrainedEncoder:
         """
         check_pool(pool)
         spec = self._spec(spec, description, normalized)
-        out = []
-        for batch, meta, size in self._batches(images, lat, lon, time, spec, batch_size):
-            out.append(self.embed_batch(batch, meta, pool, size))
-        width = pool_width(self.config, pool)
-        empty = np.zeros((0, width) if pool != TOKENS else (0, self.config.num_tokens, width), np.float32)
-        z = np.concatenate(out) if out else empty
+        shape = (self.config.num_tokens,) * (pool == TOKENS) + (pool_width(self.config, pool),)
+        batches = self._batches(images, lat, lon, time, spec, batch_size)
+        parts = [self.embed_batch(batch, meta, pool, size) for batch, meta, size in batches]
+        z = np.concatenate([np.zeros((0, *shape), np.float32), *parts])
         if not return_record:
             return z
         return z, {"normalized": True} if spec is None else self.record(spec)
 
     def reconstruct(
         self,
-        images: Any,
+        images: Images,
         lat: Any = None,
         lon: Any = None,
         time: Any = None,
@@ -264,7 +226,7 @@ class PretrainedEncoder:
 
     def routing(
         self,
-        images: Any,
+        images: Images,
         lat: Any = None,
         lon: Any = None,
         time: Any = None,
@@ -286,8 +248,8 @@ class PretrainedEncoder:
         """What the images are; None where they are z-scored already."""
         fields = [field.name for field in dataclasses.fields(InputSpec)]
         for name in description:
-            if name in _RETIRED_ARGUMENTS:
-                raise TypeError(f"the argument {name} was renamed: it is now {_RETIRED_ARGUMENTS[name]}")
+            if name == "fit":
+                raise TypeError("the argument fit was renamed: it is now resize_mode")
             if name not in fields:
                 raise TypeError(f"unknown argument {name!r}; images are described by {', '.join(fields)}")
         if spec is not None and description:
@@ -309,7 +271,8 @@ class PretrainedEncoder:
         several = not isinstance(images, np.ndarray) and len(images) > 0 and len({np.shape(image) for image in images}) > 1
         images = [np.asarray(image) for image in images] if several else np.asarray(images)
         count = len(images)
-        meta = metadata.encode(*_columns(lat, lon, time, count))
+        where = _column("lat", lat, _NAN, count), _column("lon", lon, _NAN, count)
+        meta = metadata.encode(*where, _column("time", time, _NAT, count))
         shape = (cfg.img_size, cfg.img_size, cfg.in_channels)
         if spec is None and (several or images.shape[1:] != shape):
             raise ValueError(f"normalized images must be (N, {', '.join(map(str, shape))}), got {np.shape(images)}")
@@ -325,9 +288,7 @@ class PretrainedEncoder:
                     preprocess.warn_if_far(batch, valid, self.statistics, self.bands, spec.unit)
             yield batch, [field[part] for field in meta], _padded_size(len(batch), batch_size)
 
-    def prepare(
-        self, images: np.ndarray | Sequence[np.ndarray], spec: InputSpec = InputSpec()
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def prepare(self, images: Images, spec: InputSpec = InputSpec()) -> tuple[np.ndarray, np.ndarray]:
         """The z-scored images that `embed` gives to the model, (N, S, S, C), and which pixels hold data, (N, S, S)."""
         size, bands = self.config.img_size, self.bands
         if isinstance(images, np.ndarray):
@@ -368,8 +329,7 @@ class PretrainedEncoder:
 
     def random_weights(self, seed: int = 0) -> PretrainedEncoder:
         """The same architecture and statistics with fresh weights: a baseline."""
-        params = init_params(MAE(self.config), seed)
-        return PretrainedEncoder(self.config, params, self.statistics, f"random weights, seed {seed}", self.normalised_targets)
+        return dataclasses.replace(self, params=init_params(MAE(self.config), seed), source=f"random weights, seed {seed}")
 
     def save_run(self, path: str | os.PathLike[str]) -> None:
         """Write a run directory of the encoder, for everything that takes one.
@@ -387,29 +347,21 @@ class PretrainedEncoder:
         write_run(path, facts, self.params)
 
 
-def _columns(lat: Any, lon: Any, time: Any, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latitudes, longitudes and times as arrays (N,), NaN and NaT where missing."""
-
-    def column(name: str, values: Any, dtype: str, missing: Any) -> np.ndarray:
-        if values is None:
-            return np.full(count, missing, dtype)
-        if not (isinstance(values, np.ndarray) and values.dtype.kind in "fiuM"):
-            values = np.array([missing if v is None else v for v in np.atleast_1d(np.asarray(values, object))])
-        if name == "time" and values.dtype.kind in "fiu" and values.size:
-            raise ValueError(f"time must be datetime64 (or ISO 8601 text) in UTC, got {values.dtype}")
-        try:
-            array = values.astype(dtype)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{name}: {error}") from None
-        if array.shape != (count,):
-            raise ValueError(f"{name} must be ({count},), one for each image, got {array.shape}")
-        return array
-
-    return (
-        column("lat", lat, "float64", np.nan),
-        column("lon", lon, "float64", np.nan),
-        column("time", time, "datetime64[s]", np.datetime64("NaT")),
-    )
+def _column(name: str, values: Any, missing: np.generic, count: int) -> np.ndarray:
+    """Latitudes, longitudes or times as an array (N,) of the type of `missing`, which stands where there is none."""
+    if values is None:
+        return np.full(count, missing)
+    if not (isinstance(values, np.ndarray) and values.dtype.kind in "fiuM"):
+        values = np.array([missing if v is None else v for v in np.atleast_1d(np.asarray(values, object))])
+    if name == "time" and values.dtype.kind in "fiu" and values.size:
+        raise ValueError(f"time must be datetime64 (or ISO 8601 text) in UTC, got {values.dtype}")
+    try:
+        array = values.astype(missing.dtype)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name}: {error}") from None
+    if array.shape != (count,):
+        raise ValueError(f"{name} must be ({count},), one for each image, got {array.shape}")
+    return array
 
 
 def embed_in_batches(

@@ -1,7 +1,5 @@
 """How fast geomoe is on this machine, part by part, beside the machine's own matmul."""
 
-from __future__ import annotations
-
 from geomoe.benchmark.flops import decoder_flops, encoder_flops, training_flops
 from geomoe.benchmark.parts import PARTS
 

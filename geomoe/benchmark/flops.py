@@ -5,8 +5,6 @@ experts in the factorised form; norms, activations, losses and the optimiser are
 every expert is computed for every token, so a share of the peak by this count cannot be raised by wasted work.
 """
 
-from __future__ import annotations
-
 from geomoe.models import ModelConfig
 from geomoe.models.config import NUM_PREFIX_TOKENS
 

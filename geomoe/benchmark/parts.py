@@ -1,9 +1,6 @@
 """What is measured. Each function runs in a process of its own and gives a list of rows of plain values."""
 
-from __future__ import annotations
-
 import collections
-import contextlib
 import dataclasses
 import os
 import re
@@ -11,7 +8,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,10 +16,14 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from geomoe import landsat
 from geomoe.benchmark.flops import encoder_flops, training_flops
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
-from geomoe.models import MAE, ModelConfig, build_mae
+from geomoe.models import ModelConfig, build_mae, kernels
+from geomoe.models.experts import mix_experts
+from geomoe.models.kernels import ExpertParams
+from geomoe.models.router import route
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.training.config import default_config
 from geomoe.training.optimizer import build_optimizer
@@ -57,13 +58,21 @@ def peak_memory() -> float:
     return stats.get("peak_bytes_in_use", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024) / 1e9
 
 
-def _rates(count: int, seconds: list[float], flops: int = 0, peak: float = 0.0) -> Row:
+def _rates(count: int, seconds: list[float], flops: int, peak: float) -> Row:
     middle = statistics.median(seconds)
     row: Row = {"per_s": count / middle, "spread": (max(seconds) - min(seconds)) / middle, "ms": 1e3 * middle}
-    if flops:
-        row |= {"model_gflops": flops * count / middle / 1e9, "peak_gflops": peak}
-        row["peak_share"] = row["model_gflops"] / peak
-    return row
+    model_gflops = flops * count / middle / 1e9
+    return row | {"model_gflops": model_gflops, "peak_gflops": peak, "peak_share": model_gflops / peak}
+
+
+def _compiled(part: str, size: str, batch: int, once: Callable[[], Any], repeats: int, flops: int, **facts: Any) -> list[Row]:
+    """The row of a program that compiles at its first call."""
+    start = time.perf_counter()
+    jax.block_until_ready(once())
+    first = time.perf_counter() - start
+    seconds = timed(once, repeats=repeats)
+    row = {"part": part, "size": size, "batch": batch, **facts, **_rates(batch, seconds, flops, matmul_peak())}
+    return [{**row, "compile_s": first - statistics.median(seconds), "memory_gb": peak_memory()}]
 
 
 def _batch(config: ModelConfig, count: int) -> dict[str, np.ndarray]:
@@ -82,23 +91,48 @@ def _training(size: str, batch: int, **changes: Any) -> tuple[ModelConfig, Any, 
     return model.config, map_train_step(make_train_step(model, optimizer)), (state, data, jax.random.wrap_key_data(key))
 
 
+def _encoder(size: str, **changes: Any) -> PretrainedEncoder:
+    model = build_mae(size, **changes)
+    return PretrainedEncoder(model.config, init_params(model, 0), Statistics.published("bigearthnet_landsat"), "bench")
+
+
+def _normal() -> Callable[..., jax.Array]:
+    """Draws float32 arrays of a shape, with standard deviation 0.1."""
+    rng = np.random.default_rng(0)
+    return lambda *shape: jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32)
+
+
+def _expert_params(normal: Callable[..., jax.Array], e: int, d: int, f: int) -> ExpertParams:
+    return ExpertParams(normal(e, d, f), normal(e, f), normal(d, f), normal(f), normal(f, d), normal(d))
+
+
+def _median_ms(function: Callable[..., Any], *args: Any, repeats: int) -> float:
+    return 1e3 * statistics.median(timed(function, *args, repeats=repeats))
+
+
+def _write_tif(path: str, image: np.ndarray) -> None:
+    """A Landsat image (H, W, 7) as uint16 GeoTIFF."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    height, width, count = image.shape
+    profile = dict(driver="GTiff", height=height, width=width, count=count, dtype="uint16", crs="EPSG:32632")
+    with rasterio.open(path, "w", transform=from_origin(500_000, 5_300_000, 30, 30), **profile) as file:
+        file.write(np.moveaxis(image, 2, 0))
+        file.descriptions = landsat.BANDS
+
+
 def train(size: str = "S", batch: int = 128, repeats: int = 5, **changes: Any) -> list[Row]:
     """The whole training step of the published recipe on random numbers, over all devices."""
     config, step, (state, data, key) = _training(size, batch, **changes)
-    start = time.perf_counter()
-    state, metrics = step(state, data, key)
-    jax.block_until_ready(metrics)
-    first = time.perf_counter() - start
 
     def once() -> Any:
         nonlocal state
         state, metrics = step(state, data, key)
         return metrics
 
-    seconds = timed(once, repeats=repeats)
-    row: Row = {"part": "train", "size": size, "batch": batch, "devices": jax.device_count(), **changes}
-    row |= _rates(batch, seconds, training_flops(config), matmul_peak())
-    return [{**row, "compile_s": first - statistics.median(seconds), "memory_gb": peak_memory()}]
+    flops = training_flops(config)
+    return _compiled("train", size, batch, once, repeats, flops, devices=jax.device_count(), **changes)
 
 
 def program(size: str = "S", batch: int = 128) -> list[Row]:
@@ -126,31 +160,18 @@ def program(size: str = "S", batch: int = 128) -> list[Row]:
 
 def embed(size: str = "S", batch: int = 256, repeats: int = 7, **changes: Any) -> list[Row]:
     """`PretrainedEncoder.embed_batch` on whole images, mean over the tokens."""
-    config = ModelConfig.from_dict({"size": size, **changes})
-    data = _batch(config, batch)
+    encoder = _encoder(size, **changes)
+    data = _batch(encoder.config, batch)
     metadata = [data[name] for name in FIELDS]
-    statistics_ = Statistics.published("bigearthnet_landsat")
-    encoder = PretrainedEncoder(config, init_params(MAE(config), 0), statistics_, "bench")
     once = lambda: encoder.embed_batch(data["image"], metadata, "mean", batch)
-    start = time.perf_counter()
-    once()
-    first = time.perf_counter() - start
-    seconds = timed(once, repeats=repeats)
-    row: Row = {"part": "embed", "size": size, "batch": batch, **changes}
-    row |= _rates(batch, seconds, encoder_flops(config), matmul_peak())
-    return [{**row, "compile_s": first - statistics.median(seconds), "memory_gb": peak_memory()}]
+    return _compiled("embed", size, batch, once, repeats, encoder_flops(encoder.config), **changes)
 
 
 def experts(counts: tuple[int, ...] = (3, 5, 8, 16, 32, 64), tokens: int = 3840, repeats: int = 5) -> list[Row]:
     """One mixture (width 144, hidden 108, top 2), forward and gradient, by number of experts and dispatch."""
-    from geomoe.models.experts import ExpertParams, mix_experts
-    from geomoe.models.router import route
-
-    rng = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32)
-    d, f, rows = 144, 108, []
+    normal, d, rows = _normal(), 144, []
     for e in counts:
-        params = ExpertParams(normal(e, d, f), normal(e, f), normal(d, f), normal(f), normal(f, d), normal(d))
+        params = _expert_params(normal, e, d, 108)
         x, toward, logits = normal(tokens, d), normal(tokens, d), normal(tokens, e)
         gates = route(logits, jnp.ones_like(logits), None, 2).gates
         for dispatch in ("dense", "sparse"):
@@ -158,21 +179,16 @@ def experts(counts: tuple[int, ...] = (3, 5, 8, 16, 32, 64), tokens: int = 3840,
             forward = jax.jit(lambda x, g, p, how=dispatch: mix_experts(x, g, p, 2, how))
             gradient = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))
             row: Row = {"part": "experts", "experts": e, "dispatch": dispatch, "tokens": tokens}
-            row |= {"forward_ms": 1e3 * statistics.median(timed(forward, x, gates, params, repeats=repeats))}
-            row |= {"gradient_ms": 1e3 * statistics.median(timed(gradient, x, gates, params, repeats=repeats))}
+            for name, function in (("forward_ms", forward), ("gradient_ms", gradient)):
+                row[name] = _median_ms(function, x, gates, params, repeats=repeats)
             rows.append(row)
     return rows
 
 
 def kernels_(batch: int = 128, repeats: int = 5) -> list[Row]:
     """Value and gradient of each operation that has a version for CPU, at the shapes of size S in training: plain and fast."""
-    from geomoe.models import kernels
-    from geomoe.models.kernels import ExpertParams
-
-    rng = np.random.default_rng(0)
-    normal = lambda *shape: jnp.asarray(0.1 * rng.standard_normal(shape), jnp.float32)
-    n, d, f, e = 30, 144, 108, 4
-    params = ExpertParams(normal(e, d, f), normal(e, f), normal(d, f), normal(f), normal(f, d), normal(d))
+    normal, n, d, e = _normal(), 30, 144, 4
+    params = _expert_params(normal, e, d, 108)
     arguments: dict[str, tuple[Any, ...]] = {
         "layer_norm": (normal(batch, n, d), normal(d), normal(d)),
         "attention": (normal(batch, n, d), normal(batch, n, d // 2), normal(batch, n, d // 2)),
@@ -186,32 +202,21 @@ def kernels_(batch: int = 128, repeats: int = 5) -> list[Row]:
             extra = (4,) if name == "attention" else ()
             loss = lambda *a, function=function, extra=extra: jnp.sum(jnp.sin(function(*a, *extra)))
             gradient = jax.jit(jax.grad(loss, argnums=tuple(range(len(args)))))
-            row[f"{version}_ms"] = 1e3 * statistics.median(timed(gradient, *args, repeats=repeats))
+            row[f"{version}_ms"] = _median_ms(gradient, *args, repeats=repeats)
         rows.append(row)
     return rows
 
 
-@contextlib.contextmanager
-def _synthetic(count: int) -> Iterator[str]:
-    from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
-
-    with tempfile.TemporaryDirectory() as folder:
-        config = SyntheticConfig(name="bench", counts={"train": count, "val": 1, "test": 1}, dominant=False)
-        SyntheticLandsat(config=config, data_dir=folder).download_and_prepare()
-        yield folder
-
-
 def input_(count: int = 2048, batch: int = 128, seconds: float = 4.0) -> list[Row]:
     """Batches out of prepared records (40 x 40 of 44 x 44), and the conversion of GeoTIFF patches to records."""
-    import rasterio
-    from rasterio.transform import from_origin
-
     from geomoe import data
-    from geomoe.data.builders import LandsatFolder
+    from geomoe.data.builders import LandsatFolder, SyntheticConfig, SyntheticLandsat
     from geomoe.data.synthetic import scene
 
     rows: list[Row] = []
-    with _synthetic(count) as folder:
+    with tempfile.TemporaryDirectory() as folder:
+        config = SyntheticConfig(name="bench", counts={"train": count, "val": 1, "test": 1}, dominant=False)
+        SyntheticLandsat(config=config, data_dir=folder).download_and_prepare()
         published = Statistics.published("bigearthnet_landsat")
         plain = data.LoadOptions(data_dir=folder, statistics=published, batch_size=batch, cache=True, train=True)
         augment = data.Augment(flips=True, rot90=True)
@@ -224,17 +229,13 @@ def input_(count: int = 2048, batch: int = 128, seconds: float = 4.0) -> list[Ro
             while (spent := time.perf_counter() - start) < seconds:
                 done += len(next(batches)["image"])
             rows.append({"part": "input", "what": name, "batch": batch, "per_s": done / spent})
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as out:
         images = [scene(0, "train", i).image[:40, :40] for i in range(32)]
         for i in range(count):
-            path = os.path.join(folder, f"{i:05d}.tif")
-            profile = dict(driver="GTiff", height=40, width=40, count=7, dtype="uint16", crs="EPSG:32632")
-            with rasterio.open(path, "w", transform=from_origin(500_000, 5_300_000, 30, 30), **profile) as file:
-                file.write(np.moveaxis(images[i % 32], 2, 0))
-        with tempfile.TemporaryDirectory() as out:
-            start = time.perf_counter()
-            LandsatFolder(config="bench", source=folder, data_dir=out).download_and_prepare()
-            rows.append({"part": "input", "what": "prepare", "per_s": count / (time.perf_counter() - start)})
+            _write_tif(os.path.join(folder, f"{i:05d}.tif"), images[i % 32])
+        start = time.perf_counter()
+        LandsatFolder(config="bench", source=folder, data_dir=out).download_and_prepare()
+        rows.append({"part": "input", "what": "prepare", "per_s": count / (time.perf_counter() - start)})
     return rows
 
 
@@ -248,40 +249,28 @@ def probe(rows: int = 50_000, width: int = 144, classes: int = 19) -> list[Row]:
     x = rng.standard_normal((rows + 2000, width), np.float32)
     y = (x @ rng.standard_normal((width, classes)) + 4 * rng.standard_normal((len(x), classes)) > 6).astype(np.int32)
     train, test = (x[:rows], y[:rows]), (x[rows:], y[rows:])
-    found: list[Row] = []
-    for name, call in (
-        ("linear", lambda: linear_probe(train, test, task="multilabel", resamples=0)),
-        ("kNN", lambda: knn_probe(train, test, task="multilabel", resamples=0)),
-    ):
-        seconds = timed(lambda call=call: call().scores, repeats=3)
+    table: list[Row] = []
+    for name, probe in (("linear", linear_probe), ("kNN", knn_probe)):
+        seconds = timed(lambda probe=probe: probe(train, test, task="multilabel", resamples=0).scores, repeats=3)
         row = {"part": "probe", "what": name, "rows": rows, "seconds": statistics.median(seconds)}
-        found.append({**row, "memory_gb": peak_memory()})
+        table.append({**row, "memory_gb": peak_memory()})
     start = time.perf_counter()
     for labels in train[1].T:
         LogisticRegression(max_iter=1000).fit(x[:rows], labels)
-    found.append({"part": "probe", "what": "linear, scikit-learn", "rows": rows, "seconds": time.perf_counter() - start})
-    return found
+    table.append({"part": "probe", "what": "linear, scikit-learn", "rows": rows, "seconds": time.perf_counter() - start})
+    return table
 
 
 def scene_(side: int = 1540, size: str = "S", stride: int = 40) -> list[Row]:
     """A scene of side x side pixels from file to embeddings in a GeoTIFF."""
-    import rasterio
-    from rasterio.transform import from_origin
-
-    from geomoe import embeddings, landsat
+    from geomoe import embeddings
     from geomoe.data.synthetic import scene
 
-    model = build_mae(size)
-    statistics_ = Statistics.published("bigearthnet_landsat")
-    encoder = PretrainedEncoder(model.config, init_params(model, 0), statistics_, "bench")
-    tile = scene(0, "train", 0).image[:40, :40]
+    encoder, repeats = _encoder(size), -(-side // 40)
+    image = np.tile(scene(0, "train", 0).image[:40, :40], (repeats, repeats, 1))[:side, :side]
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "scene.tif")
-        profile = dict(driver="GTiff", height=side, width=side, count=7, dtype="uint16", crs="EPSG:32632")
-        with rasterio.open(path, "w", transform=from_origin(500_000, 5_300_000, 30, 30), **profile) as file:
-            repeats = -(-side // 40)
-            file.write(np.moveaxis(np.tile(tile, (repeats, repeats, 1))[:side, :side], 2, 0))
-            file.descriptions = landsat.BANDS
+        _write_tif(path, image)
         start = time.perf_counter()
         sink = embeddings.Sink(os.path.join(folder, "out.tif"))
         counts = embeddings.embed_scene(encoder, sink, path, stride=stride, time="2020-05-18")

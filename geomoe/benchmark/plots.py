@@ -1,7 +1,5 @@
 """The figures of a benchmark as PNG."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from typing import Any

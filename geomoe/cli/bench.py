@@ -9,8 +9,6 @@ share of the machine's fastest large float32 matmul, measured in the same proces
 (geomoe/benchmark/flops.py says how they are counted).
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -5,8 +5,6 @@ python -m geomoe.cli.convert --checkpoint RUN --output encoder.stablehlo  withou
 python -m geomoe.cli.convert --checkpoint weights.pth --output probe_me/  a run directory
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -35,8 +33,8 @@ def main(argv: list[str] | None = None) -> None:
         from geomoe.export.stablehlo import export_encoder
 
         facts = export_encoder(encoder, args.output, pool=parse_pool(args.pool), platforms=args.platforms.split(","))
-        size = facts["bytes"] / 1e6
-        print(f"{args.output}: {size:.1f} MB, for {', '.join(facts['platforms'])}; inputs in {args.output}.json")
+        platforms = ", ".join(facts["platforms"])
+        print(f"{args.output}: {facts['bytes'] / 1e6:.1f} MB, for {platforms}; inputs in {args.output}.json")
     elif args.output.endswith(".pth"):
         from geomoe.weights import save_torch_checkpoint
 

@@ -7,8 +7,6 @@
 An interrupted run goes on with the same command. Windows and patches without data are marked, not embedded.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -35,14 +33,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="of --dataset (default: test)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--unit", default="collection2_dn", choices=landsat.UNITS, help="of the numbers of --folder or --scene")
-    parser.add_argument(
-        "--sensor", choices=landsat.SENSORS, help="whose numbers the bands have (default: by the scene, or landsat8)"
-    )
+    parser.add_argument("--sensor", choices=landsat.SENSORS, help="of the numbers (default: by the scene, or landsat8)")
     parser.add_argument("--bands", help="names of the bands of the files, joined by commas: blue,green,red")
     parser.add_argument("--fill_missing", action="store_true", help="give bands that the files lack as the training mean")
-    parser.add_argument(
-        "--resize_mode", choices=[f for f in RESIZE_MODES if f != "exact"], help="of patches: centre_crop (default) or resize"
-    )
+    modes = [mode for mode in RESIZE_MODES if mode != "exact"]
+    parser.add_argument("--resize_mode", choices=modes, help="of patches: centre_crop (default) or resize")
     parser.add_argument("--sun_elevation", type=float, help="degrees, for --unit level1_dn (default: the scene's own)")
     parser.add_argument("--uint8_range", type=float, nargs=2, help="reflectances that 1 and 255 stand for (default: 0 1)")
     parser.add_argument("--stride", type=int, help="of the windows of a scene, in pixels (default: half a window)")
@@ -50,15 +45,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--max_cloud", type=float, default=1.0, help="largest share of clouds in a window (default: 1)")
     parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")
     args = parser.parse_args(argv)
-    scene_only = dict(stride=args.stride, time=args.time)
-    for name, value in scene_only.items():
-        if value is not None and not args.scene:
+    for name in ("stride", "time"):
+        if getattr(args, name) is not None and not args.scene:
             raise ValueError(f"--{name} is for --scene")
     if args.resize_mode and args.scene:
         raise ValueError("--resize_mode is for patches; the windows of a scene have the model's size")
-    described = dict(unit=args.unit, sensor=args.sensor, bands=args.bands)
-    described |= dict(sun_elevation=args.sun_elevation, uint8_range=args.uint8_range)
-    if args.dataset and (args.fill_missing or args.unit != "collection2_dn" or any(list(described.values())[1:])):
+    described = {name: getattr(args, name) for name in ("sensor", "bands", "sun_elevation", "uint8_range")}
+    if args.dataset and (args.fill_missing or args.unit != "collection2_dn" or any(described.values())):
         raise ValueError(
             "--unit, --bands, --fill_missing and the like are for --folder and --scene; datasets hold digital numbers"
         )
@@ -75,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.uint8_range:
         options["uint8_range"] = tuple(args.uint8_range)
     resize_mode = args.resize_mode or "centre_crop"
-    spec = InputSpec(fill_missing=args.fill_missing, resize_mode=resize_mode, **options)
+    spec = InputSpec(unit=args.unit, fill_missing=args.fill_missing, resize_mode=resize_mode, **options)
     encoder = load(args.checkpoint, args.which)
     with progress_bar() as bar:
         task = bar.add_task("embedding", total=None)
@@ -85,27 +78,15 @@ def main(argv: list[str] | None = None) -> None:
 
         sink = embeddings.Sink(args.output, parse_pool(args.pool), args.dtype, args.batch_size, progress)
         if args.dataset:
-            counts = embeddings.embed_dataset(
-                encoder, sink, args.dataset, args.split, data_dir=args.data_dir, resize_mode=resize_mode
-            )
+            records = dict(data_dir=args.data_dir, resize_mode=resize_mode)
+            counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split, **records)
         elif args.folder:
-            counts = embeddings.embed_folder(
-                encoder,
-                sink,
-                args.folder,
-                spec=spec,
-                skipped=lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True),
-            )
+            skipped = lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True)
+            counts = embeddings.embed_folder(encoder, sink, args.folder, spec=spec, skipped=skipped)
         else:
-            counts = embeddings.embed_scene(
-                encoder,
-                sink,
-                args.scene[0] if len(args.scene) == 1 else args.scene,
-                spec=spec,
-                min_valid=args.min_valid,
-                max_cloud=args.max_cloud,
-                **scene_only,
-            )
+            scene = args.scene[0] if len(args.scene) == 1 else args.scene
+            windows = {name: getattr(args, name) for name in ("stride", "time", "min_valid", "max_cloud")}
+            counts = embeddings.embed_scene(encoder, sink, scene, spec=spec, **windows)
     size = os.path.getsize(args.output) / 1e6
     marked = counts["patches"] - counts["embedded"]
     print(f"{args.output}: {counts['embedded']:,} embeddings, {marked:,} marked (too little data, or clouds), {size:.1f} MB")

@@ -1,7 +1,5 @@
 """Converts a source once into records: `python -m geomoe.cli.prepare --dataset NAME --source DIR --data_dir DIR`."""
 
-from __future__ import annotations
-
 import argparse
 import collections
 import json
@@ -36,9 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="stop at the first flawed patch")
     parser.add_argument("--keep_nodata", action="store_true", help="keep patches in which every pixel is 0")
-    parser.add_argument(
-        "--statistics", action="store_true", help="compute band statistics of a prepared dataset, and print them"
-    )
+    parser.add_argument("--statistics", action="store_true", help="compute and print statistics of a prepared dataset's bands")
     parser.add_argument("--split", default="train", help="split for --statistics (default: train)")
     args = parser.parse_args(argv)
     if args.workers < 1:
@@ -50,25 +46,20 @@ def main(argv: list[str] | None = None) -> None:
     base, _, config = args.dataset.partition("/")
     if base not in data.BUILDERS:
         raise ValueError(f"unknown dataset {base!r}; there are {', '.join(data.BUILDERS)}")
-    if args.sensor and base != "landsat_folder":
-        raise ValueError("--sensor is for landsat_folder; the other datasets are Landsat 8's")
+    for name, others in (("sensor", "are Landsat 8's"), ("labels", "bring their labels")):
+        if getattr(args, name) and base != "landsat_folder":
+            raise ValueError(f"--{name} is for landsat_folder; the other datasets {others}")
     scene_only = {key: value for key in ("unit", "side", "max_cloud") if (value := getattr(args, key)) is not None}
     if scene_only and base != "landsat_scene":
         raise ValueError(f"--{next(iter(scene_only))} is for landsat_scene")
-    if args.labels and base != "landsat_folder":
-        raise ValueError("--labels is for landsat_folder; the other datasets bring their labels")
     console = rich.console.Console(stderr=True)
-    needs_source = base != "synthetic_landsat" and args.source is None
-    if not needs_source or not args.statistics:
-        options = {"source": args.source} if base != "synthetic_landsat" else {}
-        if needs_source:
-            raise ValueError(f"--source is missing: the folder that holds {base}")
+    synthetic = base == "synthetic_landsat"
+    if not synthetic and args.source is None and not args.statistics:
+        raise ValueError(f"--source is missing: the folder that holds {base}")
+    if synthetic or args.source is not None:
+        options = ({} if synthetic else {"source": args.source}) | scene_only | ({"config": config} if config else {})
         if base == "landsat_folder":
-            options["labels"] = args.labels
-            options["sensor"] = args.sensor or "landsat8"
-        options |= scene_only
-        if config:
-            options["config"] = config
+            options |= {"labels": args.labels, "sensor": args.sensor or "landsat8"}
         _prepare(data.BUILDERS[base], options, args, console)
     if args.statistics:
         statistics = data.compute_statistics(args.dataset, args.split, args.data_dir)

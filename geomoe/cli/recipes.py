@@ -6,8 +6,6 @@
 Rows that OUTPUT/scores.csv has are taken from there, so that an interrupted command goes on.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys
@@ -36,15 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     from geomoe import experiments
     from geomoe.models.pooling import parse_pool
 
-    comparison = experiments.Comparison(
-        minutes=args.minutes,
-        output=args.output,
-        dataset=args.dataset,
-        split=args.split,
-        data_dir=args.data_dir,
-        transfer=args.transfer,
-        pools=tuple(map(parse_pool, args.pools)) if args.pools else experiments.POOLS,
-    )
+    pools = tuple(map(parse_pool, args.pools)) if args.pools else experiments.POOLS
+    options = {name: getattr(args, name) for name in ("minutes", "output", "dataset", "split", "data_dir", "transfer")}
+    comparison = experiments.Comparison(pools=pools, **options)
     names = [os.path.splitext(os.path.basename(path))[0] for path in args.recipes]
     recipes = {name: experiments.load_recipe(path) for name, path in zip(names, args.recipes)}
     text = experiments.markdown(experiments.compare(recipes, args.seeds, comparison))

@@ -1,7 +1,5 @@
 """Writes a run's report, one HTML page: `python -m geomoe.cli.report RUN_DIR`."""
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """What every script does first: quiet libraries, the compilation cache, processes; and errors without a stack of frames."""
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -9,8 +9,6 @@ images (N, S, S, C) float32, Collection 2 digital numbers; week, hour, lat, lon 
 unknown; embeddings (N, D) float32. N is free.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 The module is a thin shell: tensors go to JAX and back, no gradient flows. Weights stay in JAX.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

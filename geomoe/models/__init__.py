@@ -1,18 +1,26 @@
 """The networks: encoder and masked autoencoder as Flax modules."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax
 
-from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, SIZES, ModelConfig
-from geomoe.models.encoder import Encoder, TokenOutput, encode, patchify, unpatchify
-from geomoe.models.mae import MAE, MAEOutput, autoencode, random_masking
+from geomoe.models.config import NUM_METADATA_TOKENS as NUM_METADATA_TOKENS
+from geomoe.models.config import NUM_PREFIX_TOKENS as NUM_PREFIX_TOKENS
+from geomoe.models.config import SIZES as SIZES
+from geomoe.models.config import ModelConfig as ModelConfig
+from geomoe.models.encoder import Encoder as Encoder
+from geomoe.models.encoder import TokenOutput as TokenOutput
+from geomoe.models.encoder import encode as encode
+from geomoe.models.encoder import patchify as patchify
+from geomoe.models.encoder import unpatchify as unpatchify
+from geomoe.models.mae import MAE as MAE
+from geomoe.models.mae import MAEOutput as MAEOutput
+from geomoe.models.mae import autoencode as autoencode
+from geomoe.models.mae import random_masking as random_masking
 
 
 def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> Encoder:
-    """Builds the encoder of a published size ("S", "XS", "XXS"), "tiny", or "custom".
+    """Build the encoder of a published size ("S", "XS", "XXS"), "tiny", or "custom".
 
     `options` are further fields of `ModelConfig`, which override those of the size.
 
@@ -23,7 +31,7 @@ def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_c
 
 
 def build_mae(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> MAE:
-    """Builds the masked autoencoder; arguments as for `build_encoder`."""
+    """Build the masked autoencoder; arguments as for `build_encoder`."""
     return MAE(_config(size, img_size, patch_size, in_channels, options))
 
 
@@ -34,23 +42,3 @@ def _config(size: str, img_size: int, patch_size: int, in_channels: int, options
 def count_params(params: Any) -> int:
     """Number of values in a tree of parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
-
-
-__all__ = [
-    "MAE",
-    "NUM_METADATA_TOKENS",
-    "NUM_PREFIX_TOKENS",
-    "SIZES",
-    "Encoder",
-    "MAEOutput",
-    "ModelConfig",
-    "TokenOutput",
-    "autoencode",
-    "build_encoder",
-    "build_mae",
-    "count_params",
-    "encode",
-    "patchify",
-    "random_masking",
-    "unpatchify",
-]

@@ -3,8 +3,6 @@
 Axes: B images, N tokens, T = B * N tokens of a batch, D width, E experts, F hidden width of an expert.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,6 +10,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models.attention import Attention
 from geomoe.models.config import ModelConfig
@@ -20,21 +19,14 @@ from geomoe.models.kernels import Draws, draw
 from geomoe.models.layers import LayerNorm
 from geomoe.models.router import Router, RouterOutput, balance_loss, router_z_loss
 
-Array = jax.Array
-
 
 class MixtureOfExperts(nn.Module):
-    """A router and E SwiGLU experts on tokens of width D.
+    """A router and E SwiGLU experts on tokens of width D."""
 
-    Attributes:
-        config: top_k, share_projections, selection_bias, dispatch, dropout and dtype.
-        width, num_experts, hidden: D, E and F.
-    """
-
-    config: ModelConfig
+    config: ModelConfig  # top_k, share_projections, selection_bias, dispatch, dropout and dtype
     width: int
     num_experts: int
-    hidden: int
+    hidden: int  # F
 
     def setup(self) -> None:
         cfg = self.config
@@ -63,22 +55,17 @@ class MixtureOfExperts(nn.Module):
 
 
 class BlockOutput(NamedTuple):
-    """What a block gives: its output and the mixture's input, (B, N, D) each, and what the router decided."""
+    """What a block gives."""
 
-    x: Array
-    mixture_input: Array
+    x: Array  # (B, N, D)
+    mixture_input: Array  # (B, N, D)
     router: RouterOutput
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mixture(norm(x)).
+    """x + attention(norm(x)), then x + mixture(norm(x))."""
 
-    Attributes:
-        config: what all blocks of a model share.
-        width, num_heads, num_groups, num_experts, hidden: of this one.
-    """
-
-    config: ModelConfig
+    config: ModelConfig  # what all blocks of a model share
     width: int
     num_heads: int
     num_groups: int
@@ -100,34 +87,23 @@ class Block(nn.Module):
 
 
 class Stochastic(NamedTuple):
-    """What training draws: router noise and dropout, from the rng streams "router" and "dropout".
+    """What training draws: router noise and dropout, from the rng streams "router" and "dropout"."""
 
-    Attributes:
-        router_noise: factor of the routers' noise.
-        positions: (B,) int32, where the images stand in the global batch, by which they have their random numbers, so that
-            these do not depend on the number of devices; None is 0 to B - 1.
-    """
-
-    router_noise: Array | float = 1.0
+    router_noise: Array | float = 1.0  # factor of the routers' noise
+    # (B,) int32, where the images stand in the global batch, by which they have their random numbers, so that these do not
+    # depend on the number of devices; None is 0 to B - 1.
     positions: Array | None = None
 
 
 class StackOutput(NamedTuple):
-    """What blocks one after the other give.
+    """What blocks one after the other give."""
 
-    Attributes:
-        x: (B, N, D) the last output.
-        gates: (B, N, E) of each block.
-        layers, mixture_inputs: (B, N, D) of each block: its output, and the input of its mixture.
-        balance_loss, router_z_loss: scalars, sums over the blocks.
-    """
-
-    x: Array
-    gates: list[Array]
-    layers: list[Array]
-    mixture_inputs: list[Array]
-    balance_loss: Array
-    router_z_loss: Array
+    x: Array  # (B, N, D), the last output
+    gates: list[Array]  # (B, N, E) of each block
+    layers: list[Array]  # (B, N, D) of each block, its output
+    mixture_inputs: list[Array]  # (B, N, D) of each block
+    balance_loss: Array  # scalar, sum over the blocks
+    router_z_loss: Array  # the same
 
 
 def run_blocks(module: nn.Module, blocks: Sequence[Block], x: Array, stochastic: Stochastic | None) -> StackOutput:

@@ -4,11 +4,9 @@ Source: "Lightweight Metadata-Aware Mixture-of-Experts Masked Autoencoder for Ea
 model sizes, and the shapes of the published weights.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 NUM_METADATA_TOKENS = 4  # week, hour, latitude, longitude
 NUM_PREFIX_TOKENS = NUM_METADATA_TOKENS + 1  # and CLS
@@ -29,55 +27,35 @@ MISSING_METADATA = ("zero", "learned")
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything that fixes the architecture of the masked autoencoder, and nothing about its training data.
+    """Everything that fixes the architecture of the masked autoencoder, and nothing about its training data."""
 
-    Attributes:
-        width, depth: token width D and number of encoder blocks, a multiple of the number of stages.
-        expert_width_first, expert_width_last: hidden width F of the experts of the first and of the last block; between
-            them it falls linearly, `int((depth-1-i)/(depth-1)*(first-last)) + last`.
-        num_heads, num_groups: query heads, and key/value heads shared by `num_heads // num_groups` query heads each.
-        stage_experts: experts per block in each of the equally deep stages.
-        top_k: experts chosen for a token, at most the smallest number of experts.
-        img_size, patch_size, in_channels: side of the square input and of a patch, in pixels; number of bands.
-        share_projections: whether V and W2 are one for all experts of a block (published) or one for each expert.
-        load_estimator: "reference" (published) or "shazeer" (Shazeer et al. 2017, eq. 8-9).
-        dispatch: how experts are computed, see `geomoe.models.experts.mix_experts`; the result is the same.
-        dropout: dropout rate on the output of each mixture, in training.
-        dtype: type of activations and matmuls, "float32" or "bfloat16". Parameters, router and softmax are always float32.
-        decoder_width, decoder_depth, decoder_experts, decoder_heads, decoder_groups: the decoder; its experts are half as
-            wide as its tokens.
-        decoder_balance: whether the decoder's balance losses count (the published loss has the encoder's alone).
-        mask_ratio: fraction of patches hidden from the encoder in pretraining.
-        missing_metadata: what stands for a missing week, hour, latitude or longitude: "zero", the projection of [0, 0], which
-            is its bias (published), or "learned", a token of its own.
-        selection_bias: whether routers have a bias that only ranks experts, and that training moves to balance their use
-            (`geomoe.models.router.balanced_bias`).
-    """
-
-    width: int = 144
-    depth: int = 15
-    expert_width_first: int = 144
-    expert_width_last: int = 72
-    num_heads: int = 8
-    num_groups: int = 4
-    stage_experts: tuple[int, ...] = (3, 4, 5)
-    top_k: int = 2
-    img_size: int = 40
-    patch_size: int = 4
-    in_channels: int = 7
-    share_projections: bool = True
-    load_estimator: str = "reference"
-    dispatch: str = "auto"
-    dropout: float = 0.1
-    dtype: str = "float32"
-    decoder_width: int = 108
+    width: int = 144  # of a token, D
+    depth: int = 15  # number of encoder blocks, a multiple of the number of stages
+    expert_width_first: int = 144  # hidden width F of the experts of the first block; it falls linearly from there
+    expert_width_last: int = 72  # to the last block: int((depth-1-i)/(depth-1)*(first-last)) + last
+    num_heads: int = 8  # query heads
+    num_groups: int = 4  # key/value heads, each shared by num_heads // num_groups query heads
+    stage_experts: tuple[int, ...] = (3, 4, 5)  # experts per block in each of the equally deep stages
+    top_k: int = 2  # experts chosen for a token, at most the smallest number of experts
+    img_size: int = 40  # side of the square input, in pixels
+    patch_size: int = 4  # side of a patch, in pixels
+    in_channels: int = 7  # bands
+    share_projections: bool = True  # V and W2 are one for all experts of a block (published), or one for each
+    load_estimator: str = "reference"  # published, or "shazeer" (Shazeer et al. 2017, eq. 8-9)
+    dispatch: str = "auto"  # how experts are computed, see `geomoe.models.experts.mix_experts`; the result is the same
+    dropout: float = 0.1  # rate on the output of each mixture, in training
+    dtype: str = "float32"  # or "bfloat16", of activations and matmuls; parameters, router and softmax are always float32
+    decoder_width: int = 108  # the decoder's experts are half as wide as its tokens
     decoder_depth: int = 2
     decoder_experts: int = 3
     decoder_heads: int = 6
     decoder_groups: int = 3
-    decoder_balance: bool = False
-    mask_ratio: float = 0.75
+    decoder_balance: bool = False  # whether the decoder's balance losses count (the published loss has the encoder's alone)
+    mask_ratio: float = 0.75  # fraction of patches hidden from the encoder in pretraining
+    # What stands for a missing week, hour, latitude or longitude: "zero", the projection of [0, 0], which is its bias
+    # (published), or "learned", a token of its own.
     missing_metadata: str = "zero"
+    # A bias that only ranks experts, and that training moves to balance their use (`geomoe.models.router.balanced_bias`).
     selection_bias: bool = False
 
     def __post_init__(self) -> None:
@@ -90,14 +68,11 @@ class ModelConfig:
                 f"model.depth = {self.depth} must be a multiple of the number of stages, {len(self.stage_experts)} "
                 f"(stage_experts = {self.stage_experts})"
             )
-        for heads, groups, width, part in (
-            (self.num_heads, self.num_groups, self.width, "num_heads, num_groups, width"),
-            (self.decoder_heads, self.decoder_groups, self.decoder_width, "decoder_heads, decoder_groups, decoder_width"),
-        ):
+        for names in (("num_heads", "num_groups", "width"), ("decoder_heads", "decoder_groups", "decoder_width")):
+            heads, groups, width = values = tuple(getattr(self, name) for name in names)
             if groups < 1 or heads % groups or width % heads:
-                raise ValueError(
-                    f"model.({part}) = ({heads}, {groups}, {width}): groups must divide heads, and heads must divide width"
-                )
+                part = f"model.({', '.join(names)}) = {values}"
+                raise ValueError(f"{part}: groups must divide heads, and heads must divide width")
         fewest = min(*self.stage_experts, self.decoder_experts)
         if not 1 <= self.top_k <= fewest:
             raise ValueError(f"model.top_k = {self.top_k} must be between 1 and the fewest experts of a block, {fewest}")
@@ -142,20 +117,18 @@ class ModelConfig:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Reads `to_dict()`'s form, or a config's `model` section, where `size` may name a published size.
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read `to_dict()`'s form, or a config's `model` section, where `size` may name a published size.
 
         >>> ModelConfig.from_dict({"size": "XS", "top_k": 1}).width
         128
         """
-        values = dict(values)
-        size = values.pop("size", None)
-        known = [field.name for field in dataclasses.fields(cls)]
-        for key in values:
-            if key not in known:
-                raise ValueError(f"unknown key model.{key}; known keys: size, {', '.join(known)}")
-        if size is not None and size != "custom":
-            if size not in SIZES:
-                raise ValueError(f"model.size = {size!r} is not one of {', '.join(SIZES)}, custom")
-            values = {**SIZES[size], **{k: v for k, v in values.items() if v is not None}}
-        return cls(**{k: v for k, v in values.items() if v is not None})
+        fields = {key: value for key, value in values.items() if key != "size"}
+        names = [field.name for field in dataclasses.fields(cls)]
+        for key in fields:
+            if key not in names:
+                raise ValueError(f"unknown key model.{key}; known keys: size, {', '.join(names)}")
+        size = values.get("size") or "custom"
+        if size != "custom" and size not in SIZES:
+            raise ValueError(f"model.size = {size!r} is not one of {', '.join(SIZES)}, custom")
+        return cls(**{**SIZES.get(size, {}), **{key: value for key, value in fields.items() if value is not None}})

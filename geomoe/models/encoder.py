@@ -4,44 +4,30 @@ Axes: B images, H and W pixels, C bands, P patches, V visible patches, N tokens 
 E experts.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.metadata import FIELDS
 from geomoe.models.block import Block, Stochastic, run_blocks
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.layers import TOKEN_INIT, LayerNorm, Linear, param
 
-Array = jax.Array
-
 
 @flax.struct.dataclass
 class TokenOutput:
-    """What the encoder gives.
+    """What the encoder gives. A list has one array a block."""
 
-    Attributes:
-        tokens: (B, N, D) float32, before the last norm: the published embedding.
-        normed: (B, N, D) float32, after it.
-        balance_loss: scalar, sum of the blocks' balance losses.
-        gates: a list with one (B, N, E) float32 array a block.
-        layer_tokens: a list with one (B, N, D) array a block: its output.
-        router_z_loss: scalar, sum of the blocks' router z-losses.
-        mixture_inputs: a list with one (B, N, D) array a block: what its router and experts were given.
-    """
-
-    tokens: Array
-    normed: Array
-    balance_loss: Array
-    gates: list[Array]
-    layer_tokens: list[Array]
-    router_z_loss: Array
-    mixture_inputs: list[Array]
+    tokens: Array  # (B, N, D) float32, before the last norm: the published embedding
+    normed: Array  # (B, N, D) float32, after it
+    balance_loss: Array  # scalar, sum of the blocks' balance losses
+    gates: list[Array]  # (B, N, E) float32
+    layer_tokens: list[Array]  # (B, N, D), the block's output
+    router_z_loss: Array  # scalar, sum of the blocks' router z-losses
+    mixture_inputs: list[Array]  # (B, N, D), what the block's router and experts were given
 
 
 def patchify(images: Array, patch_size: int) -> Array:
@@ -54,10 +40,9 @@ def patchify(images: Array, patch_size: int) -> Array:
 
 def unpatchify(patches: Array, patch_size: int, img_size: int) -> Array:
     """The inverse of `patchify` for square images: (B, P, C * patch_size**2) -> (B, img_size, img_size, C)."""
-    b = patches.shape[0]
     p, side = patch_size, img_size // patch_size
-    x = patches.reshape(b, side, side, -1, p, p).transpose(0, 1, 4, 2, 5, 3)
-    return x.reshape(b, img_size, img_size, -1)
+    x = patches.reshape(-1, side, side, patches.shape[-1] // (p * p), p, p).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(len(patches), img_size, img_size, -1)
 
 
 class Encoder(nn.Module):
@@ -122,12 +107,6 @@ class Encoder(nn.Module):
 
 
 def encode(config: ModelConfig, params: Any, *inputs: Array, **options: Any) -> TokenOutput:
-    """Apply an encoder.
-
-    Args:
-        config: the architecture.
-        params: the encoder's parameters.
-        *inputs, **options: images, week, hour, lat, lon and so on, as for `Encoder`.
-    """
+    """Apply an encoder with its parameters; `inputs` and `options` are images, week and so on, as for `Encoder`."""
     out: Any = Encoder(config).apply({"params": params}, *inputs, **options)
     return out

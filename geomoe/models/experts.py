@@ -10,8 +10,6 @@ one for all experts of the layer; because W2 is linear and the gates of a token 
 so V and W2 are applied once a token, and only W_e once an expert.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -19,14 +17,12 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models import kernels
 from geomoe.models.config import DISPATCHES
 from geomoe.models.kernels import ExpertParams
 from geomoe.models.layers import fan_in_uniform, param
-
-Array = jax.Array
-
 
 _MAX_DENSE_EXPERTS = 6  # up to here every expert is computed for every token: faster than sorting the tokens
 _BLOCK_ROWS = (8, 128)  # fewest and most rows of a block
@@ -34,17 +30,12 @@ _BLOCK_ROWS = (8, 128)  # fewest and most rows of a block
 
 @dataclasses.dataclass(frozen=True)
 class Dispatch:
-    """One way of bringing tokens to experts and back. Rows are assignments of a token to an expert, in an order of its own.
+    """One way of bringing tokens to experts and back. Rows are assignments of a token to an expert, in an order of its own."""
 
-    Attributes:
-        rows: what the experts see of the tokens, in whatever layout `product` takes.
-        product: rows, kernels (E, in, out) and biases (E, out) -> rows: each expert's linear layer on its rows.
-        combine: rows -> (T, out): the gated sum over the experts of each token.
-    """
-
-    rows: Array
+    rows: Array  # what the experts see of the tokens, in whatever layout `product` takes
+    # Rows, kernels (E, in, out) and biases (E, out) -> rows: each expert's linear layer on its rows.
     product: Callable[[Array, Array, Array], Array]
-    combine: Callable[[Array], Array]
+    combine: Callable[[Array], Array]  # rows -> (T, out): the gated sum over the experts of each token
 
 
 def swiglu_mixture(x: Array, params: ExpertParams, dispatch: Dispatch) -> Array:
@@ -113,13 +104,9 @@ def _blocked(x: Array, gates: Array, top_k: int) -> Dispatch:
 
 def _sparse(x: Array, gates: Array, params: ExpertParams, top_k: int) -> Array:
     """The chosen experts alone: blocked on CPU, where XLA has no ragged product, else ragged."""
-    return jax.lax.platform_dependent(
-        x,
-        gates,
-        params,
-        cpu=lambda x, gates, params: swiglu_mixture(x, params, _blocked(x, gates, top_k)),
-        default=lambda x, gates, params: swiglu_mixture(x, params, _ragged(x, gates, top_k)),
-    )
+    blocked = lambda x, gates, params: swiglu_mixture(x, params, _blocked(x, gates, top_k))
+    ragged = lambda x, gates, params: swiglu_mixture(x, params, _ragged(x, gates, top_k))
+    return jax.lax.platform_dependent(x, gates, params, cpu=blocked, default=ragged)
 
 
 def mix_experts(x: Array, gates: Array, params: ExpertParams, top_k: int, dispatch: str = "auto") -> Array:
@@ -154,23 +141,15 @@ def expert_outputs(x: Array, params: ExpertParams) -> Array:
 
 
 class Experts(nn.Module):
-    """E SwiGLU experts.
-
-    Attributes:
-        width, num_experts, hidden: D, E and F.
-        top_k: K, the number of gates of a token that are not 0.
-        share_projections: whether V and W2 are one for all experts.
-        dispatch: as for `mix_experts`.
-        dtype: of the activations and products.
-    """
+    """E SwiGLU experts."""
 
     width: int
     num_experts: int
-    hidden: int
-    top_k: int
-    share_projections: bool = True
-    dispatch: str = "auto"
-    dtype: Any = jnp.float32
+    hidden: int  # F
+    top_k: int  # K, the number of gates of a token that are not 0
+    share_projections: bool = True  # V and W2 are one for all experts
+    dispatch: str = "auto"  # as for `mix_experts`
+    dtype: Any = jnp.float32  # of the activations and products
 
     @nn.compact
     def __call__(self, x: Array, gates: Array) -> Array:

@@ -6,16 +6,13 @@ Axes: B images, N tokens, T = B * N tokens of a batch, D width, H query heads, G
 heads a group, d head width, E experts, F hidden width of an expert.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -182,20 +179,14 @@ def attention(q: Array, k: Array, v: Array, num_groups: int) -> Array:
 
 
 class ExpertParams(NamedTuple):
-    """Weights of the experts of one layer.
+    """Weights of the experts of one layer: the gate branch, one for each expert, the value branch and the output."""
 
-    Attributes:
-        w, w_bias: (E, D, F), (E, F): the gate branch, one for each expert.
-        v, v_bias: (D, F), (F,) shared, or (E, D, F), (E, F): the value branch.
-        w2, w2_bias: (F, D), (D,) shared, or (E, F, D), (E, D): the output.
-    """
-
-    w: Array
-    w_bias: Array
-    v: Array
-    v_bias: Array
-    w2: Array
-    w2_bias: Array
+    w: Array  # (E, D, F)
+    w_bias: Array  # (E, F)
+    v: Array  # (D, F) shared, or (E, D, F)
+    v_bias: Array  # (F,) shared, or (E, F)
+    w2: Array  # (F, D) shared, or (E, F, D)
+    w2_bias: Array  # (D,) shared, or (E, D)
 
     @property
     def shared(self) -> bool:
@@ -266,15 +257,10 @@ def shared_mixture(x: Array, gates: Array, params: ExpertParams) -> Array:
 
 
 class Draws(NamedTuple):
-    """The random numbers of one mixture layer in training.
+    """The random numbers of one mixture layer in training."""
 
-    Attributes:
-        noise: (T, E) standard normal numbers for the router.
-        keep: (T, D) bool, False where dropout sets the output to 0; None without dropout.
-    """
-
-    noise: Array
-    keep: Array | None
+    noise: Array  # (T, E) standard normal numbers for the router
+    keep: Array | None  # (T, D) bool, False where dropout sets the output to 0; None without dropout
 
 
 def draw(

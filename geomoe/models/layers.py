@@ -3,8 +3,6 @@
 The published weights start from PyTorch's defaults, so random-weight baselines and training curves compare only if ours do.
 """
 
-from __future__ import annotations
-
 import contextlib
 import contextvars
 import dataclasses
@@ -15,22 +13,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from geomoe.models import kernels
-
-Array = jax.Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Initializer:
-    """How a parameter starts: a Flax initialiser that can be drawn on the host as well.
+    """How a parameter starts: a Flax initialiser that can be drawn on the host as well."""
 
-    Attributes:
-        kind: "uniform" in (-scale, scale), "normal" with standard deviation `scale`, or "constant".
-        scale: see `kind`.
-    """
-
-    kind: str
+    kind: str  # "uniform" in (-scale, scale), "normal" with standard deviation `scale`, or "constant"
     scale: float
 
     def __call__(self, key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:

@@ -3,47 +3,32 @@
 Axes: B images, P patches, V visible patches, N tokens, D encoder width, M decoder width, L = C * patch_size**2 values a patch.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models.block import Block, StackOutput, Stochastic, run_blocks
 from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.encoder import Encoder, TokenOutput
 from geomoe.models.layers import TOKEN_INIT, LayerNorm, Linear, param
 
-Array = jax.Array
-
 
 @flax.struct.dataclass
 class MAEOutput:
-    """What a pass of the masked autoencoder gives.
+    """What a pass of the masked autoencoder gives; B' images were decoded, the first ones: B unless fewer were asked for."""
 
-    Attributes:
-        pred: (B', P, L) float32, the predicted patches of the first B' images, in the order of `patchify`; B' is B unless
-            fewer were asked for.
-        mask: (B, P) float32, 1 where a patch was hidden from the encoder.
-        ids_restore: (B, P) int32, where each patch stands in the shuffled order.
-        balance_loss: scalar, the balance losses that count.
-        encoded: the encoder's output on the visible patches.
-        decoder_gates: a list with one (B', 5 + P, E) array a decoder block.
-        router_z_loss: scalar, sum of the router z-losses of encoder and decoder.
-        decoder_tokens: (B', P, M) float32, what `pred` is a linear function of.
-    """
-
-    pred: Array
-    mask: Array
-    ids_restore: Array
-    balance_loss: Array
-    encoded: TokenOutput
-    decoder_gates: list[Array]
-    router_z_loss: Array
-    decoder_tokens: Array
+    pred: Array  # (B', P, L) float32, the predicted patches in the order of `patchify`
+    mask: Array  # (B, P) float32, 1 where a patch was hidden from the encoder
+    ids_restore: Array  # (B, P) int32, where each patch stands in the shuffled order
+    balance_loss: Array  # scalar, the balance losses that count
+    encoded: TokenOutput  # of the visible patches
+    decoder_gates: list[Array]  # one (B', 5 + P, E) array a decoder block
+    router_z_loss: Array  # scalar, sum of the router z-losses of encoder and decoder
+    decoder_tokens: Array  # (B', P, M) float32, what `pred` is a linear function of
 
 
 def random_masking(noise: Array, num_visible: int) -> tuple[Array, Array, Array]:
@@ -85,8 +70,7 @@ class Decoder(nn.Module):
             stochastic: as for `Encoder`.
 
         Returns:
-            The patches (B, P, L) float32, the last tokens (B, P, M) float32 that they are a linear function of, and what the
-            blocks gave.
+            The patches (B, P, L), the last tokens (B, P, M) that they are linear in, float32 both, and what the blocks gave.
         """
         cfg = self.config
         dtype = jnp.dtype(cfg.dtype)
@@ -150,10 +134,9 @@ class MAE(nn.Module):
 
 
 def autoencode(model: MAE, params: Any, *inputs: Array, rngs: dict[str, Array] | None = None, **options: Any) -> MAEOutput:
-    """Apply a masked autoencoder.
+    """Apply a masked autoencoder with its parameters, {"encoder", "decoder"}.
 
     Args:
-        params: {"encoder", "decoder"}.
         *inputs, **options: images, week, hour, lat, lon and so on, as for `MAE`.
         rngs: keys of the streams "mask", "router" and "dropout".
     """

@@ -5,33 +5,26 @@ A pool is the name of a pooling, or a tuple of several, whose embeddings are con
 Axes: N images, T tokens, P patches, D width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.metadata import FIELDS
 from geomoe.models.config import NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS, ModelConfig
 from geomoe.models.encoder import TokenOutput
 
-Array = jax.Array
 Pool = str | tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
 class Pooling:
-    """One way from tokens to an embedding.
+    """One way from tokens to an embedding."""
 
-    Attributes:
-        apply: of the encoder's output, the metadata that went in (four (N, 2) arrays) and the architecture: (N, width).
-        width: numbers of an embedding, by the architecture.
-    """
-
+    # Of the encoder's output, the metadata that went in (four (N, 2) arrays) and the architecture: (N, width).
     apply: Callable[[TokenOutput, Sequence[Array], ModelConfig], Array]
-    width: Callable[[ModelConfig], int]
+    width: Callable[[ModelConfig], int]  # numbers of an embedding, by the architecture
 
 
 def _of_tokens(pool: Callable[[Array], Array]) -> Pooling:
@@ -53,10 +46,6 @@ def _stages(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) ->
     return jnp.concatenate(_layer_means(out)[depth - 1 :: depth], axis=-1)
 
 
-def _layer_mean(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) -> Array:
-    return jnp.mean(jnp.stack(_layer_means(out)), axis=0)
-
-
 POOLINGS: dict[str, Pooling] = {
     "mean": _of_tokens(lambda tokens: jnp.mean(tokens, axis=1)),
     "unit_mean": _of_tokens(_unit_mean),
@@ -64,7 +53,9 @@ POOLINGS: dict[str, Pooling] = {
     "patch_std": _of_tokens(lambda tokens: jnp.std(tokens[:, NUM_PREFIX_TOKENS:], axis=1)),
     "cls": _of_tokens(lambda tokens: tokens[:, NUM_METADATA_TOKENS]),
     "stages": Pooling(_stages, lambda config: config.width * len(config.stage_experts)),
-    "layer_mean": Pooling(_layer_mean, lambda config: config.width),
+    "layer_mean": Pooling(
+        lambda out, metadata, config: jnp.mean(jnp.stack(_layer_means(out)), axis=0), lambda config: config.width
+    ),
     "metadata": Pooling(lambda out, metadata, config: jnp.concatenate(list(metadata), axis=-1), lambda config: 2 * len(FIELDS)),
 }
 TOKENS = "tokens"

@@ -1,7 +1,5 @@
 """What the autoencoder reconstructs: originals, masks and reconstructions of images."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -3,41 +3,29 @@
 Axes: T tokens, D width, E experts, K chosen experts of a token.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.models.layers import ZEROS, Linear, param
-
-Array = jax.Array
 
 BALANCE_WEIGHT = 0.01  # weight of each of the two balance losses, published
 _MAX_PAIRWISE_EXPERTS = 16  # up to here ranks come from E*E comparisons, which need no sort and no gather
 
 
 class RouterOutput(NamedTuple):
-    """What the router decided. All float32.
+    """What the router decided. All float32 but for the ranks."""
 
-    Attributes:
-        clean_logits: (T, E), W_g x.
-        noise_scale: (T, E), softplus(W_n x).
-        gates: (T, E) weights of the experts, 0 where not chosen; rows sum to 1.
-        logits: (T, E) the logits that were ranked, H: clean logits plus scaled noise.
-        ranks: (T, E) int32, 0 for the expert with the largest logit; ties go to the lower index.
-        kth, next: (T, 1) the K-th and the (K+1)-th largest logit; `next` is -inf where K = E.
-    """
-
-    clean_logits: Array
-    noise_scale: Array
-    gates: Array
-    logits: Array
-    ranks: Array
-    kth: Array
-    next: Array
+    clean_logits: Array  # (T, E), W_g x
+    noise_scale: Array  # (T, E), softplus(W_n x)
+    gates: Array  # (T, E) weights of the experts, 0 where not chosen; rows sum to 1
+    logits: Array  # (T, E), the logits that were ranked, H: clean logits plus scaled noise
+    ranks: Array  # (T, E) int32, 0 for the expert with the largest logit; ties go to the lower index
+    kth: Array  # (T, 1), the K-th largest logit
+    next: Array  # (T, 1), the (K+1)-th largest, -inf where K = E
 
 
 def _descending_ranks(logits: Array) -> Array:
@@ -78,26 +66,16 @@ def route(
 
 
 class Router(nn.Module):
-    """A noisy top-k router, float32 whatever the type of the activations.
-
-    Attributes:
-        width, num_experts, top_k: D, E and K.
-        use_selection_bias: whether there is a bias that only ranks experts, and that training moves to balance their use.
-    """
+    """A noisy top-k router, float32 whatever the type of the activations."""
 
     width: int
     num_experts: int
     top_k: int
-    use_selection_bias: bool = False
+    use_selection_bias: bool = False  # a bias that only ranks experts, and that training moves to balance their use
 
     @nn.compact
     def __call__(self, x: Array, noise: Array | None = None) -> RouterOutput:
-        """Route tokens.
-
-        Args:
-            x: (T, D).
-            noise: (T, E) standard normal numbers in training, or None.
-        """
+        """Route tokens (T, D); `noise` are (T, E) standard normal numbers in training, or None."""
         clean_logits = Linear(self.width, self.num_experts, name="clean")(x)
         noise_scale = jax.nn.softplus(Linear(self.width, self.num_experts, name="noise")(x))
         bias = param(self, "selection_bias", ZEROS, (self.num_experts,)) if self.use_selection_bias else None
@@ -143,8 +121,7 @@ def balance_loss(out: RouterOutput, top_k: int, estimator: str) -> Array:
 
 
 def router_z_loss(out: RouterOutput) -> Array:
-    """Mean over the tokens of logsumexp(clean logits) squared: scalar; keeps logits small (Zoph et al. 2022, arXiv
-    2202.08906, eq. 5)."""
+    """Mean of logsumexp(clean logits)^2 over tokens, scalar; keeps logits small (Zoph et al. 2022, arXiv 2202.08906, eq. 5)."""
     return jnp.mean(jnp.square(jax.nn.logsumexp(out.clean_logits, axis=-1)))
 
 

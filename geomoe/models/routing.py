@@ -3,8 +3,6 @@
 Axes: N images, T tokens (4 metadata, CLS, P patches), P = side * side, E experts of a layer, L layers.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np
@@ -14,14 +12,9 @@ from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Routing:
-    """The gates of some images.
+    """The gates of some images."""
 
-    Attributes:
-        gates: a list of L arrays (N, T, E): weights of the experts, 0 where not chosen.
-        config: the architecture.
-    """
-
-    gates: list[np.ndarray]
+    gates: list[np.ndarray]  # L arrays (N, T, E): weights of the experts, 0 where not chosen
     config: ModelConfig
 
     @property
@@ -31,11 +24,13 @@ class Routing:
 
     def top1(self, layer: int) -> np.ndarray:
         """(N, side, side) int: the expert with the largest gate on the patch grid, in one layer."""
-        side = self.config.img_size // self.config.patch_size
-        return self.gates[layer][:, NUM_PREFIX_TOKENS:].argmax(axis=-1).reshape(-1, side, side)
+        return self._on_grid(layer).argmax(axis=-1)
 
     def entropy(self, layer: int) -> np.ndarray:
         """(N, side, side): entropy of the gates of each patch in nats, 0 where one expert has all."""
+        g = self._on_grid(layer)
+        return -(g * np.log(np.maximum(g, 1e-12))).sum(axis=-1)
+
+    def _on_grid(self, layer: int) -> np.ndarray:
         side = self.config.img_size // self.config.patch_size
-        g = self.gates[layer][:, NUM_PREFIX_TOKENS:]
-        return -(g * np.log(np.maximum(g, 1e-12))).sum(axis=-1).reshape(-1, side, side)
+        return self.gates[layer][:, NUM_PREFIX_TOKENS:].reshape(-1, side, side, self.gates[layer].shape[-1])

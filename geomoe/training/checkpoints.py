@@ -1,7 +1,5 @@
 """The run directory: what a run is (`run.json`), and its states (`checkpoints/`, by Orbax)."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Mapping
@@ -23,9 +21,7 @@ FOLDER = "checkpoints"
 
 
 def read_run(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Read a run's facts: config, model, statistics, dataset and geomoe_version.
-
-    A config that an older version wrote comes with today's keys.
+    """Read a run's facts: config (with today's keys), model, statistics, dataset and geomoe_version.
 
     Raises:
         FileNotFoundError: the folder is no run directory.
@@ -44,15 +40,14 @@ def known_statistics(workdir: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def open_run(workdir: str | os.PathLike, facts: dict[str, Any]) -> None:
-    """Writes a new run's facts, or checks that the run that is there has the same configuration.
+    """Write a new run's facts, or check that the run that is there has the same configuration.
 
     Raises:
         ValueError: the folder holds a run with another configuration, or something else; the message names what differs.
     """
     path = os.path.join(workdir, RUN_FILE)
     if os.path.exists(path):
-        changed = differences(read_run(workdir)["config"], facts["config"])
-        if changed:
+        if changed := differences(read_run(workdir)["config"], facts["config"]):
             raise ValueError(
                 f"{workdir} holds a run with another config; take another --workdir, or the config of that run. "
                 f"Differences: {'; '.join(changed)}"
@@ -82,10 +77,20 @@ def write_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any], params:
     config = default_config()
     config.update_from_flattened_dict(facts["config"])
     open_run(workdir, {**facts, "config": config.to_dict(), "total_steps": 0})
-    options = ocp.CheckpointManagerOptions(best_fn=lambda metrics: metrics["val_loss"])  # without which it keeps no metrics
-    with ocp.CheckpointManager(os.path.abspath(os.path.join(workdir, FOLDER)), options=options) as manager:
+    with _manager(workdir) as manager:
         args = ocp.args.Composite(params=ocp.args.StandardSave(jax.tree.map(np.asarray, params)))
         manager.save(0, args=args, metrics={"val_loss": float("inf")})
+
+
+def _val_loss(metrics: Mapping[str, float]) -> float:
+    return metrics["val_loss"]
+
+
+def _manager(workdir: str | os.PathLike, **options: Any) -> ocp.CheckpointManager:
+    options |= dict(best_fn=_val_loss, best_mode="min")  # without which it keeps no metrics
+    return ocp.CheckpointManager(
+        os.path.abspath(os.path.join(workdir, FOLDER)), options=ocp.CheckpointManagerOptions(**options)
+    )
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -99,24 +104,12 @@ class Checkpoints:
 
     def __init__(self, workdir: str | os.PathLike, keep_last: int = 2):
         policies = checkpoint_managers.preservation_policy
-
-        def loss(metrics: Mapping[str, float]) -> float:
-            return metrics["val_loss"]
-
-        self._manager = ocp.CheckpointManager(
-            os.path.abspath(os.path.join(workdir, FOLDER)),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(
-                    [policies.LatestN(max(keep_last, 1)), policies.BestN(get_metric_fn=loss, reverse=True, n=1)]
-                ),
-                best_fn=loss,
-                best_mode="min",
-                enable_async_checkpointing=True,
-            ),
-        )
+        best = policies.BestN(get_metric_fn=_val_loss, reverse=True, n=1)
+        keep = policies.AnyPreservationPolicy([policies.LatestN(max(keep_last, 1)), best])
+        self._manager = _manager(workdir, preservation_policy=keep, enable_async_checkpointing=True)
 
     def save(self, state: TrainState, step: int, val_loss: float) -> None:
-        """Starts saving; returns when the state may be changed again."""
+        """Start saving; returns when the state may be changed again."""
         args = {name: ocp.args.StandardSave(tree) for name, tree in _parts(state).items()}
         self._manager.save(step, args=ocp.args.Composite(**args), metrics={"val_loss": val_loss}, force=True)
 
@@ -138,7 +131,7 @@ class Checkpoints:
         return jax.process_count() > 1 and self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
+        """Wait until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
 
@@ -153,24 +146,19 @@ def load_params(workdir: str | os.PathLike, which: str | int = "last") -> tuple[
     Raises:
         FileNotFoundError: there is no such checkpoint.
     """
-    folder = os.path.abspath(os.path.join(workdir, FOLDER))
-    steps = sorted(int(name) for name in (os.listdir(folder) if os.path.isdir(folder) else ()) if name.isdigit())
+    folder = epath.Path(os.path.abspath(os.path.join(workdir, FOLDER)))
+    steps = sorted(int(path.name) for path in (folder.iterdir() if folder.is_dir() else ()) if path.name.isdigit())
     if not steps:
         raise FileNotFoundError(f"{workdir} has no checkpoint yet")
     if which == "last":
         step = steps[-1]
     elif which == "best":
-        step = min(steps, key=lambda s: _val_loss(os.path.join(folder, str(s))))
+        step = min(steps, key=lambda s: json.loads((folder / str(s) / "metrics" / "metrics").read_text())["val_loss"])
     elif str(which).isdigit() and int(which) in steps:
         step = int(which)
     else:
         raise FileNotFoundError(f"{workdir} has no checkpoint {which!r}; it has last, best, {', '.join(map(str, steps))}")
     handler = ocp.PyTreeCheckpointHandler()
-    path = epath.Path(folder) / str(step) / "params"
+    path = folder / str(step) / "params"
     restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
     return step, handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=restore_args))
-
-
-def _val_loss(folder: str) -> float:
-    with open(os.path.join(folder, "metrics", "metrics")) as file:
-        return float(json.load(file)["val_loss"])

@@ -1,7 +1,6 @@
 """The configuration of a pretraining run: every key, with its default and its meaning."""
 
-from __future__ import annotations
-
+import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import flax.traverse_util
 import ml_collections
 
-from geomoe.models.config import ModelConfig
+from geomoe.models.config import SIZES, ModelConfig
 from geomoe.training.losses.config import LossConfig
 
 # Keys of older versions, and what they are called today; `data.statistics = "published:NAME"` became two keys.
@@ -31,14 +30,16 @@ class Config(ml_collections.ConfigDict):
     """A `ConfigDict` that names the new key where a retired one is asked for or set."""
 
     def __getattr__(self, name: str) -> Any:
-        if name in _RETIRED_NAMES and name not in self:
-            raise AttributeError(f"the config key {name} was renamed: it is now config.{_RETIRED_NAMES[name]}")
+        self._refuse_retired(name)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        self._refuse_retired(name)
+        super().__setattr__(name, value)
+
+    def _refuse_retired(self, name: str) -> None:
         if name in _RETIRED_NAMES and name not in self:
             raise AttributeError(f"the config key {name} was renamed: it is now config.{_RETIRED_NAMES[name]}")
-        super().__setattr__(name, value)
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -51,11 +52,9 @@ def default_config() -> ml_collections.ConfigDict:
 
     config.model = Config()  # the fields of geomoe.models.ModelConfig
     config.model.size = "S"  # or XS, XXS, tiny, custom
-    for key, value in ModelConfig().to_dict().items():
-        if key in ("width", "depth", "expert_width_first", "expert_width_last", "num_heads", "num_groups", "decoder_width"):
-            config.model[key] = ml_collections.config_dict.placeholder(int)  # None: what `size` says
-        else:
-            config.model[key] = tuple(value) if isinstance(value, list) else value
+    for key, value in dataclasses.asdict(ModelConfig()).items():
+        by_size = any(key in size for size in SIZES.values())
+        config.model[key] = ml_collections.config_dict.placeholder(int) if by_size else value  # None: what `size` says
 
     data = config.data = Config()
     data.name = ""  # a prepared dataset, "name" or "name/config"; "fake" for random numbers without any input cost
@@ -84,25 +83,14 @@ def default_config() -> ml_collections.ConfigDict:
     train.router_noise_end = 1.0  # factor of the routers' noise at the last step; it falls linearly from 1
     train.selection_rate = 0.001  # by which a step moves the routers' selection biases (model.selection_bias)
 
-    optimizer = config.optimizer = Config()
-    optimizer.lr = 3e-4
-    optimizer.weight_decay = 0.05
-    optimizer.b1 = 0.9
-    optimizer.b2 = 0.999
+    optimizer = config.optimizer = Config(dict(lr=3e-4, weight_decay=0.05, b1=0.9, b2=0.999))
     optimizer.clip_norm = 1.0  # of the global gradient norm; 0 for none
     optimizer.warmup_fraction = 0.05  # of the steps; then cosine to 0
 
     config.loss = Config(LossConfig.default_section())  # geomoe/training/losses says what each is
-
-    log = config.log = Config()
-    log.every_steps = 10
-    log.eval_every_steps = 500
-    log.eval_batches = 8
-    log.images = 8  # reconstructions shown at each evaluation; 0 for none
-
-    checkpoint = config.checkpoint = Config()
-    checkpoint.every_steps = 500
-    checkpoint.keep_last = 2  # and the best by validation loss
+    config.log = Config(dict(every_steps=10, eval_every_steps=500, eval_batches=8))
+    config.log.images = 8  # reconstructions shown at each evaluation; 0 for none
+    config.checkpoint = Config(dict(every_steps=500, keep_last=2))  # the last ones, and the best by validation loss
     return config.lock()
 
 
@@ -116,45 +104,43 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
     >>> flatten({"data": {"clip": (1, 2)}, "seed": 0})
     {'data.clip': [1, 2], 'seed': 0}
     """
-    plain = json.loads(json.dumps(config))
-    return flax.traverse_util.flatten_dict(plain, sep=".")
+    return flax.traverse_util.flatten_dict(json.loads(json.dumps(config)), sep=".")
 
 
 def validate(config: ml_collections.ConfigDict) -> ModelConfig:
-    """Checks a configuration before anything is compiled, and gives its model.
+    """Check a configuration before anything is compiled, and give its model.
 
     Raises:
         ValueError: a key is unknown or missing, or a value makes no sense; the message names the key.
     """
+
+    def require(ok: bool, message: str) -> None:
+        if not ok:
+            raise ValueError(message)
+
+    data, steps = config.data, config.train
     defaults, values = flatten(default_config().to_dict()), flatten(config.to_dict())
     for key in values.keys() - defaults.keys():
-        if key in RETIRED_KEYS:
-            raise ValueError(f"the config key {key} was renamed: it is now {RETIRED_KEYS[key]}")
-        raise ValueError(f"unknown config key {key}; known keys: {', '.join(sorted(defaults))}")
+        require(key not in RETIRED_KEYS, f"the config key {key} was renamed: it is now {RETIRED_KEYS.get(key)}")
+        require(False, f"unknown config key {key}; known keys: {', '.join(sorted(defaults))}")
     for key in defaults.keys() - values.keys():
-        raise ValueError(f"the config lacks the key {key}; start from geomoe.training.default_config()")
-    if not config.data.name:
-        raise ValueError(
-            "config.data.name is empty: name a prepared dataset, for example --config.data.name=landsat_folder/mine"
-        )
+        require(False, f"the config lacks the key {key}; start from geomoe.training.default_config()")
+    example = "name a prepared dataset, for example --config.data.name=landsat_folder/mine"
+    require(bool(data.name), f"config.data.name is empty: {example}")
     for key in ("train.batch_size", "train.accumulate", "log.every_steps", "log.eval_every_steps", "checkpoint.every_steps"):
-        if values[key] < 1:
-            raise ValueError(f"config.{key} = {values[key]} must be at least 1")
-    if config.train.num_steps < 0 or (config.train.num_steps == 0 and config.train.num_epochs <= 0):
-        raise ValueError("set config.train.num_steps or config.train.num_epochs above 0")
-    if not 0 <= config.optimizer.warmup_fraction <= 1:
-        raise ValueError(f"config.optimizer.warmup_fraction = {config.optimizer.warmup_fraction} must be in [0, 1]")
-    if len(config.data.clip) not in (0, 2):
-        raise ValueError(f"config.data.clip = {tuple(config.data.clip)} must be () or (lowest, highest)")
-    if not 0 <= config.train.router_noise_end <= 1:
-        raise ValueError(f"config.train.router_noise_end = {config.train.router_noise_end} must be in [0, 1]")
-    if config.data.crop_sides and config.data.resize_mode != "random_resized_crop":
-        raise ValueError(
-            "config.data.crop_sides is for config.data.resize_mode = 'random_resized_crop'; "
-            f"with {config.data.resize_mode!r} it would be ignored"
-        )
-    if config.data.statistics not in ("published", "computed"):
-        raise ValueError(f"config.data.statistics = {config.data.statistics!r} is not 'published' or 'computed'")
+        require(values[key] >= 1, f"config.{key} = {values[key]} must be at least 1")
+    trains = steps.num_steps > 0 or (steps.num_steps == 0 and steps.num_epochs > 0)
+    require(trains, "set config.train.num_steps or config.train.num_epochs above 0")
+    for key in ("optimizer.warmup_fraction", "train.router_noise_end"):
+        require(0 <= values[key] <= 1, f"config.{key} = {values[key]} must be in [0, 1]")
+    require(len(data.clip) in (0, 2), f"config.data.clip = {tuple(data.clip)} must be () or (lowest, highest)")
+    require(
+        not data.crop_sides or data.resize_mode == "random_resized_crop",
+        "config.data.crop_sides is for config.data.resize_mode = 'random_resized_crop'; "
+        f"with {data.resize_mode!r} it would be ignored",
+    )
+    allowed = data.statistics in ("published", "computed")
+    require(allowed, f"config.data.statistics = {data.statistics!r} is not 'published' or 'computed'")
     loss = LossConfig.from_section(config.loss.to_dict())
     for objective, _ in loss.active:
         if objective.check is not None:
@@ -163,14 +149,14 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
 
 
 def check_batch(config: ml_collections.ConfigDict, devices: int, processes: int) -> None:
-    """Raises ValueError if the batch does not divide over devices and accumulated parts."""
-    parts = devices * config.train.accumulate
-    if config.train.batch_size % parts:
-        below = config.train.batch_size // parts * parts
+    """Raise ValueError if the batch does not divide over devices and accumulated parts."""
+    size, accumulate = config.train.batch_size, config.train.accumulate
+    parts = devices * accumulate
+    if size % parts:
+        below = size // parts * parts
         raise ValueError(
-            f"config.train.batch_size = {config.train.batch_size} does not divide over {devices} devices "
-            f"({processes} processes) x {config.train.accumulate} accumulated parts; "
-            f"take {below or parts} or {below + parts}"
+            f"config.train.batch_size = {size} does not divide over {devices} devices ({processes} processes) x "
+            f"{accumulate} accumulated parts; take {below or parts} or {below + parts}"
         )
 
 
@@ -195,16 +181,13 @@ def modernised(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     new: dict[str, Any] = {}
     for section, values in config.items():
-        if not isinstance(values, Mapping):
-            new[section] = values
-            continue
-        renamed = {str(RETIRED_KEYS.get(f"{section}.{key}", key)): value for key, value in values.items()}
-        new[section] = {key.rpartition(".")[2]: value for key, value in renamed.items()}
+        if isinstance(values, Mapping):
+            values = {RETIRED_KEYS.get(f"{section}.{key}", str(key)).rpartition(".")[2]: v for key, v in values.items()}
+        new[section] = values
     data = new.get("data", {})
     if any(isinstance(entry, str) for entry in data.get("mix", ())):
         data["mix"] = [[name, float(share)] for name, _, share in (entry.partition("=") for entry in data["mix"])]
     if "statistics" in data:
-        kind, _, dataset = data["statistics"].partition(":")
-        data["statistics"] = kind
+        data["statistics"], _, dataset = data["statistics"].partition(":")
         data.setdefault("statistics_dataset", dataset)
     return new

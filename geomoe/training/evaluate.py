@@ -1,13 +1,12 @@
 """Evaluation on held-out images: one call, parameters in, metrics out."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
 from geomoe.data.composites import side_by_side
 from geomoe.landsat import Statistics
@@ -19,8 +18,7 @@ from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.objective import Batch
 from geomoe.training.losses.total import batch_losses, global_positions
 
-Array = jax.Array
-Batches = Callable[[], Iterator[Mapping[str, np.ndarray]]]
+HostBatch = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,27 +59,22 @@ def make_eval_step(
     return step
 
 
+@dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Evaluates parameters on the same held-out batches with the same masks each time.
+    """Evaluate parameters on the same held-out batches with the same masks each time."""
 
-    Args:
-        eval_step: from `make_eval_step`, mapped over devices.
-        batches: starts the stream of this process's held-out batches.
-        num_batches: how many of them are averaged over, at most.
-        key: of the masks.
-    """
-
-    def __init__(self, eval_step: Callable[..., Any], batches: Batches, num_batches: int, key: Array):
-        self._step, self._batches, self._num_batches, self._key = eval_step, batches, num_batches, key
+    eval_step: Callable[..., Any]  # from `make_eval_step`, mapped over devices
+    batches: Callable[[], Iterator[HostBatch]]  # starts the stream of this process's held-out batches
+    num_batches: int  # how many of them are averaged over, at most
+    key: Array  # of the masks
 
     def __call__(self, params: Any) -> Evaluation:
         """The means over the batches."""
-        batches = parallel.prefetch(self._batches())
-        found = [
-            parallel.fetch(self._step(params, batch, jax.random.fold_in(self._key, i)))
-            for i, batch in zip(range(self._num_batches), batches)
+        each = [
+            parallel.fetch(self.eval_step(params, batch, jax.random.fold_in(self.key, i)))
+            for i, batch in zip(range(self.num_batches), parallel.prefetch(self.batches()))
         ]
-        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *found)
+        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *each)
         usage = means.pop("usage")
         metrics = {name: float(value) for name, value in means.items()}
         metrics["val_least_used_expert"] = min(float(shares.min() * shares.size) for shares in usage.values())
@@ -89,13 +82,7 @@ class Evaluator:
 
 
 def reconstruction_images(
-    model: MAE,
-    params: Any,
-    batch: Mapping[str, np.ndarray],
-    count: int,
-    statistics: Statistics,
-    normalised_targets: bool,
-    seed: int,
+    model: MAE, params: Any, batch: HostBatch, count: int, statistics: Statistics, normalised_targets: bool, seed: int
 ) -> np.ndarray:
     """Original, masked and reconstructed images side by side: (count, S, 3 * S + 4, 3) in [0, 1]."""
     part = {name: batch[name][:count] for name in ("image", *FIELDS)}

@@ -1,7 +1,5 @@
 """The input of a run: its datasets, their statistics, and the two streams of batches that its steps read."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -52,27 +50,11 @@ def open_data(
     for name, count in rows.items():
         mixed = data.builder(name, d.data_dir)
         published = d.statistics == "published" and mixed.name in STATISTICS
-        streams.append(
-            (mixed, "train", count, Statistics.published(mixed.name) if published else data.compute_statistics(mixed, "train"))
-        )
-    augment = data.Augment(
-        flips=d.flips,
-        rot90=d.rot90,
-        metadata_dropout=d.metadata_dropout,
-        coastal_dropout=d.coastal_dropout,
-        band_jitter=d.band_jitter,
-        crop_sides=d.crop_sides,
-    )
-    common: dict[str, Any] = dict(
-        img_size=model.img_size,
-        clip=tuple(d.clip) or None,
-        hour=d.hour,
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        cache=d.cache,
-        train=True,
-    )
+        z_score = Statistics.published(mixed.name) if published else data.compute_statistics(mixed, "train")
+        streams.append((mixed, "train", count, z_score))
+    augment = data.Augment(**{field.name: d[field.name] for field in dataclasses.fields(data.Augment)})
+    common: dict[str, Any] = dict(img_size=model.img_size, hour=d.hour, seed=config.seed, cache=d.cache, train=True)
+    common |= dict(clip=tuple(d.clip) or None, process_index=jax.process_index(), process_count=jax.process_count())
 
     def batches(keys: Sequence[str], source: Any, split: str, count: int, z_score: Statistics, **options: Any) -> Batches:
         dataset = data.load(source, split, batch_size=count, statistics=z_score, **common, **options)
@@ -99,10 +81,8 @@ def open_data(
     count, devices = data.num_examples(main, d.val_split), jax.device_count()
     val_batch = min(batch_size, count) // devices * devices
     if not val_batch:
-        raise ValueError(
-            f"config.data.val_split = {d.val_split!r} of {d.name} has {count} examples, fewer than the {devices} devices; "
-            "hold out more"
-        )
+        split = f"config.data.val_split = {d.val_split!r} of {d.name}"
+        raise ValueError(f"{split} has {count} examples, fewer than the {devices} devices; hold out more")
     mix = {name: {"rows": stream[2], "statistics": dict(stream[3])} for name, stream in zip(rows, streams[1:])}
     return RunData(statistics, main.info.full_name, mix, data.num_examples(main, d.train_split), train, val)
 

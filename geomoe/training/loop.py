@@ -1,27 +1,26 @@
 """A pretraining run from its config to its last checkpoint."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import jax
 import ml_collections
 import numpy as np
 
-from geomoe.landsat import Statistics
 from geomoe.models import MAE, count_params
 from geomoe.training import parallel
 from geomoe.training.checkpoints import Checkpoints, known_statistics, open_run
 from geomoe.training.config import check_batch, validate
 from geomoe.training.evaluate import Evaluator, make_eval_step, reconstruction_images
-from geomoe.training.input import RunData, open_data
+from geomoe.training.input import open_data
 from geomoe.training.losses.config import LossConfig
+from geomoe.training.losses.objective import Batch
 from geomoe.training.optimizer import build_optimizer, router_noise_schedule
 from geomoe.training.run_log import RunLog
 from geomoe.training.state import create_state
@@ -39,14 +38,11 @@ class StopRequest:
     In a run of several processes JAX watches for SIGTERM, and all processes agree on the step (`Checkpoints.preempted`).
     """
 
-    def __init__(self) -> None:
+    def __enter__(self) -> Self:
         self.requested = False
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> StopRequest:
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._handlers[number] = signal.signal(number, self._request)
+        catches = jax.process_count() == 1 and threading.current_thread() is threading.main_thread()
+        numbers = (signal.SIGTERM, signal.SIGINT) if catches else ()
+        self._handlers = {number: signal.signal(number, self._request) for number in numbers}
         return self
 
     def _request(self, number: int, frame: FrameType | None) -> None:
@@ -61,11 +57,11 @@ class StopRequest:
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """How a run ended: its last step, whether all steps are done, and the last validation loss."""
+    """How a run ended."""
 
-    step: int
-    finished: bool
-    val_loss: float
+    step: int  # the last one
+    finished: bool  # whether all steps are done
+    val_loss: float  # the last one
 
 
 class StepMetrics:
@@ -89,50 +85,44 @@ class StepMetrics:
             step, metrics = self._pending.pop(0)
             self.latest = {name: float(value) for name, value in parallel.fetch(metrics).items()}
             loss, grad_norm = self.latest["loss"], self.latest["grad_norm"]
-            if not (np.isfinite(loss) and np.isfinite(grad_norm)):
-                kept = self._checkpoints.latest_step()
+            if not np.isfinite([loss, grad_norm]).all():
+                last = self._checkpoints.latest_step()
+                kept = "" if last is None else f"The checkpoint of step {last} in {self._workdir} is kept. "
                 raise TrainingDiverged(
-                    f"step {step}: loss {loss}, gradient norm {grad_norm}. "
-                    + (f"The checkpoint of step {kept} in {self._workdir} is kept. " if kept is not None else "")
-                    + "Lower config.optimizer.lr, or look for extreme values in the data."
+                    f"step {step}: loss {loss}, gradient norm {grad_norm}. {kept}"
+                    "Lower config.optimizer.lr, or look for extreme values in the data."
                 )
 
 
 class Speed:
     """Images a second and the share of the time spent waiting for input, since the last `reset`."""
 
-    def __init__(self, batch_size: int):
-        self._batch_size = batch_size
-        self.reset()
-
     def reset(self) -> None:
-        self.waited, self._steps, self._since = 0.0, 0, time.monotonic()
+        self._waited, self._steps, self._since = 0.0, 0, time.monotonic()
 
-    def step(self, waited: float) -> None:
-        self.waited += waited
+    def next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, whose wait counts."""
+        before = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - before
         self._steps += 1
+        return batch
 
-    def columns(self) -> dict[str, float]:
+    def columns(self, batch_size: int) -> dict[str, float]:
         """The timing columns of metrics.csv; starts anew."""
-        seconds = time.monotonic() - self._since
-        columns = {"images_per_second": self._steps * self._batch_size / seconds, "input_wait_share": self.waited / seconds}
+        steps, waited, seconds = self._steps, self._waited, time.monotonic() - self._since
         self.reset()
-        return columns
+        return {"images_per_second": steps * batch_size / seconds, "input_wait_share": waited / seconds}
 
 
 class Trainer:
-    """A run that is set up: everything that its steps need.
-
-    Args:
-        config: as from `default_config()`.
-        workdir: the run directory.
-    """
+    """A run that is set up: everything that its steps need. Arguments as for `train`."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]):
         model_config = validate(config)
         check_batch(config, jax.device_count(), jax.process_count())
         self.config, self.workdir = config, os.path.abspath(workdir)
-        self.data: RunData = open_data(config, model_config, known_statistics(self.workdir))
+        self.data = open_data(config, model_config, known_statistics(self.workdir))
         main_rows = config.train.batch_size - sum(dataset["rows"] for dataset in self.data.mix.values())
         self.steps_per_epoch = max(self.data.examples // main_rows, 1)
         self.total_steps = config.train.num_steps or int(round(config.train.num_epochs * self.steps_per_epoch))
@@ -148,17 +138,16 @@ class Trainer:
         open_run(self.workdir, facts)
         self.model, self.loss = MAE(model_config), LossConfig.from_section(config.loss.to_dict())
         optimizer, self.schedule = build_optimizer(config.optimizer, self.total_steps)
-        self._train_step = parallel.map_train_step(
-            make_train_step(
-                self.model,
-                optimizer,
-                self.loss,
-                accumulate=config.train.accumulate,
-                router_noise=router_noise_schedule(config.train.router_noise_end, self.total_steps),
-                selection_rate=config.train.selection_rate,
-                statistics=self.data.statistics,
-            )
+        train_step = make_train_step(
+            self.model,
+            optimizer,
+            self.loss,
+            accumulate=config.train.accumulate,
+            router_noise=router_noise_schedule(config.train.router_noise_end, self.total_steps),
+            selection_rate=config.train.selection_rate,
+            statistics=self.data.statistics,
         )
+        self._train_step = parallel.map_train_step(train_step)
         self._key, val_key = jax.random.split(jax.random.key(config.seed + 1), 2)
         eval_step = parallel.map_eval_step(make_eval_step(self.model, self.loss, statistics=self.data.statistics))
         self._evaluator = Evaluator(eval_step, self.data.val, config.log.eval_batches, val_key)
@@ -177,15 +166,12 @@ class Trainer:
     def run(self) -> RunResult:
         """Train to the last step, or until a stop is requested."""
         config = self.config
-        metrics, speed = StepMetrics(self.workdir, self.checkpoints), Speed(config.train.batch_size)
+        metrics, speed = StepMetrics(self.workdir, self.checkpoints), Speed()
         with StopRequest() as stop:
             batches = parallel.prefetch(self.data.train(self.step))
             speed.reset()
             while self.step < self.total_steps and not stop.requested:
-                before = time.monotonic()
-                batch = next(batches)
-                speed.step(time.monotonic() - before)
-                self.state, values = self._train_step(self.state, batch, self._key)
+                self.state, values = self._train_step(self.state, speed.next(batches), self._key)
                 self.step += 1
                 metrics.add(self.step, values)
                 metrics.read(keep=2)
@@ -193,7 +179,8 @@ class Trainer:
                 last = self.step == self.total_steps or stop.requested
                 if self.step % config.log.every_steps == 0 or self.step == 1 or last:
                     metrics.read()
-                    self._log_step({"lr": float(self.schedule(self.step - 1)), **metrics.latest, **speed.columns()})
+                    timing = speed.columns(config.train.batch_size)
+                    self._log_step({"lr": float(self.schedule(self.step - 1)), **metrics.latest, **timing})
                 if self.step % config.log.eval_every_steps == 0 or self.step == self.total_steps:
                     metrics.read()
                     self._evaluate()
@@ -227,9 +214,8 @@ class Trainer:
         if not count or jax.process_count() > 1 or self.data.dataset == "fake":
             return
         params, batch = parallel.fetch(self.state.params), next(iter(self.data.val()))
-        statistics, normalised = Statistics.of(self.data.statistics), self.loss.normalise_targets
-        seed = self.config.seed
-        self.log.images(self.step, reconstruction_images(self.model, params, batch, count, statistics, normalised, seed))
+        shown = self.data.statistics, self.loss.normalise_targets, self.config.seed
+        self.log.images(self.step, reconstruction_images(self.model, params, batch, count, *shown))
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) -> RunResult:

@@ -1,7 +1,5 @@
 """Learning rate and optimizer of the published recipe."""
 
-from __future__ import annotations
-
 import ml_collections
 import optax
 

@@ -4,8 +4,6 @@ State and keys are replicated (`in_axes=None`): since jax 0.8 `pmap` is a jit of
 are whole on every device, so they need no leading device axis. Batches have one: (local devices, batch a device, ...).
 """
 
-from __future__ import annotations
-
 import collections
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping

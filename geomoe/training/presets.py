@@ -1,7 +1,5 @@
 """Whole configurations that files in `configs/` start from, beside the published one (`default_config`)."""
 
-from __future__ import annotations
-
 import ml_collections
 
 from geomoe.training.config import default_config
@@ -16,25 +14,14 @@ def multi_objective_config(size: str = "S") -> ml_collections.ConfigDict:
     and decoder; no dropout. Files in `configs/` set the data and the length.
     """
     config = default_config()
-    config.model.size = size
-    config.model.dropout = 0.0
-    config.model.decoder_balance = True
-    config.data.statistics = "computed"
-    config.data.resize_mode = "random_resized_crop"
-    config.data.crop_sides = (22, 45)
-    config.data.flips = True
-    config.data.rot90 = True
-    config.data.metadata_dropout = 1.0
-    config.train.batch_size = 64
-    config.train.num_steps = 1000
+    config.model.update(size=size, dropout=0.0, decoder_balance=True)
+    config.data.update(statistics="computed", resize_mode="random_resized_crop", crop_sides=(22, 45))
+    config.data.update(flips=True, rot90=True, metadata_dropout=1.0)
+    config.train.update(batch_size=64, num_steps=1000)
     config.optimizer.lr = 3e-4
     config.loss.balance_weight = 20.0  # against gradients of a reconstruction error that is summed over the values of a patch
-    config.loss.normalise_targets = True
-    config.loss.valid_pixels = True
-    config.loss.decoded_views = 1
-    config.loss.info_nce_weight = 1.0
-    config.loss.spectral_indices_weight = 50.0
-    config.loss.metadata_weight = 10.0
+    config.loss.update(normalise_targets=True, valid_pixels=True, decoded_views=1)
+    config.loss.update(info_nce_weight=1.0, spectral_indices_weight=50.0, metadata_weight=10.0)
     config.log.eval_every_steps = 250
     config.checkpoint.every_steps = 250
     return config
@@ -42,10 +29,8 @@ def multi_objective_config(size: str = "S") -> ml_collections.ConfigDict:
 
 def few_patches(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Set a recipe on what the files in `configs/recipes` are compared on: nine tenths of a small prepared BigEarthNet-L."""
-    config.data.name = "bigearthnet_landsat/19"
-    config.data.train_split = "train[:90%]"
-    config.data.val_split = "train[90%:]"
-    config.data.statistics = "published"
+    config.data.update(name="bigearthnet_landsat/19", statistics="published")
+    config.data.update(train_split="train[:90%]", val_split="train[90%:]")
     config.train.batch_size = 64
     return config
 

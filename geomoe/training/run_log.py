@@ -1,8 +1,8 @@
 """The log of a run: progress on the terminal, metrics.csv, expert_usage.csv, TensorBoard."""
 
-from __future__ import annotations
-
+import contextlib
 import csv
+import datetime
 import os
 import sys
 import time
@@ -10,71 +10,56 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import rich.progress
 
 from geomoe.progress import progress_bar
 from geomoe.training.losses import OBJECTIVES
 
 TIMING_COLUMNS = ("images_per_second", "input_wait_share")  # the columns that two equal runs may differ in
-_LOSSES = ("masked", "unmasked", "balance", *(objective.name for objective in OBJECTIVES))
-_HELD_OUT = ("masked", "unmasked", "balance", *(objective.name for objective in OBJECTIVES if objective.held_out))
 COLUMNS = (
-    *("step", "epoch", "lr", "loss"),
-    *(f"loss_{name}" for name in _LOSSES),
-    "grad_norm",
-    *(f"val_loss_{name}" for name in _HELD_OUT),
+    *("step", "epoch", "lr", "loss", "loss_masked", "loss_unmasked", "loss_balance"),
+    *(f"loss_{objective.name}" for objective in OBJECTIVES),
+    *("grad_norm", "val_loss_masked", "val_loss_unmasked", "val_loss_balance"),
+    *(f"val_loss_{objective.name}" for objective in OBJECTIVES if objective.held_out),
     "val_least_used_expert",  # share of the held-out tokens of the least used expert of any block, over an even share
     *TIMING_COLUMNS,
 )
-
-
-class _Table:
-    """A CSV file that a resumed run goes on with; rows after the step it resumes from are dropped."""
-
-    def __init__(self, path: str, columns: tuple[str, ...], resume_step: int):
-        rows = []
-        if os.path.exists(path):
-            with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
-        self._file = open(path, "w", newline="")  # noqa: SIM115
-        self._writer = csv.DictWriter(self._file, columns)
-        self._writer.writeheader()
-        self._writer.writerows(rows)
-        self._file.flush()
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        self._writer.writerow(row)
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class RunLog:
     """The log of one run; in other processes than the first it stays silent."""
 
     def __init__(self, workdir: str | os.PathLike, total_steps: int, resume_step: int, active: bool = True):
-        self._active, self._total = active, total_steps
+        self._active, self._total, self._open = active, total_steps, contextlib.ExitStack()
         if not active:
             return
         import tensorflow as tf  # the data pipeline has it loaded already
 
         self._tf = tf
-        self._metrics = _Table(os.path.join(workdir, "metrics.csv"), COLUMNS, resume_step)
-        self._usage = _Table(os.path.join(workdir, "expert_usage.csv"), ("step", "block", "expert", "share"), resume_step)
+        self._metrics = self._table(os.path.join(workdir, "metrics.csv"), COLUMNS, resume_step)
+        self._usage = self._table(os.path.join(workdir, "expert_usage.csv"), ("step", "block", "expert", "share"), resume_step)
         self._summary = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
-        self._bar: rich.progress.Progress | None = None
-        if sys.stderr.isatty():
-            self._bar = progress_bar()
+        self._open.callback(self._summary.close)
+        self._bar = self._open.enter_context(progress_bar()) if sys.stderr.isatty() else None
+        if self._bar is not None:
             self._task = self._bar.add_task("compiling", total=total_steps, completed=resume_step)
-            self._bar.start()
         self._start, self._first = time.monotonic(), resume_step
+
+    def _table(self, path: str, columns: tuple[str, ...], resume_step: int) -> csv.DictWriter:
+        """A CSV file that a resumed run goes on with; rows after the step it resumes from are dropped."""
+        rows = []
+        if os.path.exists(path):
+            with open(path, newline="") as file:
+                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
+        writer = csv.DictWriter(self._open.enter_context(open(path, "w", newline="", buffering=1)), columns)  # noqa: SIM115
+        writer.writeheader()
+        writer.writerows(rows)
+        return writer
 
     def steps(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.csv, with the keys of `COLUMNS` that are there."""
         if not self._active:
             return
-        self._metrics.add(row)
+        self._metrics.writerow(row)
         step = int(row["step"])
         with self._summary.as_default(step=step):
             for name in COLUMNS[1:]:
@@ -86,8 +71,8 @@ class RunLog:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=text)
         else:
-            left = (time.monotonic() - self._start) / max(step - self._first, 1) * (self._total - step)
-            print(f"step {step}/{self._total}  {text}  {_clock(left)} left", file=sys.stderr, flush=True)
+            left = int((time.monotonic() - self._start) / max(step - self._first, 1) * (self._total - step))
+            print(f"step {step}/{self._total}  {text}  {datetime.timedelta(seconds=left)} left", file=sys.stderr, flush=True)
 
     def usage(self, step: int, usage: Mapping[str, np.ndarray]) -> None:
         """The share of held-out tokens of each expert: block -> (E,)."""
@@ -96,7 +81,7 @@ class RunLog:
         with self._summary.as_default(step=step):
             for block, shares in usage.items():
                 for expert, share in enumerate(shares):
-                    self._usage.add({"step": step, "block": block, "expert": expert, "share": f"{share:.6f}"})
+                    self._usage.writerow({"step": step, "block": block, "expert": expert, "share": f"{share:.6f}"})
                     self._tf.summary.scalar(f"usage/{block}/{expert}", float(share))
 
     def images(self, step: int, images: np.ndarray) -> None:
@@ -111,15 +96,4 @@ class RunLog:
             print(text, file=sys.stderr, flush=True) if self._bar is None else self._bar.console.print(text)
 
     def close(self) -> None:
-        if not self._active:
-            return
-        if self._bar is not None:
-            self._bar.stop()
-        self._metrics.close()
-        self._usage.close()
-        self._summary.close()
-
-
-def _clock(seconds: float) -> str:
-    seconds = int(seconds)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        self._open.close()

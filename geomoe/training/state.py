@@ -1,7 +1,5 @@
 """The state that training carries from step to step."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import flax.struct
@@ -19,19 +17,12 @@ from geomoe.training.losses.heads import init_heads
 
 @flax.struct.dataclass
 class TrainState:
-    """Everything that a step changes; random numbers follow from the seed and `step`.
+    """Everything that a step changes; random numbers follow from the seed and `step`."""
 
-    Attributes:
-        step: int32 scalar, number of updates done.
-        params: float32 tree {"encoder", "decoder"}, and "heads" where objectives have some.
-        opt_state: the optimizer's.
-        teacher: the encoder's parameters averaged over the steps, where an objective asks for them; else None.
-    """
-
-    step: jax.Array
-    params: Any
-    opt_state: Any
-    teacher: Any = None
+    step: jax.Array  # int32 scalar, number of updates done
+    params: Any  # float32 tree {"encoder", "decoder"}, and "heads" where objectives have some
+    opt_state: Any  # the optimizer's
+    teacher: Any = None  # the encoder's parameters averaged over the steps, where an objective asks for them
 
 
 def init_params(model: MAE, seed: int) -> Any:

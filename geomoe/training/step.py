@@ -5,8 +5,6 @@ A batch is a dict of image (B, S, S, C) and week, hour, lat, lon (B, 2), and of 
 4, 2) before any was dropped.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +12,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import optax
+from jax import Array
 
 from geomoe.landsat import Statistics
 from geomoe.models import MAE
@@ -25,7 +24,6 @@ from geomoe.training.losses.total import batch_losses, global_positions, weighte
 from geomoe.training.parallel import AXIS
 from geomoe.training.state import TrainState
 
-Array = jax.Array
 Step = Callable[[TrainState, Batch, Array], tuple[TrainState, dict[str, Any]]]
 
 

@@ -6,14 +6,14 @@ The reader executes nothing from the file: like `torch.load(weights_only=True)`,
 every other one.
 """
 
-from __future__ import annotations
-
 import collections
 import io
+import itertools
 import os
 import pickle
 import struct
 import zipfile
+from collections.abc import Iterable
 from typing import Any
 
 import ml_dtypes
@@ -49,19 +49,13 @@ class _StorageType:
 def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> np.ndarray:
     if offset < 0 or any(n < 0 for n in shape) or any(s < 0 for s in strides):
         raise TorchFormatError(f"a tensor has negative geometry: offset {offset}, shape {shape}, strides {strides}")
-    if all(shape):
-        last = offset + sum((n - 1) * s for n, s in zip(shape, strides))
-        if last >= storage.size:
-            raise TorchFormatError(f"a tensor of shape {shape} reaches past its storage of {storage.size} values")
-    else:
+    if not all(shape):
         return np.zeros(shape, storage.dtype)
+    if offset + sum((n - 1) * s for n, s in zip(shape, strides)) >= storage.size:
+        raise TorchFormatError(f"a tensor of shape {shape} reaches past its storage of {storage.size} values")
     item = storage.dtype.itemsize
     view = np.lib.stride_tricks.as_strided(storage[offset:], shape, [s * item for s in strides], writeable=False)
     return np.array(view)
-
-
-def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
-    return data
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -78,7 +72,7 @@ class _TensorUnpickler(pickle.Unpickler):
         if module == "torch._utils" and name in ("_rebuild_tensor_v2", "_rebuild_tensor"):
             return _rebuild_tensor
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
-            return _rebuild_parameter
+            return lambda data, *_: data
         if module == "torch" and name in _DTYPES:
             return _StorageType(name)
         raise TorchFormatError(
@@ -100,7 +94,7 @@ class _TensorUnpickler(pickle.Unpickler):
 
 
 def read(path: str | os.PathLike) -> Any:
-    """Reads a `.pth` file as `torch.load(path, weights_only=True)` would, with numpy arrays for tensors.
+    """Read a `.pth` file as `torch.load(path, weights_only=True)` would, with numpy arrays for tensors.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -161,19 +155,20 @@ class _TensorPickler:
             write(pickle.BINUNICODE + struct.pack("<I", len(raw)) + raw)
         elif isinstance(value, tuple):
             write(pickle.MARK)
-            for item in value:
-                self._save(item)
+            self._save_all(value)
             write(pickle.TUPLE)
         elif isinstance(value, dict):
             write(pickle.EMPTY_DICT + pickle.MARK)
-            for key, item in value.items():
-                self._save(key)
-                self._save(item)
+            self._save_all(itertools.chain.from_iterable(value.items()))
             write(pickle.SETITEMS)
         elif isinstance(value, np.ndarray):
             self._save_tensor(value)
         else:
             raise TypeError(f"cannot write {type(value).__name__} into a PyTorch checkpoint")
+
+    def _save_all(self, values: Iterable[Any]) -> None:
+        for value in values:
+            self._save(value)
 
     def _save_tensor(self, array: np.ndarray) -> None:
         if array.dtype != np.float32:
@@ -184,24 +179,18 @@ class _TensorPickler:
             self.storages.append(array)
         strides = tuple(int(np.prod(array.shape[i + 1 :])) for i in range(array.ndim))
         write = self.out.write
-        write(pickle.GLOBAL + b"torch._utils\n_rebuild_tensor_v2\n" + pickle.MARK)
-        write(pickle.MARK)
+        write(pickle.GLOBAL + b"torch._utils\n_rebuild_tensor_v2\n" + pickle.MARK + pickle.MARK)
         self._save("storage")
         write(pickle.GLOBAL + b"torch\nFloatStorage\n")
-        self._save(str(key))
-        self._save("cpu")
-        self._save(array.size)
+        self._save_all((str(key), "cpu", array.size))
         write(pickle.TUPLE + pickle.BINPERSID)
-        self._save(0)
-        self._save(tuple(int(n) for n in array.shape))
-        self._save(strides)
-        self._save(False)
+        self._save_all((0, tuple(int(n) for n in array.shape), strides, False))
         write(pickle.GLOBAL + b"collections\nOrderedDict\n" + pickle.EMPTY_TUPLE + pickle.REDUCE)
         write(pickle.TUPLE + pickle.REDUCE)
 
 
 def write(path: str | os.PathLike, tree: dict) -> None:
-    """Writes a tree of dicts, strings, numbers and float32 arrays as a `.pth` that `torch.load(weights_only=True)` reads.
+    """Write a tree of dicts, strings, numbers and float32 arrays as a `.pth` that `torch.load(weights_only=True)` reads.
 
     An array object that stands under several keys is stored once. The file appears whole or not at all.
     """

@@ -5,13 +5,14 @@ projection shared by the experts of a layer stands once under every expert's key
 `encoder.patch_proj`.
 """
 
-from __future__ import annotations
-
+import functools
+import operator
 import os
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import flax.traverse_util
 import jax
 import numpy as np
 
@@ -19,13 +20,44 @@ from geomoe.metadata import FIELDS
 from geomoe.models.config import NUM_PREFIX_TOKENS, SIZES, ModelConfig
 from geomoe.weights import torch_format
 
-_ENTRIES = tuple(f"{name}_proj" for name in FIELDS)
+_ARRAYS = ("mask_token", "pos_embed", "cls_token")  # parameters that are no layer's
+_BRANCHES = {"W": "w", "V": "v", "W2": "w2"}  # an expert's layers, in PyTorch and here
+_GATES = {"Wg": "clean", "Wnoise": "noise"}  # the router's
+
+
+def _modules(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], int]]:
+    """Each layer's name in PyTorch, its path in the parameter tree, and how many experts it has: 0 but for mixtures."""
+    yield "mask_token", ("decoder", "mask_token"), 0
+    yield "decoder_pos_embed", ("decoder", "pos_embed"), 0
+    for name in ("pos_embed", "cls_token", "patch_proj", *(f"{field}_proj" for field in FIELDS), "norm"):
+        yield f"encoder.{name}", ("encoder", name), 0
+    for name in ("embed", "norm", "pred"):
+        yield f"decoder_{name}", ("decoder", name), 0
+    blocks = [(f"encoder.layers.{i}", "encoder", i, config.num_experts(i)) for i in range(config.depth)]
+    blocks += [(f"decoder_layers.{i}", "decoder", i, config.decoder_experts) for i in range(config.decoder_depth)]
+    for block, part, i, experts in blocks:
+        path = part, f"block_{i:02d}"
+        for name in ("norm1", "norm2"):
+            yield f"{block}.{name}", (*path, name), 0
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            yield f"{block}.attn.{name}", (*path, "attention", name), 0
+        yield f"{block}.moe.", (*path, "moe"), experts
+
+
+def _torch_names(config: ModelConfig) -> set[str]:
+    """The keys of the `model_state` of an architecture."""
+    names: set[str] = set()
+    for name, path, experts in _modules(config):
+        layers = [f"{name}gate.{part}" for part in _GATES] if experts else [name]
+        layers += [f"{name}experts.{e}.{part}" for e in range(experts) for part in _BRANCHES]
+        names |= {name} if path[-1] in _ARRAYS else {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
+    return names
 
 
 def load_torch_checkpoint(
     path: str | os.PathLike, num_heads: int | None = None, num_groups: int | None = None
 ) -> tuple[ModelConfig, dict]:
-    """Reads published weights, without PyTorch and without running anything from the file.
+    """Read published weights, without PyTorch and without running anything from the file.
 
     Args:
         path: a `.pth` file, `{"model_state": ...}` or a bare state dict.
@@ -47,24 +79,20 @@ def load_torch_checkpoint(
     state = {name: np.asarray(value, np.float32) for name, value in state.items()}
     try:
         config = _infer_config(state, num_heads, num_groups)
-        wanted = _torch_names(config)
-        missing = [name for name in wanted if name not in state]
-        extra = [name for name in state if name not in wanted and not name.startswith("patch_embed.")]
+        names = _torch_names(config)
+        missing = sorted(names - state.keys())
+        extra = [name for name in state if name not in names and not name.startswith("patch_embed.")]
         if missing or extra:
             raise ValueError(f"missing keys {missing[:5]}, unknown keys {extra[:5]}")
-        params: dict[str, Any] = {}
-        for target, value in _flax_entries(config, state):
-            node = params
-            for part in target[:-1]:
-                node = node.setdefault(part, {})
-            node[target[-1]] = value
+        shared = config.share_projections
+        flat = {path: _flax_params(state, name, path, shared) for name, path, _ in _modules(config)}
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: {error}") from error
-    return config, params
+    return config, flax.traverse_util.unflatten_dict(flat)
 
 
 def save_torch_checkpoint(path: str | os.PathLike, params: Any, model_config: ModelConfig) -> None:
-    """Writes parameters in the published format, `{"epoch", "model_state", "best_train_loss"}`.
+    """Write parameters in the published format, `{"epoch", "model_state", "best_train_loss"}`.
 
     Args:
         path: the file to write; it appears whole or not at all.
@@ -88,141 +116,87 @@ def save_torch_checkpoint(path: str | os.PathLike, params: Any, model_config: Mo
 
 def torch_state(tree: dict, config: ModelConfig) -> dict[str, np.ndarray]:
     """A tree of float32 arrays in the parameters' structure (or their gradients) under PyTorch's names and in its shapes."""
-    encoder, decoder = tree["encoder"], tree["decoder"]
-    p, c = config.patch_size, config.in_channels
-    state = {
-        "mask_token": decoder["mask_token"],
-        "decoder_pos_embed": decoder["pos_embed"],
-        "encoder.pos_embed": encoder["pos_embed"],
-        "encoder.cls_token": encoder["cls_token"],
-        "encoder.patch_proj.weight": np.ascontiguousarray(encoder["patch_proj"]["kernel"].T).reshape(-1, c, p, p),
-        "encoder.patch_proj.bias": encoder["patch_proj"]["bias"],
-    }
-    for name in _ENTRIES:
-        state |= _torch_linear(f"encoder.{name}", encoder[name])
-    for prefix, torch_prefix, depth in (
-        ("encoder", "encoder.layers", config.depth),
-        ("decoder", "decoder_layers", config.decoder_depth),
-    ):
-        for i in range(depth):
-            state |= _torch_block(f"{torch_prefix}.{i}", tree[prefix][f"block_{i:02d}"])
-    state |= _torch_norm("encoder.norm", encoder["norm"])
-    state["patch_embed.weight"] = state["encoder.patch_proj.weight"]
-    state["patch_embed.bias"] = state["encoder.patch_proj.bias"]
-    state |= _torch_linear("decoder_embed", decoder["embed"])
-    state |= _torch_norm("decoder_norm", decoder["norm"])
-    state |= _torch_linear("decoder_pred", decoder["pred"])
-    return state
+    state: dict[str, np.ndarray] = {}
+    for name, path, _ in _modules(config):
+        node: Any = functools.reduce(operator.getitem, path, tree)
+        if path[-1] in _ARRAYS:
+            state[name] = node
+        else:
+            state |= torch_mixture_state(name, node) if path[-1] == "moe" else _torch_layer(name, node)
+    convolution = (-1, config.in_channels, config.patch_size, config.patch_size)
+    state["encoder.patch_proj.weight"] = state["encoder.patch_proj.weight"].reshape(convolution)
+    return state | {f"patch_embed.{part}": state[f"encoder.patch_proj.{part}"] for part in ("weight", "bias")}
 
 
-def _torch_linear(name: str, params: dict) -> dict[str, np.ndarray]:
-    return {f"{name}.weight": np.ascontiguousarray(params["kernel"].T), f"{name}.bias": params["bias"]}
+def _torch_layer(name: str, params: dict) -> dict[str, np.ndarray]:
+    """A linear layer or a norm under PyTorch's names."""
+    weight = params["scale"] if "scale" in params else np.ascontiguousarray(params["kernel"].T)
+    return {f"{name}.weight": weight, f"{name}.bias": params["bias"]}
 
 
-def _torch_norm(name: str, params: dict) -> dict[str, np.ndarray]:
-    return {f"{name}.weight": params["scale"], f"{name}.bias": params["bias"]}
-
-
-def _torch_block(name: str, block: dict) -> dict[str, np.ndarray]:
-    state = _torch_norm(f"{name}.norm1", block["norm1"])
-    for part in ("q_proj", "k_proj", "v_proj", "out_proj"):
-        state |= _torch_linear(f"{name}.attn.{part}", block["attention"][part])
-    state |= _torch_norm(f"{name}.norm2", block["norm2"])
-    return state | torch_mixture_state(f"{name}.moe.", block["moe"])
+def _flax_layer(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
+    """The inverse of `_torch_layer`."""
+    weight, bias = state[f"{name}.weight"], state[f"{name}.bias"]
+    if weight.ndim == 1:
+        return {"scale": weight, "bias": bias}
+    return {"kernel": np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T), "bias": bias}
 
 
 def torch_mixture_state(prefix: str, moe: dict) -> dict[str, np.ndarray]:
     """One mixture layer's parameters under PyTorch's names, each starting with `prefix`."""
     experts = moe["experts"]
     state: dict[str, np.ndarray] = {}
-    shared = {
-        part: _torch_linear(part, {"kernel": experts[name], "bias": experts[f"{name}_bias"]})
-        for part, name in (("V", "v"), ("W2", "w2"))
-        if experts[name].ndim == 2
-    }
-    for e in range(experts["w"].shape[0]):
-        for part, name in (("W", "w"), ("V", "v"), ("W2", "w2")):
-            entry = shared.get(part) or _torch_linear(part, {"kernel": experts[name][e], "bias": experts[f"{name}_bias"][e]})
-            state |= {f"{prefix}experts.{e}.{key}": value for key, value in entry.items()}
-    state |= _torch_linear(f"{prefix}gate.Wg", moe["router"]["clean"])
-    return state | _torch_linear(f"{prefix}gate.Wnoise", moe["router"]["noise"])
+    for part, name in _BRANCHES.items():
+        kernel, bias, count = experts[name], experts[f"{name}_bias"], len(experts["w"])
+        if kernel.ndim == 2:
+            layers = [_torch_layer(part, {"kernel": kernel, "bias": bias})] * count
+        else:
+            layers = [_torch_layer(part, {"kernel": kernel[e], "bias": bias[e]}) for e in range(count)]
+        state |= {f"{prefix}experts.{e}.{key}": value for e, layer in enumerate(layers) for key, value in layer.items()}
+    for part, name in _GATES.items():
+        state |= _torch_layer(f"{prefix}gate.{part}", moe["router"][name])
+    return state
 
 
 def flax_mixture_params(state: dict[str, np.ndarray], prefix: str, share_projections: bool = True) -> dict:
     """The inverse of `torch_mixture_state`."""
-    count = 1 + max(
-        int(name[len(f"{prefix}experts.") :].split(".")[0]) for name in state if name.startswith(f"{prefix}experts.")
-    )
-    params: dict[str, Any] = {"experts": {}, "router": {}}
-    for part, name in (("W", "w"), ("V", "v"), ("W2", "w2")):
-        kernels = [state[f"{prefix}experts.{e}.{part}.weight"].T for e in range(count)]
-        biases = [state[f"{prefix}experts.{e}.{part}.bias"] for e in range(count)]
-        if share_projections and name != "w":
-            params["experts"] |= {name: np.ascontiguousarray(kernels[0]), f"{name}_bias": biases[0]}
-        else:
-            params["experts"] |= {name: np.stack(kernels), f"{name}_bias": np.stack(biases)}
-    for part, name in (("Wg", "clean"), ("Wnoise", "noise")):
-        params["router"][name] = _flax_linear(state, f"{prefix}gate.{part}")
-    return params
+    count = _count(state, rf"{re.escape(prefix)}experts\.(\d+)\.")
+    experts: dict[str, np.ndarray] = {}
+    for part, name in _BRANCHES.items():
+        layers = [_flax_layer(state, f"{prefix}experts.{e}.{part}") for e in range(count)]
+        for key, target in (("kernel", name), ("bias", f"{name}_bias")):
+            shared = share_projections and name != "w"
+            experts[target] = layers[0][key] if shared else np.stack([layer[key] for layer in layers])
+    return {"experts": experts, "router": {name: _flax_layer(state, f"{prefix}gate.{part}") for part, name in _GATES.items()}}
 
 
-def _flax_linear(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    weight = state[f"{name}.weight"]
-    return {"kernel": np.ascontiguousarray(weight.reshape(weight.shape[0], -1).T), "bias": state[f"{name}.bias"]}
+def _flax_params(state: dict[str, np.ndarray], name: str, path: tuple[str, ...], share_projections: bool) -> Any:
+    if path[-1] in _ARRAYS:
+        return state[name]
+    return flax_mixture_params(state, name, share_projections) if path[-1] == "moe" else _flax_layer(state, name)
 
 
-def _flax_norm(state: dict[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    return {"scale": state[f"{name}.weight"], "bias": state[f"{name}.bias"]}
-
-
-def _flax_block(state: dict[str, np.ndarray], name: str, share_projections: bool) -> dict:
-    return {
-        "norm1": _flax_norm(state, f"{name}.norm1"),
-        "attention": {part: _flax_linear(state, f"{name}.attn.{part}") for part in ("q_proj", "k_proj", "v_proj", "out_proj")},
-        "norm2": _flax_norm(state, f"{name}.norm2"),
-        "moe": flax_mixture_params(state, f"{name}.moe.", share_projections),
-    }
-
-
-def _flax_entries(config: ModelConfig, state: dict[str, np.ndarray]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Pairs of a path in the parameter tree and the subtree that belongs there."""
-    yield ("encoder", "pos_embed"), state["encoder.pos_embed"]
-    yield ("encoder", "cls_token"), state["encoder.cls_token"]
-    for name in ("patch_proj", *_ENTRIES):
-        yield ("encoder", name), _flax_linear(state, f"encoder.{name}")
-    for i in range(config.depth):
-        yield ("encoder", f"block_{i:02d}"), _flax_block(state, f"encoder.layers.{i}", config.share_projections)
-    yield ("encoder", "norm"), _flax_norm(state, "encoder.norm")
-    yield ("decoder", "mask_token"), state["mask_token"]
-    yield ("decoder", "pos_embed"), state["decoder_pos_embed"]
-    yield ("decoder", "embed"), _flax_linear(state, "decoder_embed")
-    for i in range(config.decoder_depth):
-        yield ("decoder", f"block_{i:02d}"), _flax_block(state, f"decoder_layers.{i}", config.share_projections)
-    yield ("decoder", "norm"), _flax_norm(state, "decoder_norm")
-    yield ("decoder", "pred"), _flax_linear(state, "decoder_pred")
+def _count(state: dict[str, np.ndarray], pattern: str) -> int:
+    """How many of a kind the names tell, which number them from 0."""
+    return 1 + max((int(m[1]) for m in (re.match(pattern, name) for name in state) if m), default=-1)
 
 
 def _infer_config(state: dict[str, np.ndarray], num_heads: int | None, num_groups: int | None) -> ModelConfig:
     """The architecture that the shapes of the weights tell, but for the number of heads."""
     width, in_channels, patch_size, _ = state["encoder.patch_proj.weight"].shape
     side = round((state["encoder.pos_embed"].shape[1] - NUM_PREFIX_TOKENS) ** 0.5)
-
-    def count(pattern: str) -> int:
-        return 1 + max((int(m[1]) for m in (re.match(pattern, name) for name in state) if m), default=-1)
-
-    depth = count(r"encoder\.layers\.(\d+)\.")
-    experts = [count(rf"encoder\.layers\.{i}\.moe\.experts\.(\d+)\.") for i in range(depth)]
+    depth = _count(state, r"encoder\.layers\.(\d+)\.")
+    experts = [_count(state, rf"encoder\.layers\.{i}\.moe\.experts\.(\d+)\.") for i in range(depth)]
     stages = [experts[i] for i in range(depth) if i == 0 or experts[i] != experts[i - 1]]
     if experts != [e for e in stages for _ in range(depth // len(stages))]:
         raise ValueError(f"the numbers of experts a layer, {experts}, are not those of equally deep stages")
     first, last = (state[f"encoder.layers.{i}.moe.experts.0.W.weight"].shape[0] for i in (0, depth - 1))
     widths = dict(width=width, depth=depth, expert_width_first=first, expert_width_last=last)
     if num_heads is None or num_groups is None:
-        known = [size for size in SIZES.values() if widths.items() <= size.items()]
-        if not known:
+        size = next((size for size in SIZES.values() if widths.items() <= size.items()), None)
+        if size is None:
             raise ValueError(f"the weights are of no published size ({widths}); pass num_heads= and num_groups=")
-        num_heads = num_heads or known[0]["num_heads"]
-        num_groups = num_groups or known[0]["num_groups"]
+        num_heads, num_groups = num_heads or size["num_heads"], num_groups or size["num_groups"]
     kv_width = state["encoder.layers.0.attn.k_proj.weight"].shape[0]
     if num_heads * kv_width != width * num_groups:
         raise ValueError(
@@ -244,29 +218,6 @@ def _infer_config(state: dict[str, np.ndarray], num_heads: int | None, num_group
         in_channels=in_channels,
         share_projections=shared,
         decoder_width=state["decoder_embed.weight"].shape[0],
-        decoder_depth=count(r"decoder_layers\.(\d+)\."),
-        decoder_experts=count(r"decoder_layers\.0\.moe\.experts\.(\d+)\."),
+        decoder_depth=_count(state, r"decoder_layers\.(\d+)\."),
+        decoder_experts=_count(state, r"decoder_layers\.0\.moe\.experts\.(\d+)\."),
     )
-
-
-def _torch_names(config: ModelConfig) -> set[str]:
-    """The keys of the `model_state` of an architecture."""
-    block = [f"{norm}.{part}" for norm in ("norm1", "norm2") for part in ("weight", "bias")]
-    block += [f"attn.{proj}.{part}" for proj in ("q_proj", "k_proj", "v_proj", "out_proj") for part in ("weight", "bias")]
-    block += [f"moe.gate.{proj}.{part}" for proj in ("Wg", "Wnoise") for part in ("weight", "bias")]
-    names = {"mask_token", "decoder_pos_embed", "encoder.pos_embed", "encoder.cls_token"}
-    entries = [f"encoder.{name}" for name in ("patch_proj", *_ENTRIES, "norm")]
-    names |= {
-        f"{name}.{part}" for name in (*entries, "decoder_embed", "decoder_norm", "decoder_pred") for part in ("weight", "bias")
-    }
-    layers = [(f"encoder.layers.{i}", config.num_experts(i)) for i in range(config.depth)]
-    layers += [(f"decoder_layers.{i}", config.decoder_experts) for i in range(config.decoder_depth)]
-    for prefix, experts in layers:
-        names |= {f"{prefix}.{name}" for name in block}
-        names |= {
-            f"{prefix}.moe.experts.{e}.{p}.{part}"
-            for e in range(experts)
-            for p in ("W", "V", "W2")
-            for part in ("weight", "bias")
-        }
-    return names

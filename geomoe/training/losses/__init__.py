@@ -5,10 +5,8 @@ report by being in `OBJECTIVES`. All are off in the published recipe.
 """
 
 from geomoe.training.losses import data2vec, info_nce, metadata, router_z, spectral_indices, vicreg
-from geomoe.training.losses.objective import LossInputs, Objective
+from geomoe.training.losses.objective import LossInputs as LossInputs
+from geomoe.training.losses.objective import Objective as Objective
 
-OBJECTIVES: tuple[Objective, ...] = tuple(
-    module.OBJECTIVE for module in (router_z, info_nce, vicreg, spectral_indices, data2vec, metadata)
-)
-
-__all__ = ["OBJECTIVES", "LossInputs", "Objective"]
+_FILES = (router_z, info_nce, vicreg, spectral_indices, data2vec, metadata)
+OBJECTIVES: tuple[Objective, ...] = tuple(file.OBJECTIVE for file in _FILES)

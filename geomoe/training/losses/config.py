@@ -1,11 +1,9 @@
 """What a step minimises: the `loss` section of a config."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from geomoe.metadata import FIELDS
 from geomoe.models import ModelConfig
@@ -18,23 +16,15 @@ class LossConfig:
     """The loss of a step: masked + `unmasked_weight` * unmasked + `balance_weight` * balance + the weighted objectives.
 
     The defaults are the published recipe, in which no objective has a weight.
-
-    Attributes:
-        unmasked_weight, balance_weight: of visible patches, and of the routers' balance losses.
-        normalise_targets: whether each target patch is normalised by its own mean and standard deviation.
-        valid_pixels: whether pixels without data count neither as targets nor in their normalisation.
-        decoded_views: of two crops of a place, how many the decoder reconstructs.
-        weights: objective -> weight, 0 for none.
-        options: further keys of the objectives.
     """
 
-    unmasked_weight: float = 0.1
-    balance_weight: float = 0.5
-    normalise_targets: bool = False
-    valid_pixels: bool = False
-    decoded_views: int = 2
-    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    options: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    unmasked_weight: float = 0.1  # of visible patches
+    balance_weight: float = 0.5  # of the routers' balance losses
+    normalise_targets: bool = False  # each target patch by its own mean and standard deviation
+    valid_pixels: bool = False  # whether pixels without data count neither as targets nor in their normalisation
+    decoded_views: int = 2  # of two crops of a place, how many the decoder reconstructs
+    weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # objective -> weight, 0 for none
+    options: Mapping[str, float] = dataclasses.field(default_factory=dict)  # further keys of the objectives
 
     def __post_init__(self) -> None:
         names = {"unmasked": self.unmasked_weight, "balance": self.balance_weight, **self.weights}
@@ -51,14 +41,13 @@ class LossConfig:
     @classmethod
     def default_section(cls) -> dict[str, Any]:
         """Every key of the `loss` section, with its default."""
-        section = dataclasses.asdict(cls())
-        del section["weights"], section["options"]
+        section = {key: value for key, value in dataclasses.asdict(cls()).items() if key not in ("weights", "options")}
         for objective in OBJECTIVES:
             section |= {objective.weight_key: 0.0, **objective.options}
         return section
 
     @classmethod
-    def from_section(cls, section: Mapping[str, Any]) -> LossConfig:
+    def from_section(cls, section: Mapping[str, Any]) -> Self:
         """The `loss` section of a config; keys that it lacks have their defaults.
 
         Raises:

@@ -1,17 +1,14 @@
 """data2vec: what a slowly moving teacher makes of the whole image is predicted from its visible patches."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.metadata import FIELDS
 from geomoe.models import NUM_PREFIX_TOKENS, encode
 from geomoe.training.losses.objective import LossInputs, Objective
-
-Array = jax.Array
 
 
 def data2vec_targets(layers: Sequence[Array], prefix: int) -> Array:

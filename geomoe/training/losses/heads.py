@@ -1,16 +1,12 @@
 """Linear heads on what the model gives, for objectives that predict something of it. Trained, and no part of the model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import numpy as np
+from jax import Array
 
 from geomoe.models.layers import Linear, fan_in_uniform
-
-Array = jax.Array
 
 
 def init_heads(sizes: Mapping[str, tuple[int, int]], seed: int) -> dict[str, dict[str, np.ndarray]]:

@@ -1,18 +1,14 @@
 """InfoNCE: the embeddings of two crops of a place are distinguished from those of other places."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.training.losses.objective import LossInputs, Objective
 
-Array = jax.Array
-
 
 def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None = None) -> Array:
-    """Distinguish the two views of one place from the views of other places (van den Oord et al. 2018, arXiv 1807.03748, eq.
-    4).
+    """Distinguish the two views of a place from those of other places (van den Oord et al. 2018, arXiv 1807.03748, eq. 4).
 
     Symmetric cross-entropy over cosine similarities; under `axis_name` the other places are those of all devices.
 

@@ -1,16 +1,11 @@
 """Metadata: week, hour, latitude and longitude are predicted from the pixels, where the encoder is not given them."""
 
-from __future__ import annotations
-
-import jax
 import jax.numpy as jnp
 import ml_collections
+from jax import Array
 
 from geomoe.metadata import FIELDS
-from geomoe.models import ModelConfig
 from geomoe.training.losses.objective import LossInputs, Objective
-
-Array = jax.Array
 
 
 def metadata_loss(predicted: Array, target: Array, hidden: Array) -> Array:
@@ -44,8 +39,11 @@ def _check(config: ml_collections.ConfigDict, views: int) -> None:
         )
 
 
-def _head(model: ModelConfig) -> tuple[int, int]:
-    return model.width, 2 * len(FIELDS)
-
-
-OBJECTIVE = Objective("metadata", "metadata from the embedding", _loss, batch_keys=("metadata",), head=_head, check=_check)
+OBJECTIVE = Objective(
+    "metadata",
+    "metadata from the embedding",
+    _loss,
+    batch_keys=("metadata",),
+    head=lambda model: (model.width, 2 * len(FIELDS)),
+    check=_check,
+)

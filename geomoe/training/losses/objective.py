@@ -3,20 +3,17 @@
 Axes: B places of a batch, V views (crops) of each place, D width.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import ml_collections
+from jax import Array
 
 from geomoe.landsat import Statistics
 from geomoe.models import MAEOutput, ModelConfig
 
-Array = jax.Array
 Batch = Mapping[str, Array]
 
 

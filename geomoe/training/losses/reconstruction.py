@@ -3,12 +3,8 @@
 Axes: B images, P patches, L = C * patch_size**2 values a patch.
 """
 
-from __future__ import annotations
-
-import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 
 def reconstruction_losses(pred: Array, target: Array, mask: Array, valid: Array | None = None) -> tuple[Array, Array]:
@@ -36,8 +32,7 @@ def reconstruction_losses(pred: Array, target: Array, mask: Array, valid: Array 
 
 
 def normalise_patches(patches: Array, valid: Array | None = None, epsilon: float = 1e-6) -> Array:
-    """Normalise each patch by the mean and standard deviation of its own L values (He et al. 2022, section 4.1): (B, P, L) ->
-    (B, P, L).
+    """Normalise each patch, (B, P, L), by mean and standard deviation of its L values (He et al. 2022, section 4.1).
 
     Args:
         valid: (B, P, L), 1 for the values that both are taken over; None takes all.

@@ -1,7 +1,5 @@
 """Router z-loss: keeps the routers' logits small."""
 
-from __future__ import annotations
-
 from geomoe.training.losses.objective import Objective
 
 # The sum over the blocks of `geomoe.models.router.router_z_loss`, which the forward pass computes.

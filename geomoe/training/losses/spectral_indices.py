@@ -1,15 +1,11 @@
 """Spectral indices: vegetation, water and burn, predicted from the embedding of the visible patches."""
 
-from __future__ import annotations
-
-import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe import landsat
 from geomoe.landsat import Statistics
 from geomoe.training.losses.objective import LossInputs, Objective
-
-Array = jax.Array
 
 
 def index_statistics(images: Array, valid: Array, statistics: Statistics) -> Array:

@@ -1,13 +1,12 @@
 """The loss of a batch: reconstruction, balance and every objective with a weight, in training and on held-out images alike."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
@@ -18,8 +17,6 @@ from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.heads import apply_head
 from geomoe.training.losses.objective import Batch, LossInputs
 from geomoe.training.losses.reconstruction import normalise_patches, reconstruction_losses
-
-Array = jax.Array
 
 
 def join_views(batch: Batch, views: int) -> Batch:

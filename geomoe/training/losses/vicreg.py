@@ -1,13 +1,10 @@
 """VICReg: the embeddings of two crops of a place agree, without other places to distinguish them from."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from geomoe.training.losses.objective import LossInputs, Objective
-
-Array = jax.Array
 
 INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0  # weights of the three terms, published
 
