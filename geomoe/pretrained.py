@@ -127,9 +127,6 @@ class PretrainedEncoder:
         Args:
             images: (N, S, S, C) z-scored.
             week, hour, lat, lon: (N, 2) [sin, cos] pairs, [0, 0] where missing.
-
-        Returns:
-            `TokenOutput`: .tokens (N, 5 + P, D) before the last norm, .normed, .balance_loss, .gates.
         """
         return _apply(self.config, self._encoder_params, *map(jnp.asarray, (images, week, hour, lat, lon)))
 
@@ -257,8 +254,7 @@ class PretrainedEncoder:
         if not normalized:
             return spec or InputSpec(**description)
         if spec is not None or description:
-            ignored = ", ".join(description) or "spec"
-            raise ValueError(f"normalized=True leaves images as they are; {ignored} would be ignored")
+            raise ValueError(f"normalized=True leaves images as they are; {', '.join(description) or 'spec'} would be ignored")
         return None
 
     def _batches(
@@ -293,10 +289,8 @@ class PretrainedEncoder:
         size, bands = self.config.img_size, self.bands
         if isinstance(images, np.ndarray):
             return preprocess.prepare(images, spec, bands, size, self.statistics)
-        each = [
-            preprocess.prepare(image[None], spec.part(slice(i, i + 1)), bands, size, self.statistics)
-            for i, image in enumerate(images)
-        ]
+        specs = (spec.part(slice(i, i + 1)) for i in range(len(images)))
+        each = [preprocess.prepare(image[None], one, bands, size, self.statistics) for image, one in zip(images, specs)]
         return np.concatenate([z for z, _ in each]), np.concatenate([valid for _, valid in each])
 
     def record(self, spec: InputSpec = InputSpec()) -> dict[str, Any]:
@@ -322,9 +316,8 @@ class PretrainedEncoder:
             pool: as for `embed`.
             size: batch size of the compiled program; rounded up to a multiple of the number of devices.
         """
-        mesh = _local_mesh()
-        sharding = NamedSharding(mesh, PartitionSpec("images"))
-        padded = jax.device_put(_pad((images, *metadata), size + -size % mesh.size), sharding)
+        sharding = NamedSharding(_local_mesh(), PartitionSpec("images"))
+        padded = jax.device_put(_pad((images, *metadata), size + -size % sharding.mesh.size), sharding)
         return np.asarray(_embed(self.config, pool, self._encoder_params, *padded))[: len(images)]
 
     def random_weights(self, seed: int = 0) -> PretrainedEncoder:
@@ -337,14 +330,9 @@ class PretrainedEncoder:
         Raises:
             ValueError: the folder holds a run already.
         """
-        facts = {
-            "geomoe_version": __version__,
-            "model": self.config.to_dict(),
-            "statistics": dict(self.statistics),
-            "dataset": f"converted from {self.source}",
-            "config": {"data.name": "converted", "loss.normalise_targets": self.normalised_targets},
-        }
-        write_run(path, facts, self.params)
+        facts = {"geomoe_version": __version__, "model": self.config.to_dict(), "statistics": dict(self.statistics)}
+        config = {"data.name": "converted", "loss.normalise_targets": self.normalised_targets}
+        write_run(path, {**facts, "dataset": f"converted from {self.source}", "config": config}, self.params)
 
 
 def _column(name: str, values: Any, missing: np.generic, count: int) -> np.ndarray:

@@ -24,7 +24,6 @@ def _curve(rows: Sequence[dict[str, Any]], part: str, axis: str, path: str) -> s
 
 def save_plots(rows: Sequence[dict[str, Any]], folder: str | os.PathLike) -> list[str]:
     """Writes a PNG for each quantity that was varied, and one for the experts; the paths of those that there are."""
-    folder = os.fspath(folder)
     os.makedirs(folder, exist_ok=True)
     kinds = sorted({(r["part"], r["varied"]) for r in rows if r.get("varied")})
     paths = [_curve(rows, part, axis, os.path.join(folder, f"{part}_{axis}.png")) for part, axis in kinds]

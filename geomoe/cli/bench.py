@@ -51,8 +51,7 @@ def _measure(part: str, options: dict[str, Any], cache: str, devices: int = 1) -
     """One part in a process of its own."""
     environment = {**os.environ, "GEOMOE_CACHE": cache}
     if devices > 1:
-        flags = os.environ.get("XLA_FLAGS", "")
-        environment["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={devices}"
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     command = [sys.executable, "-m", "geomoe.cli.bench", "--child", json.dumps([part, options])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:

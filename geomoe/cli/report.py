@@ -21,9 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     start()
     from geomoe.analysis.report import write_report
 
-    path = write_report(
-        args.run_dir, args.output, checkpoint=args.which, data_dir=args.data_dir, split=args.split, max_images=args.max_images
-    )
+    options = dict(checkpoint=args.which, data_dir=args.data_dir, split=args.split, max_images=args.max_images)
+    path = write_report(args.run_dir, args.output, **options)
     print(f"report: {os.path.abspath(path)} ({os.path.getsize(path) / 1e6:.1f} MB)")
 
 

@@ -83,11 +83,7 @@ def run_config_script(main: Callable[[list[str]], Any], example: str) -> int:
 
 
 def _parse_flags(argv: Sequence[str], example: str) -> list[str]:
-    """Parse absl's flags, with errors that name the config file and say what to do.
-
-    Raises:
-        ValueError: a flag is missing or unknown, or the config file cannot be loaded.
-    """
+    """Parse absl's flags, with errors that name the config file and say what to do."""
     from absl import flags
 
     config = next((m[1] for m in (re.match(r"--?config(?:=|$)(.*)", arg) for arg in argv) if m), None)

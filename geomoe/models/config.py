@@ -63,11 +63,10 @@ class ModelConfig:
         for name in ("width", "depth", "expert_width_first", "expert_width_last", "img_size", "patch_size", "in_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
-        if not self.stage_experts or self.depth % len(self.stage_experts):
-            raise ValueError(
-                f"model.depth = {self.depth} must be a multiple of the number of stages, {len(self.stage_experts)} "
-                f"(stage_experts = {self.stage_experts})"
-            )
+        stages = len(self.stage_experts)
+        if not stages or self.depth % stages:
+            multiple = f"must be a multiple of the number of stages, {stages} (stage_experts = {self.stage_experts})"
+            raise ValueError(f"model.depth = {self.depth} {multiple}")
         for names in (("num_heads", "num_groups", "width"), ("decoder_heads", "decoder_groups", "decoder_width")):
             heads, groups, width = values = tuple(getattr(self, name) for name in names)
             if groups < 1 or heads % groups or width % heads:

@@ -108,16 +108,10 @@ def expected_load(out: RouterOutput, top_k: int, estimator: str) -> Array:
     return jnp.sum(jax.scipy.stats.norm.cdf((out.clean_logits - threshold) / out.noise_scale), axis=0)
 
 
-def coefficient_of_variation(values: Array) -> Array:
-    """Population standard deviation over (mean + 1e-6), of a vector."""
-    return jnp.std(values) / (jnp.mean(values) + 1e-6)
-
-
 def balance_loss(out: RouterOutput, top_k: int, estimator: str) -> Array:
     """0.01 CV(importance) + 0.01 CV(load): scalar (Shazeer et al. 2017, eq. 6-7 and 11, with CV in place of its square)."""
-    importance = jnp.sum(out.gates, axis=0)
-    load = expected_load(out, top_k, estimator)
-    return BALANCE_WEIGHT * (coefficient_of_variation(importance) + coefficient_of_variation(load))
+    cv = lambda values: jnp.std(values) / (jnp.mean(values) + 1e-6)  # of the population
+    return BALANCE_WEIGHT * (cv(jnp.sum(out.gates, axis=0)) + cv(expected_load(out, top_k, estimator)))
 
 
 def router_z_loss(out: RouterOutput) -> Array:

@@ -88,9 +88,8 @@ def _val_loss(metrics: Mapping[str, float]) -> float:
 
 def _manager(workdir: str | os.PathLike, **options: Any) -> ocp.CheckpointManager:
     options |= dict(best_fn=_val_loss, best_mode="min")  # without which it keeps no metrics
-    return ocp.CheckpointManager(
-        os.path.abspath(os.path.join(workdir, FOLDER)), options=ocp.CheckpointManagerOptions(**options)
-    )
+    folder = os.path.abspath(os.path.join(workdir, FOLDER))
+    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options))
 
 
 def _parts(state: TrainState) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A pretraining run from its config to its last checkpoint."""
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -229,8 +230,5 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
         ValueError: config, batch, data and devices do not go together, or the folder holds another run.
         TrainingDiverged: NaN or infinity; the last good checkpoint is kept.
     """
-    trainer = Trainer(config, workdir)
-    try:
+    with contextlib.closing(Trainer(config, workdir)) as trainer:
         return trainer.run()
-    finally:
-        trainer.close()

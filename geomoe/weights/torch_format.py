@@ -39,13 +39,6 @@ class TorchFormatError(ValueError):
     """The file is not a PyTorch zip checkpoint, or holds something other than plain tensors and containers."""
 
 
-class _StorageType:
-    """Stands for `torch.FloatStorage` and its kin while the pickle is read."""
-
-    def __init__(self, name: str):
-        self.dtype = _DTYPES[name]
-
-
 def _rebuild_tensor(storage: np.ndarray, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: Any) -> np.ndarray:
     if offset < 0 or any(n < 0 for n in shape) or any(s < 0 for s in strides):
         raise TorchFormatError(f"a tensor has negative geometry: offset {offset}, shape {shape}, strides {strides}")
@@ -74,22 +67,22 @@ class _TensorUnpickler(pickle.Unpickler):
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda data, *_: data
         if module == "torch" and name in _DTYPES:
-            return _StorageType(name)
+            return _DTYPES[name]
         raise TorchFormatError(
             f"the checkpoint refers to {module}.{name}, which is not a plain tensor or container; it is refused because "
             "loading it could run code. Save it again as {'model_state': model.state_dict()}."
         )
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], _StorageType)):
+        if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], np.dtype)):
             raise TorchFormatError(f"unknown kind of storage in the checkpoint: {pid!r}")
-        _, storage_type, key, _location, _numel = pid
+        _, dtype, key, _location, _numel = pid
         if key not in self._storages:
             try:
                 raw = self._archive.read(f"{self._root}/data/{key}")
             except KeyError:
                 raise TorchFormatError(f"the checkpoint has no storage data/{key}: the file is truncated") from None
-            self._storages[key] = np.frombuffer(raw, storage_type.dtype.newbyteorder("<"))
+            self._storages[key] = np.frombuffer(raw, dtype.newbyteorder("<"))
         return self._storages[key]
 
 

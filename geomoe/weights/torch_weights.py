@@ -202,22 +202,14 @@ def _infer_config(state: dict[str, np.ndarray], num_heads: int | None, num_group
         raise ValueError(
             f"{num_heads} heads and {num_groups} groups do not fit keys of width {kv_width} in a model of width {width}"
         )
-    layer = "encoder.layers.0.moe.experts"
-    shared = all(
-        np.array_equal(state[f"{layer}.0.{part}.weight"], state[f"{layer}.{e}.{part}.weight"])
-        for part in ("V", "W2")
-        for e in range(experts[0])
-    )
-    return ModelConfig(
-        **widths,
-        num_heads=num_heads,
-        num_groups=num_groups,
-        stage_experts=tuple(stages),
-        img_size=side * patch_size,
-        patch_size=patch_size,
-        in_channels=in_channels,
-        share_projections=shared,
+    weight = lambda e, part: state[f"encoder.layers.0.moe.experts.{e}.{part}.weight"]
+    shared = all(np.array_equal(weight(0, part), weight(e, part)) for part in ("V", "W2") for e in range(experts[0]))
+    attention = dict(num_heads=num_heads, num_groups=num_groups)
+    image = dict(img_size=side * patch_size, patch_size=patch_size, in_channels=in_channels)
+    decoder = dict(
         decoder_width=state["decoder_embed.weight"].shape[0],
         decoder_depth=_count(state, r"decoder_layers\.(\d+)\."),
         decoder_experts=_count(state, r"decoder_layers\.0\.moe\.experts\.(\d+)\."),
     )
+    fields: dict[str, Any] = {**widths, **attention, **image, **decoder}
+    return ModelConfig(**fields, stage_experts=tuple(stages), share_projections=shared)

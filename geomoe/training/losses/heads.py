@@ -11,8 +11,7 @@ from geomoe.models.layers import Linear, fan_in_uniform
 
 def init_heads(sizes: Mapping[str, tuple[int, int]], seed: int) -> dict[str, dict[str, np.ndarray]]:
     """Initialise heads of (in, out): name -> {"kernel" (in, out), "bias" (out,)}, as `Linear` is."""
-    rng = np.random.default_rng([seed, 1])
-    heads = {}
+    rng, heads = np.random.default_rng([seed, 1]), {}
     for name, (width, outputs) in sizes.items():
         init = fan_in_uniform(width)
         heads[name] = {"kernel": init.on_host(rng, (width, outputs)), "bias": init.on_host(rng, (outputs,))}

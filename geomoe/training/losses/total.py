@@ -52,10 +52,9 @@ def expert_usage(out: MAEOutput, top_k: int) -> dict[str, Array]:
 
 def _reconstruction(model: MAE, out: MAEOutput, crops: Batch, config: LossConfig) -> tuple[Array, Array]:
     """Reconstruction losses over hidden and over visible patches of the images that were decoded."""
-    count = len(out.pred)
+    count, valid = len(out.pred), None
     images = crops["image"][:count]
     target = patchify(images, model.config.patch_size)
-    valid = None
     if config.valid_pixels:
         bands = jnp.broadcast_to(crops["valid"][:count, :, :, None], images.shape).astype(target.dtype)
         valid = patchify(bands, model.config.patch_size)

@@ -10,7 +10,7 @@ INVARIANCE, VARIANCE, COVARIANCE = 25.0, 25.0, 1.0  # weights of the three terms
 
 
 def vicreg(a: Array, b: Array, axis_name: str | None = None) -> Array:
-    """25 invariance + 25 variance + covariance (Bardes et al. 2022, arXiv 2105.04906, eq. 1-6).
+    """25 invariance + 25 variance + covariance, a scalar (Bardes et al. 2022, arXiv 2105.04906, eq. 1-6).
 
     Invariance is the squared distance of the two embeddings of a place over D, variance a hinge that keeps each dimension's
     standard deviation over the places above 1, covariance the squared off-diagonal covariances over D. The published invariance
@@ -19,9 +19,6 @@ def vicreg(a: Array, b: Array, axis_name: str | None = None) -> Array:
     Args:
         a, b: (B, D) embeddings, row i of both from place i. Under `axis_name` variance and covariance are those over all
             devices' places.
-
-    Returns:
-        scalar.
     """
     invariance = jnp.mean(jnp.square(a - b))
     if axis_name is not None:
