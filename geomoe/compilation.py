@@ -5,8 +5,6 @@ compile the training step; the older ones take the step at size S from 1.4 s to 
 minimises memory takes its temporary memory from 1.30 to 1.00 GB at the same speed. On GPU and TPU nothing is changed.
 """
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import os

@@ -3,8 +3,6 @@
 A reader, or a run that was killed, never sees half a file: what is being written has the suffix `.partial`.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The progress bar of every command."""
 
-from __future__ import annotations
-
 import rich.console
 import rich.progress
 

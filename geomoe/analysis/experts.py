@@ -3,8 +3,6 @@
 Axes: N images, T tokens (4 metadata, CLS, P patches), P = side * side, D width, E experts of a layer, L layers.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from typing import Any

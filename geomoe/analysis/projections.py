@@ -1,7 +1,5 @@
 """Embeddings in two dimensions, to look at."""
 
-from __future__ import annotations
-
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE

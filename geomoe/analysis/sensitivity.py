@@ -3,8 +3,6 @@
 The model card of the published model warns that it may use them as priors; this measures it.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping
 

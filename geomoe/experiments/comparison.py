@@ -1,7 +1,5 @@
 """Recipes pretrained for the same time and scored in the same way; and the choice among them by nested folds."""
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 import os

@@ -1,7 +1,5 @@
 """Recipes: configurations from files, pretrained for a given time."""
 
-from __future__ import annotations
-
 import csv
 import os
 import runpy

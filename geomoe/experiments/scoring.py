@@ -7,8 +7,6 @@ the probe alone.
 Axes: N patches, D features, K classes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple

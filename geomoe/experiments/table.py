@@ -1,7 +1,5 @@
 """The comparison in Markdown."""
 
-from __future__ import annotations
-
 import math
 import os
 import statistics

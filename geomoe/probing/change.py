@@ -1,7 +1,5 @@
 """Change detection: has a location changed between two embeddings of it?"""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

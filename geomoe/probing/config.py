@@ -1,7 +1,5 @@
 """The configuration of a probing run: every key with its default, what may stand in it, and what it means to the probes."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import ml_collections

@@ -1,7 +1,5 @@
 """What the probes of a run are fitted and scored on, computed when the first probe needs it and kept."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Sequence
 from typing import Any

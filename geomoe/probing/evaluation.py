@@ -1,7 +1,5 @@
 """Probes fitted several times: cross-validation, and curves of label efficiency."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A prepared dataset as features, labels and targets, or as images; and features without training, which should be beaten."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Fine-tuning: the encoder, or its last blocks, and a linear head, on labelled images."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping

@@ -8,8 +8,6 @@ again by differences from all rows.
 Axes: N rows, Q queries, D features, M on the shortlist.
 """
 
-from __future__ import annotations
-
 import functools
 
 import jax

@@ -11,8 +11,6 @@ on the logits alone: an iteration is one product with the features and one with 
 Axes: N rows, D features, K classes, G independent problems (K for one-vs-rest, 1 for softmax).
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

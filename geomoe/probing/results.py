@@ -1,7 +1,5 @@
 """Results on disk: CSV files of typed rows that runs side by side may add to."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import datetime

@@ -1,7 +1,5 @@
 """A probing run from its config to its results: a pretrained encoder and its baselines, under several probes and seeds."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import os

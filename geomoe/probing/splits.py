@@ -1,7 +1,5 @@
 """What probes take: features with labels or targets, checked; and which rows they are fitted and scored on."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 

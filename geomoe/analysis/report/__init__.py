@@ -1,7 +1,5 @@
 """A run on one page, a self-contained HTML file: config, curves, reconstructions, routing, sensitivity, probes, projection."""
 
-from __future__ import annotations
-
 import datetime
 import html
 import importlib.resources

@@ -1,7 +1,5 @@
 """Figures of the report: matplotlib, drawn without a display, as <img> elements that hold their data."""
 
-from __future__ import annotations
-
 import base64
 import html
 import io
