@@ -4,8 +4,7 @@ import csv
 import io
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from geomoe.data.builders import BigearthnetLandsat, EurosatLandsat
 from geomoe.data.builders.landsat_folder import read_table

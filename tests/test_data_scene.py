@@ -6,8 +6,7 @@ import numpy as np
 import pyproj
 import pytest
 from geotiffs import UTM33, pixels, write_scene, write_tif
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from geomoe import landsat
 from geomoe.data.scene import SceneError, SceneReader, check_unit, open_scene, parse_mtl

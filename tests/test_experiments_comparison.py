@@ -10,8 +10,17 @@ from conftest import DATA
 
 from geomoe import experiments
 from geomoe.cli import recipes as command
-from geomoe.experiments import VIEWS, Comparison, Protocol, Score, choose, compare, nested_choice, read_scores
-from geomoe.experiments import comparison as module
+from geomoe.experiments import (
+    VIEWS,
+    Comparison,
+    Protocol,
+    Score,
+    choose,
+    compare,
+    comparison as module,
+    nested_choice,
+    read_scores,
+)
 from geomoe.experiments.recipe import Run
 from geomoe.experiments.scoring import BASELINES, ViewScore, views_of
 from geomoe.pretrained import load

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from geomoe.experiments import Protocol, cross_validated, nested_choice, scoring
-from geomoe.experiments import comparison as module
+from geomoe.experiments import Protocol, comparison as module, cross_validated, nested_choice, scoring
 
 SHORT = Protocol(strengths=(0.1, 1.0), folds=4, seeds=(0, 3))
 

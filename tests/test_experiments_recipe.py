@@ -5,8 +5,7 @@ import types
 
 import pytest
 
-from geomoe.experiments import load_recipe, pretrain, steps_in
-from geomoe.experiments import recipe as module
+from geomoe.experiments import load_recipe, pretrain, recipe as module, steps_in
 from geomoe.training import default_config
 
 

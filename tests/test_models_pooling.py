@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from geomoe.models import ModelConfig, TokenOutput
 from geomoe.models.pooling import POOLINGS, check_pool, parse_pool, pool_name, pool_tokens, pool_width

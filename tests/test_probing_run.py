@@ -11,8 +11,7 @@ from conftest import DATA, ROOT
 
 from geomoe.data import synthetic
 from geomoe.pretrained import load
-from geomoe.probing import ProbeResult, default_probe_config, embed_split, load_probe
-from geomoe.probing import run as probe_run
+from geomoe.probing import ProbeResult, default_probe_config, embed_split, load_probe, run as probe_run
 from geomoe.probing.config import BASELINES
 from geomoe.probing.tables import verdict
 

@@ -8,8 +8,7 @@ from conftest import DATA, ROOT, load_module, tiny_config
 
 import geomoe
 from geomoe.cli.setup import clear_errors
-from geomoe.training import config as configs
-from geomoe.training import default_config, loop, multi_objective_config, read_run, validate
+from geomoe.training import config as configs, default_config, loop, multi_objective_config, read_run, validate
 
 FILES = [
     str(path.relative_to(ROOT / "configs")) for path in sorted((ROOT / "configs").rglob("*.py")) if "probe" not in path.name

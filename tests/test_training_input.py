@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from conftest import real_data_config, tiny_config
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from geomoe import data
 from geomoe.landsat import STATISTICS, Statistics

@@ -4,19 +4,20 @@ from typing import Any
 
 import jax
 
-from geomoe.models.config import NUM_METADATA_TOKENS as NUM_METADATA_TOKENS
-from geomoe.models.config import NUM_PREFIX_TOKENS as NUM_PREFIX_TOKENS
-from geomoe.models.config import SIZES as SIZES
-from geomoe.models.config import ModelConfig as ModelConfig
-from geomoe.models.encoder import Encoder as Encoder
-from geomoe.models.encoder import TokenOutput as TokenOutput
-from geomoe.models.encoder import encode as encode
-from geomoe.models.encoder import patchify as patchify
-from geomoe.models.encoder import unpatchify as unpatchify
-from geomoe.models.mae import MAE as MAE
-from geomoe.models.mae import MAEOutput as MAEOutput
-from geomoe.models.mae import autoencode as autoencode
-from geomoe.models.mae import random_masking as random_masking
+from geomoe.models.config import (
+    NUM_METADATA_TOKENS as NUM_METADATA_TOKENS,
+    NUM_PREFIX_TOKENS as NUM_PREFIX_TOKENS,
+    SIZES as SIZES,
+    ModelConfig as ModelConfig,
+)
+from geomoe.models.encoder import (
+    Encoder as Encoder,
+    TokenOutput as TokenOutput,
+    encode as encode,
+    patchify as patchify,
+    unpatchify as unpatchify,
+)
+from geomoe.models.mae import MAE as MAE, MAEOutput as MAEOutput, autoencode as autoencode, random_masking as random_masking
 
 
 def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> Encoder:

@@ -13,11 +13,12 @@ Winter and summer crops have the same spectra but green at other weeks, and deci
 to read a patch. They cannot replace looking: covers are drawn at random, with only a mild dependence on latitude.
 """
 
-from geomoe.data.synthetic.scenes import SIZE as SIZE
-from geomoe.data.synthetic.scenes import Scene as Scene
-from geomoe.data.synthetic.scenes import change_pairs as change_pairs
-from geomoe.data.synthetic.scenes import record as record
-from geomoe.data.synthetic.scenes import scene as scene
-from geomoe.data.synthetic.scenes import sun_elevation as sun_elevation
-from geomoe.data.synthetic.spectra import CLASSES as CLASSES
-from geomoe.data.synthetic.spectra import greenness as greenness
+from geomoe.data.synthetic.scenes import (
+    SIZE as SIZE,
+    Scene as Scene,
+    change_pairs as change_pairs,
+    record as record,
+    scene as scene,
+    sun_elevation as sun_elevation,
+)
+from geomoe.data.synthetic.spectra import CLASSES as CLASSES, greenness as greenness

@@ -5,8 +5,7 @@ report by being in `OBJECTIVES`. All are off in the published recipe.
 """
 
 from geomoe.training.losses import data2vec, info_nce, metadata, router_z, spectral_indices, vicreg
-from geomoe.training.losses.objective import LossInputs as LossInputs
-from geomoe.training.losses.objective import Objective as Objective
+from geomoe.training.losses.objective import LossInputs as LossInputs, Objective as Objective
 
 _FILES = (router_z, info_nce, vicreg, spectral_indices, data2vec, metadata)
 OBJECTIVES: tuple[Objective, ...] = tuple(file.OBJECTIVE for file in _FILES)
