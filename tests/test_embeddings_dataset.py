@@ -81,3 +81,10 @@ def test_by_command_and_probes_on_its_files(encoder, synthetic_dir, tmp_path, ca
         assert files.metrics == arrays.metrics
     with pytest.raises(ValueError, match="for --folder and --scene"):
         cli.main([*command, "--unit", "reflectance", "--output", str(tmp_path / "x.npz")])
+
+
+def test_the_hour_option_is_passed_on(encoder, synthetic_dir, tmp_path):
+    """The published hour is read from a stamp in the name, which these patches lack."""
+    with pytest.raises(Exception, match="no time stamp in the patch name"):
+        sink = embeddings.Sink(tmp_path / "val.npz")
+        embeddings.embed_dataset(encoder, sink, NAME, "val", data_dir=synthetic_dir, hour="published")

@@ -247,3 +247,18 @@ def test_wrong_image_sizes_and_wrong_parameters_are_named():
     params["block_00"]["attention"]["q_proj"]["bias"] = np.zeros(3, np.float32)
     with pytest.raises(ValueError, match=r"parameter block_00/attention/q_proj/bias has shape \(3,\).*needs \(16,\)"):
         encode(encoder.config, params, images, *metadata)
+
+
+def test_the_router_z_loss_is_that_of_encoder_and_decoder():
+    model = build_mae(**MICRO)
+    params, inputs = init_params(model, 0), inputs_of(model)
+    noise = np.random.default_rng(1).random((3, 16))
+    out, state = model.apply(
+        {"params": params}, *inputs, mask_noise=noise, capture_intermediates=True, mutable=["intermediates"]
+    )
+    parts = {}
+    for part in ("encoder", "decoder"):
+        logits = state["intermediates"][part]["block_00"]["moe"]["router"]["__call__"][0].clean_logits
+        parts[part] = np.mean(np.log(np.exp(np.asarray(logits)).sum(axis=1)) ** 2)
+    assert float(out.encoded.router_z_loss) == pytest.approx(parts["encoder"], rel=1e-4)
+    assert float(out.router_z_loss) == pytest.approx(sum(parts.values()), rel=1e-4)

@@ -238,3 +238,17 @@ def test_a_saved_run_is_the_encoder(encoder, tmp_path):
     assert again.statistics == statistics and again.normalised_targets
     with pytest.raises(ValueError, match="holds a run already"):
         original.save_run(tmp_path / "run")
+
+
+def test_masks_of_a_reconstruction_follow_from_the_seed(encoder, scenes):
+    masks = [encoder.reconstruct(scenes[0], resize_mode="centre_crop", seed=seed).mask for seed in (0, 1, 0)]
+    np.testing.assert_array_equal(masks[0], masks[2])
+    assert not np.array_equal(masks[0], masks[1])
+
+
+def test_each_image_of_a_list_has_its_own_sun(encoder, scenes):
+    images = [(scenes[0][i, :size, :size] // 2 + 5000).astype(np.uint16) for i, size in ((0, 20), (1, 30))]
+    options = dict(unit="level1_dn", resize_mode="centre_crop")
+    both = encoder.embed(images, sun_elevation=np.array([30.0, 60.0]), **options)
+    for row, image, elevation in zip(both, images, (30.0, 60.0), strict=True):
+        np.testing.assert_allclose(row, encoder.embed(image[None], sun_elevation=elevation, **options)[0], atol=1e-5)

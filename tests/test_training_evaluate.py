@@ -21,7 +21,8 @@ def test_an_evaluation_is_the_mean_over_its_batches():
         assert params == "params"
         i = int(parallel.fetch(batch["i"]).ravel()[0])
         metrics = {"val_loss_masked": jnp.float32(values[i]), "val_loss_unmasked": jnp.float32(2 * values[i])}
-        return parallel.replicate({**metrics, "usage": {"encoder/block_00": usage[i].astype(np.float32)}})
+        blocks = {"encoder/block_00": usage[i].astype(np.float32), "decoder/block_00": np.full(2, 0.5, np.float32)}
+        return parallel.replicate({**metrics, "usage": blocks})
 
     batches = lambda: iter([{"i": np.full((jax.local_device_count(), 1), i)} for i in range(3)])
     for count, expected, least in ((2, 4.0, 0.6), (3, 36.0, 0.4), (9, 36.0, 0.4)):

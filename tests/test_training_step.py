@@ -237,3 +237,22 @@ def test_devices_and_processes_do_not_change_a_run(tmp_path, free_port):
         for leaf in one.files:
             if leaf != "metrics":
                 np.testing.assert_allclose(other[leaf], one[leaf], atol=1e-5, rtol=0)
+
+
+def test_the_moments_decay_by_b1_and_b2():
+    config = default_config().optimizer
+    config.b1, config.b2, config.clip_norm, config.weight_decay = 0.6, 0.7, 0.0, 0.0
+    optimizer, _ = build_optimizer(config, 10)
+    grads = jnp.array([1.0, -2.0, 3.0])
+    _, state = optimizer.update(grads, optimizer.init(jnp.zeros(3)), jnp.zeros(3))
+    mu, nu = (leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3,))
+    np.testing.assert_allclose(mu, 0.4 * grads, rtol=1e-5)
+    np.testing.assert_allclose(nu, 0.3 * grads**2, rtol=1e-5)
+
+
+def test_parameters_and_heads_start_from_the_seed():
+    model, loss = build_mae(**MICRO), every_objective()
+    states = [create_state(model, optax.sgd(0.1), seed, loss).params for seed in (0, 1)]
+    for part in ("encoder", "decoder", "heads"):
+        a, b = (jax.flatten_util.ravel_pytree(params[part])[0] for params in states)
+        assert np.mean(np.asarray(a) == np.asarray(b)) < 0.2, part

@@ -108,3 +108,13 @@ def test_what_the_published_format_cannot_hold_is_refused(tmp_path, change):
     with pytest.raises(ValueError, match=r"export StableHLO instead \(geomoe.export.stablehlo.export_encoder\)"):
         save_torch_checkpoint(tmp_path / "x.pth", init_params(model, 0), model.config)
     assert not (tmp_path / "x.pth").exists()
+
+
+@pytest.mark.long
+def test_views_of_a_storage_are_read_where_they_stand(tmp_path):
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -r requirements-long.txt")
+    whole = torch.arange(24.0)
+    tensors = {"part": whole[5:11], "columns": whole.reshape(4, 6).T, "step": whole[2:20:3]}
+    torch.save({"model_state": tensors}, tmp_path / "views.pth")
+    for name, value in torch_format.read(tmp_path / "views.pth")["model_state"].items():
+        np.testing.assert_array_equal(value, tensors[name].numpy(), err_msg=name)
