@@ -56,6 +56,21 @@ def test_it_is_seen_where_it_is_and_not_where_it_is_not():
         metadata_sensitivity(Recorder(False), IMAGES, fields(), labels)
 
 
+def test_the_probe_of_true_embeddings_is_scored_on_changed_ones_and_not_the_other_way():
+    """A probe of (s, 100 s) is wrong about (-s, 10 s); one of (-s, 10 s) is right about (s, 100 s)."""
+    sign = np.sign(IMAGES.mean(axis=(1, 2, 3)))[:, None]
+
+    class Turned:
+        def embed_batch(self, images, fields, pool, size):
+            missing = ~fields[2].any(axis=1, keepdims=True)
+            return np.where(missing, sign * [-1, 10], sign * [1, 100])
+
+    labels = (sign[:, 0] > 0).astype(int)
+    rows = metadata_sensitivity(Turned(), IMAGES, fields(), labels, "multiclass", batch_size=COUNT)
+    (row,) = (row for row in rows if row.change == "no location")
+    assert row.score == 0 and row.refitted == 1
+
+
 def test_missing_metadata_is_missing_and_the_rest_stays():
     changed, true = metadata_of(Recorder(False)), fields()
     for change, names in (("no location", ("lat", "lon")), ("no time", ("week", "hour")), ("no metadata", FIELDS)):

@@ -226,9 +226,9 @@ MTL = 'PROCESSING_LEVEL = "L1TP"\nDATE_ACQUIRED = 2020-05-18\nSCENE_CENTER_TIME 
 def test_scenes_are_cut_into_patches(tmp_path):
     """Side by side, each at its location, in Collection 2's numbers; windows under clouds or without data are skipped."""
     stem = "LC08_L1TP_190025_20200518_20200820_01_T1"
-    ground = np.random.default_rng(0).integers(6000, 20000, (100, 130, 7)).astype(np.uint16)
+    ground = np.random.default_rng(0).integers(6000, 20000, (100, 120, 7)).astype(np.uint16)  # 20 rows are left over
     ground[:40, :40] = 0
-    cloudy = np.zeros((100, 130), int)
+    cloudy = np.zeros((100, 120), int)
     cloudy[40:80, 40:80] = 1 << 3
     cloudy[:20, 40:80] = 1 << 3  # half of a window, which is no more than the limit
     folder = write_scene(tmp_path / "scenes" / "one", stem, ground, qa=cloudy, mtl=MTL)

@@ -47,8 +47,14 @@ def test_an_interrupted_conversion_goes_on_and_a_changed_source_starts_anew(tmp_
     calls.clear()
     with pytest.raises(KeyboardInterrupt):
         BigearthnetLandsat(source=source, data_dir=tmp_path / "other").download_and_prepare()
+    builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "other", keep_nodata=True)
+    builder.download_and_prepare()
+    assert builder.resumed_shards == 0  # nor is one that left out other patches
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        BigearthnetLandsat(source=source, data_dir=tmp_path / "third").download_and_prepare()
     write_bigearthnet(source, [*ids, BIGEARTHNET_ID.format(2, 10)])
-    builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "other")
+    builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "third")
     builder.download_and_prepare()
     assert builder.resumed_shards == 0 and builder.info.splits["train"].num_examples == 11
 

@@ -77,7 +77,7 @@ TRAINING = dict(
 def test_training_goes_on_from_any_batch(batches):
     whole = batches(15, **TRAINING)  # 6 batches an epoch
     for start in (1, 4, 6, 13):
-        rest = batches(2, start_batch=start, cache=True, **TRAINING)
+        rest = batches(4, start_batch=start, cache=True, **TRAINING)  # from 4 into the next epoch
         for a, b in zip(whole[start:], rest):
             for key in a:
                 np.testing.assert_array_equal(a[key], b[key], err_msg=f"{key} from {start}")
@@ -133,6 +133,10 @@ def test_sizes_clip_and_processes(batches, statistics):
     assert parts[0][0]["image"].shape[0] == 16
     ids = [{i for batch in part for i in batch["id"]} for part in parts]
     assert len(ids[0]) == len(ids[1]) == 48 and not ids[0] & ids[1]
+    augment = data.Augment(metadata_dropout=0.5)
+    parts = [batches(3, batch_size=32, train=True, augment=augment, process_index=p, process_count=2) for p in (0, 1)]
+    dropped = [np.stack([~batch["lat"].any(axis=1) for batch in part]) for part in parts]
+    assert 0.2 < np.mean(dropped[0] == dropped[1]) < 0.8  # each process has draws of its own
 
 
 def test_options_are_a_value_that_keywords_change(batches, synthetic_dir, statistics):

@@ -88,6 +88,14 @@ def test_the_time_of_a_scene(tmp_path):
     assert str(open_scene(tmp_path / f"{STEM}.TIF").time) == "2020-05-18T09:41:02"
 
 
+def test_the_level_of_a_scene_older_than_the_collections_is_in_its_metadata_file(tmp_path):
+    mtl = 'DATA_TYPE = "L1T"\nDATE_ACQUIRED = 2014-05-18\nSUN_ELEVATION = 51.5\n'
+    info = open_scene(write_scene(tmp_path, "LC81910282014138LGN00", pixels(), mtl=mtl))
+    assert info.level == 1
+    with pytest.raises(SceneError, match="level-1 product"):
+        check_unit(info, "collection2_dn")
+
+
 def test_scenes_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(SceneError, match="nowhere: there is no such"):
         open_scene(tmp_path / "nowhere")

@@ -216,6 +216,8 @@ def test_an_interrupted_scene_goes_on(encoder, scene_file, tmp_path, monkeypatch
     assert not output.exists() and (tmp_path / "cut.npz.parts").is_dir()
     with pytest.raises(ValueError, match="parts of another run.*pool"):
         embeddings.embed_scene(encoder, embeddings.Sink(output, "cls", batch_size=8), scene_file)
+    with pytest.raises(ValueError, match="parts of another run.*min_valid"):
+        embeddings.embed_scene(encoder, embeddings.Sink(output, batch_size=8), scene_file, min_valid=0.9)
     done = []
     sink = embeddings.Sink(output, batch_size=8, progress=lambda n, total: done.append(n))
     embeddings.embed_scene(encoder, sink, scene_file)

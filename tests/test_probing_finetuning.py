@@ -110,6 +110,10 @@ def test_it_starts_from_the_linear_probe_learns_and_stops(encoder, data):
     tuned = finetune(data, data, epochs=8, lr=3e-3, **options)
     assert max(tuned.settings["val_scores"]) > tuned.settings["val_scores"][0] + 0.02
     assert tuned.metrics["accuracy"] == max(tuned.settings["val_scores"])
+    options["val"] = rows(data, slice(70, None))
+    start, worse = (finetune(rows(data, slice(70)), data, epochs=epochs, lr=0.1, **options) for epochs in (0, 2))
+    assert worse.settings["best_epoch"] == 0
+    np.testing.assert_array_equal(worse.scores, start.scores)  # of the parameters of the best epoch
     still = finetune(data, data, epochs=8, lr=0.0, patience=2, **options)
     assert len(still.settings["val_scores"]) == 3 and still.settings["best_epoch"] == 0
 

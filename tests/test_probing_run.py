@@ -119,6 +119,13 @@ def config(synthetic_dir, tmp_path):
     return config
 
 
+def test_random_weights_are_tuned_from_random_weights_of_each_seed(config, calls):
+    config.probes, config.baselines = ("finetune",), ("random weights",)
+    probe_run.run(config)
+    encoders = [options["encoder"].fingerprint for *_, options in calls]
+    assert encoders[0] == encoders[1] == load(config.checkpoint).fingerprint and len(set(encoders)) == 3
+
+
 def test_probes_are_given_the_rows_of_their_splits_and_seeds(config, calls):
     config.probes, config.data.val_split, config.data.train_fraction = ("linear", "knn", "ridge", "finetune"), "val", 0.25
     config.linear.C, config.knn.k, config.finetune.blocks, config.resamples = 0.0, 3, 1, 7

@@ -13,13 +13,11 @@ from geomoe.training.checkpoints import Checkpoints, open_run, write_run
 LOSSES = {1: 5.0, 2: 1.0, 3: 4.0, 4: 9.0, 5: 3.0}
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory):
+def save_five(folder, keep_last):
     """Five checkpoints whose parameters are the number of their step."""
-    folder = tmp_path_factory.mktemp("run")
     model, optimizer = build_mae(**MICRO), optax.sgd(0.1)
     state = create_state(model, optimizer, 0)
-    checkpoints = Checkpoints(folder, keep_last=2)
+    checkpoints = Checkpoints(folder, keep_last)
     for step, loss in LOSSES.items():
         numbered = state.replace(step=np.int32(step), params=jax.tree.map(lambda x, s=step: np.full_like(x, s), state.params))
         checkpoints.save(parallel.snapshot(parallel.replicate(numbered)), step, loss)
@@ -27,8 +25,26 @@ def workdir(tmp_path_factory):
     return folder
 
 
-def test_the_last_two_and_the_best_are_kept(workdir):
-    assert sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdigit()) == [2, 4, 5]
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return save_five(tmp_path_factory.mktemp("run"), 2)
+
+
+def steps_kept(folder):
+    return sorted(int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit())
+
+
+def test_the_last_ones_and_the_best_are_kept(workdir, tmp_path):
+    assert steps_kept(workdir) == [2, 4, 5]
+    assert steps_kept(save_five(tmp_path / "one", 1)) == [2, 5]
+    assert steps_kept(save_five(tmp_path / "three", 3)) == [2, 3, 4, 5]
+
+
+def test_a_snapshot_outlives_the_donated_state():
+    state = parallel.replicate({"a": np.arange(3.0)})
+    saved = parallel.snapshot(state)
+    state["a"].delete()
+    np.testing.assert_array_equal(saved["a"], np.arange(3.0))
 
 
 @pytest.mark.parametrize("which, step", [("last", 5), ("best", 2), (4, 4), ("4", 4)])
