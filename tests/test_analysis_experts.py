@@ -52,5 +52,12 @@ def test_an_ablation_moves_the_tokens_of_its_expert_alone(encoder, batch, gates)
     chosen = gates[2][:, 5:].transpose(2, 0, 1).reshape(effects.shape) > 0
     assert chosen.any() and not chosen.all()
     np.testing.assert_array_equal(effects > 0, chosen)
+    params = jax.tree.map(np.array, encoder.params)
+    params["encoder"]["block_02"]["moe"]["router"]["clean"]["bias"][1] -= 1e9
+    other = PretrainedEncoder(encoder.config, params, encoder.statistics, "without an expert")
+    tokens, moved = (np.asarray(e.apply_tokens(*batch.values()).tokens) for e in (encoder, other))
+    distances = np.sqrt(((moved - tokens)[:, 5:] ** 2).sum(axis=2))
+    mean_norm = np.sqrt((tokens**2).sum(axis=2)).mean()
+    np.testing.assert_allclose(effects[1], (distances / mean_norm).reshape(effects[1].shape), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="layer -1"):
         ablation_effects(encoder, batch, -1)

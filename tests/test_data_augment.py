@@ -102,6 +102,9 @@ def test_the_blue_band_replaces_the_coastal_one_as_often_as_asked(image):
     np.testing.assert_array_equal(z[dropped][0][..., 1:], kept[0][..., 1:])
     np.testing.assert_array_equal(z[~dropped][0], kept[0])
     assert not (run([image] * 50, uniform(50), augment=Augment(metadata_dropout=1.0))[0] != image).any()
+    draws = np.where(np.arange(DRAWS) == COASTAL, [[0.1], [0.9]], [[0.9], [0.1]]).astype(np.float32)
+    z, _ = run([image] * 2, draws, statistics=statistics, augment=Augment(coastal_dropout=0.3))
+    assert (z[..., 0] == z[..., 1]).all(axis=(1, 2)).tolist() == [True, False]  # by a number of its own
 
 
 def test_jitter_moves_whole_bands_by_the_standard_deviation_asked_for(image):

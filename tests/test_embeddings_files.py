@@ -1,5 +1,6 @@
 """Files of embeddings: what is written is what is read."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,16 @@ def test_both_forms_of_file_hold_the_rows_of_all_parts(tmp_path, labelled):
             with pytest.raises(ValueError, match="has no labels"):
                 embeddings.read_features(tmp_path / f"x.{suffix}")
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_the_bounds_of_a_geoparquet_are_those_of_every_part(tmp_path):
+    pq = pytest.importorskip("pyarrow.parquet")
+    corners = np.random.default_rng(1).uniform(-80, 80, (5, 5, 2))
+    parts = [dict(part, footprint=corners[rows]) for part, rows in zip(make_parts(tmp_path / "x"), (slice(3), slice(3, 5)))]
+    write_parquet(str(tmp_path / "x.parquet"), parts, FACTS, footprints=True)
+    geo = json.loads(pq.read_schema(tmp_path / "x.parquet").metadata[b"geo"])
+    points = corners.reshape(-1, 2)
+    assert geo["columns"]["geometry"]["bbox"] == pytest.approx([*points.min(axis=0), *points.max(axis=0)])
 
 
 def test_other_files_are_refused(tmp_path):

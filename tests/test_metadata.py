@@ -144,3 +144,12 @@ def test_the_published_hour_is_the_first_digit():
     with pytest.raises(ValueError, match="no time stamp in the patch name 'a'"):
         metadata.published_hour("a")
     np.testing.assert_allclose(metadata.encode_hour([0, 6, 12]), [[0, 1], [1, 0], [0, -1]], atol=1e-6)
+
+
+def test_longitudes_may_go_round_the_globe_once():
+    time = np.array([np.datetime64("2020-05-05", "s")])
+    east, west = (metadata.encode(np.zeros(1), np.array([lon]), time).lon for lon in (200.0, -160.0))
+    np.testing.assert_allclose(east, west, atol=1e-6)
+    for name, lat, lon in (("lat", 90.1, 0.0), ("lon", 0.0, 360.1)):
+        with pytest.raises(ValueError, match=name):
+            metadata.encode(np.array([lat]), np.array([lon]), time)
