@@ -79,6 +79,9 @@ def test_by_command_and_probes_on_its_files(encoder, synthetic_dir, tmp_path, ca
             *(embeddings.read_features(tmp_path / f"{s}.npz") for s in ("train", "test")), task="multilabel", resamples=0
         )
         assert files.metrics == arrays.metrics
+    cli.main([*command, "--split", "test", "--resize_mode", "resize", "--output", str(tmp_path / "resized.npz")])
+    resized, cropped = (embeddings.read(tmp_path / name) for name in ("resized.npz", "test.npz"))
+    assert np.abs(resized["vector"] - cropped["vector"]).max() > 1e-3
     with pytest.raises(ValueError, match="for --folder and --scene"):
         cli.main([*command, "--unit", "reflectance", "--output", str(tmp_path / "x.npz")])
 

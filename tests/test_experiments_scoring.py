@@ -155,3 +155,15 @@ def test_only_labelled_patches_are_loaded(synthetic_dir, monkeypatch):
     monkeypatch.setattr(scoring, "load_images", lambda *a, **o: {**batch, "labels": 0 * batch["labels"]})
     with pytest.raises(ValueError, match="has no labelled patch"):
         scoring.load_patches(encoder, "synthetic_landsat/small", "test", str(synthetic_dir))
+
+
+def test_both_scores_are_those_of_the_strength_with_the_best_micro_average():
+    rng = np.random.default_rng(0)
+    labels = (rng.random((60, 3)) < [0.6, 0.3, 0.2]).astype(int)
+    z = rng.standard_normal((60, 6)) + 0.5 * np.pad(labels, ((0, 0), (0, 3)))
+    strengths = (0.01, 0.1, 1.0, 10.0)
+    each = [cross_validated(z, labels, Protocol(strengths=(c,), folds=4, seeds=(0,))) for c in strengths]
+    micro, macro = np.transpose(each)
+    assert micro.argmax() != macro.argmax()
+    together = cross_validated(z, labels, Protocol(strengths=strengths, folds=4, seeds=(0,)))
+    np.testing.assert_allclose(together, each[micro.argmax()], atol=1e-3)

@@ -84,3 +84,11 @@ def test_the_selection_bias_ranks_and_does_not_weigh():
     np.testing.assert_allclose(router_z_loss(out), np.mean(np.log(np.exp(logits).sum(axis=1)) ** 2), rtol=1e-5)
     moved = balanced_bias(jnp.zeros(4), jnp.array([0.1, 0.4, 0.25, 0.25]), 0.01)
     np.testing.assert_allclose(moved, [0.01, -0.01, 0, 0], atol=1e-8)
+
+
+def test_the_z_loss_is_of_logits_without_noise():
+    rng = np.random.default_rng(0)
+    clean, noise = (jnp.asarray(rng.standard_normal((6, 4)), jnp.float32) for _ in range(2))
+    out = route(clean, jnp.ones((6, 4)), noise, 2)
+    assert not np.allclose(out.logits, clean)
+    np.testing.assert_allclose(router_z_loss(out), router_z_loss(route(clean, jnp.ones((6, 4)), None, 2)), rtol=1e-6)

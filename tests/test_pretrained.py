@@ -244,6 +244,8 @@ def test_masks_of_a_reconstruction_follow_from_the_seed(encoder, scenes):
     masks = [encoder.reconstruct(scenes[0], resize_mode="centre_crop", seed=seed).mask for seed in (0, 1, 0)]
     np.testing.assert_array_equal(masks[0], masks[2])
     assert not np.array_equal(masks[0], masks[1])
+    parts = encoder.reconstruct(scenes[0], resize_mode="centre_crop", batch_size=3).mask
+    assert not np.array_equal(parts[:3], parts[3:6])  # each batch has masks of its own
 
 
 def test_each_image_of_a_list_has_its_own_sun(encoder, scenes):

@@ -27,3 +27,6 @@ def test_random_convolutional_features_follow_their_definition():
     np.testing.assert_allclose(out, np.maximum(response, 0).mean(axis=(1, 2)), rtol=1e-3, atol=1e-5)
     # whitened: over the data, responses have about the same size in every direction
     assert response.std(axis=(0, 1, 2)).max() < 4 * response.std(axis=(0, 1, 2)).min()
+    # the epsilon is relative to the variances, so that a change of unit changes nothing
+    scaled = RandomConvFeatures(1000 * images, num_filters=12, size=3, seed=1)
+    np.testing.assert_allclose(scaled(1000 * images[:3]), out, rtol=1e-3, atol=1e-4)
