@@ -204,6 +204,8 @@ def test_missing_metadata_can_be_a_learned_token():
     moved = np.array(params["encoder"]["missing_metadata"])
     moved[:, [0, 1, 3]] += 1
     np.testing.assert_array_equal(tokens(missing_metadata=moved), tokens())
+    lon = np.tile(np.float32([0, 1]), (len(lon), 1))  # longitude 0 is there, though its sine is 0
+    np.testing.assert_array_equal(tokens(missing_metadata=moved), tokens())
 
 
 def test_custom_sizes_and_top_k():

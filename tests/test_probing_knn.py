@@ -24,6 +24,15 @@ def test_nearest_neighbours_are_exact_where_the_product_formula_is_not():
         np.testing.assert_allclose(distance, wanted, rtol=1e-4)
 
 
+def test_neighbours_in_far_clusters_are_exact():
+    rng = np.random.default_rng(0)
+    sides = 1000 * np.where(np.arange(4000) % 2, 1, -1)[:, None]
+    rows = (sides + 0.1 * rng.standard_normal((4000, 16))).astype(np.float32)
+    queries = (rows[:50] + 0.1 * rng.standard_normal((50, 16))).astype(np.float32)
+    exact = ((queries[:, None].astype(float) - rows[None].astype(float)) ** 2).sum(axis=-1)
+    np.testing.assert_allclose(nearest(rows, queries, 5)[1], np.sqrt(np.sort(exact, axis=1)[:, :5]), rtol=1e-3)
+
+
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_votes_are_those_of_scikit_learn(k, metric):
