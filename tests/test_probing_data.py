@@ -64,3 +64,7 @@ def test_pairs_are_halved_and_embedded_before_and_after(encoder, config):
             expected = band_statistics(z, valid) if model is None else embed_in_batches(model, z, list(fields.values()))
             np.testing.assert_allclose(np.concatenate([train[i], test[i]]), expected, atol=2e-5)
     assert not np.array_equal(changes.split(BANDS, 0)[0][0], changes.split(BANDS, 2)[0][0])
+    z = encoder.prepare(pairs["before"], spec)[0]
+    train, test = changes.split(RCF, 2)
+    filters, found = RandomConvFeatures(z, seed=2), np.concatenate([train[0], test[0]])
+    np.testing.assert_allclose(found, filters(z), rtol=1e-4, atol=1e-5)
