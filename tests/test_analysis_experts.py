@@ -3,16 +3,10 @@
 import jax
 import numpy as np
 import pytest
-from conftest import DATA
 
 from geomoe import metadata
 from geomoe.analysis import ablation_effects, contribution_norms
-from geomoe.pretrained import PretrainedEncoder, load
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load(DATA / "reference_tiny_random.pth")
+from geomoe.pretrained import PretrainedEncoder
 
 
 @pytest.fixture(scope="module")

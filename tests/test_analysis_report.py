@@ -8,7 +8,6 @@ import subprocess
 import matplotlib.axes
 import numpy as np
 import pytest
-from conftest import DATA
 
 from geomoe.analysis.report import figures, sections
 from geomoe.cli import report
@@ -16,7 +15,6 @@ from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE
 from geomoe.models.reconstruction import reconstruct
-from geomoe.pretrained import load
 from geomoe.probing.results import Scores
 from geomoe.probing.tables import Row, save_tables
 
@@ -52,11 +50,6 @@ def test_a_report_without_the_dataset_says_so(run_dir, tmp_path, capsys):
     assert str(tmp_path) in text and 'id="curves"' in text
     with pytest.raises(FileNotFoundError, match="nowhere"):
         report.main([str(tmp_path / "nowhere")])
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load(DATA / "reference_tiny_random.pth")
 
 
 @pytest.fixture(scope="module")

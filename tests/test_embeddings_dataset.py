@@ -4,18 +4,11 @@ import numpy as np
 import pytest
 from embedding_tools import PTH, SIZE
 
-import geomoe
 from geomoe import embeddings
 from geomoe.cli import embed as cli
 from geomoe.data import synthetic
 from geomoe.embeddings import sink as sinks
 from geomoe.probing import knn_probe, linear_probe
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return geomoe.load(PTH)
-
 
 NAME = "synthetic_landsat/small"
 

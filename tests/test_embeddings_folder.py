@@ -2,20 +2,14 @@
 
 import numpy as np
 import pytest
-from embedding_tools import PTH, make_ground
+from embedding_tools import make_ground
 from geotiffs import write_tif
 
-import geomoe
 from geomoe import embeddings, landsat
 from geomoe.data.preprocess import InputSpec
 from geomoe.embeddings import sink as sinks
 
 STAMPED = "S2A_MSIL2A_20170613T101031_1_1"
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return geomoe.load(PTH)
 
 
 @pytest.fixture(scope="module")

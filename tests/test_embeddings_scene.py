@@ -10,16 +10,10 @@ import rasterio
 from embedding_tools import ORIGIN, PTH, SIZE, make_ground, windows
 from geotiffs import write_scene, write_tif
 
-import geomoe
 from geomoe import embeddings, landsat
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.scene import SceneError
 from geomoe.embeddings import sink as sinks
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return geomoe.load(PTH)
 
 
 @pytest.fixture(scope="module")

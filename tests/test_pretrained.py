@@ -17,11 +17,6 @@ from geomoe.models.pooling import pool_width
 
 
 @pytest.fixture(scope="module")
-def encoder():
-    return geomoe.load(DATA / "reference_tiny_random.pth")  # 8 x 8 pixels
-
-
-@pytest.fixture(scope="module")
 def scenes():
     """Six synthetic patches, and lat, lon and time of each."""
     patches = [synthetic.scene(0, "test", i) for i in range(6)]

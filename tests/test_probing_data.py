@@ -2,21 +2,15 @@
 
 import numpy as np
 import pytest
-from conftest import DATA
 
 from geomoe import data, metadata
 from geomoe.data import preprocess, synthetic
-from geomoe.pretrained import embed_in_batches, load
+from geomoe.pretrained import embed_in_batches
 from geomoe.probing import RandomConvFeatures, band_statistics, default_probe_config, load_images
 from geomoe.probing.config import BANDS, PRETRAINED, RANDOM, RCF
 from geomoe.probing.data import ChangeData, SplitData
 
 NAME = "synthetic_landsat/small"
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load(DATA / "reference_tiny_random.pth")
 
 
 @pytest.fixture

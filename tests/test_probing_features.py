@@ -2,19 +2,13 @@
 
 import numpy as np
 import pytest
-from conftest import DATA
 
 from geomoe import data, metadata
 from geomoe.landsat import Statistics
-from geomoe.pretrained import embed_in_batches, load
+from geomoe.pretrained import embed_in_batches
 from geomoe.probing import band_statistics, embed_split, load_images
 
 NAME = "synthetic_landsat/small"
-
-
-@pytest.fixture(scope="module")
-def encoder():
-    return load(DATA / "reference_tiny_random.pth")
 
 
 @pytest.fixture(scope="module")
