@@ -48,7 +48,7 @@ def embed_dataset(
     classes = list(source.info.features["labels"].feature.names or ())
     options: dict[str, Any] = dict(resize_mode=resize_mode, hour=hour)
     origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes)
-    facts = sink.facts(encoder, InputSpec(), origin)
+    facts = sink.facts(encoder, InputSpec(resize_mode=resize_mode), origin)
     parts = Parts(sink.output, {**facts, "block": sinks.BLOCK})
     batches_a_part = max(sinks.BLOCK // sink.batch_size, 1)
     total, done = data.num_examples(source, split), parts.done
