@@ -2,11 +2,9 @@
 
 import numpy as np
 import pyproj
-from conftest import DATA
 
 from geomoe.data import synthetic
 
-PTH = DATA / "reference_tiny_random.pth"
 SIZE = 8  # pixels a side of its images
 ORIGIN = (500000.0, 5000000.0)
 

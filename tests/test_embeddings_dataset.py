@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from embedding_tools import PTH, SIZE
+from conftest import PTH
+from embedding_tools import SIZE
 
 from geomoe import embeddings
 from geomoe.cli import embed as cli

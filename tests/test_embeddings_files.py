@@ -7,8 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
-from embedding_tools import PTH
+from conftest import PTH, ROOT
 
 from geomoe import embeddings
 from geomoe.embeddings.files import write_npz, write_parquet

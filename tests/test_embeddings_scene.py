@@ -7,7 +7,8 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
-from embedding_tools import ORIGIN, PTH, SIZE, make_ground, windows
+from conftest import PTH
+from embedding_tools import ORIGIN, SIZE, make_ground, windows
 from geotiffs import write_scene, write_tif
 
 from geomoe import embeddings, landsat
