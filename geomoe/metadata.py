@@ -6,7 +6,8 @@ longitude themselves. Also here: the one parser of time stamps, and the one rule
 
 import datetime
 import re
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,13 +50,26 @@ def iso_week(time: np.ndarray) -> np.ndarray:
     return (thursday - first_day) // 7 + 1
 
 
-def encode_time(time: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Encode UTC times, (N,) datetime64, as week and hour, each (N, 2) float32 [sin, cos]; NaT is missing and gives [0, 0]."""
-    time = np.asarray(time, "datetime64[s]")
+def is_day(time: np.ndarray | np.datetime64) -> bool:
+    """Say whether datetime64 values name days, whose hours are not known, by their unit."""
+    return np.datetime_data(time.dtype)[0] in ("Y", "M", "W", "D")
+
+
+def encode_time(time: np.ndarray | Sequence[np.datetime64]) -> tuple[np.ndarray, np.ndarray]:
+    """Encode UTC times as week and hour, each (N, 2) float32 [sin, cos]; NaT is missing and gives [0, 0].
+
+    `time` is (N,) datetime64, or a sequence of N of any units. Of a value to the day (as `parse_time` gives it for a date), the
+    hour is missing.
+    """
+    if isinstance(time, np.ndarray) and time.dtype.kind == "M":
+        hourless = np.full(len(time), is_day(time))
+    else:
+        hourless = np.array([is_day(value) for value in time], bool)
+    time = np.array(time, "datetime64[s]")
     present = ~np.isnat(time)
     time = np.where(present, time, np.datetime64(0, "s"))
     hour = (time - time.astype("datetime64[D]")).astype("timedelta64[h]").astype(np.int64)
-    return _cyclic(iso_week(time) * (2 * np.pi / 52), present), _cyclic(hour * (2 * np.pi / 24), present)
+    return _cyclic(iso_week(time) * (2 * np.pi / 52), present), _cyclic(hour * (2 * np.pi / 24), present & ~hourless)
 
 
 def encode_hour(hour: np.ndarray) -> np.ndarray:
@@ -71,8 +85,8 @@ def encode_degrees(degrees: np.ndarray) -> np.ndarray:
     return _cyclic(np.radians(np.where(present, degrees, 0.0)), present)
 
 
-def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
-    """Encode (N,) latitudes, longitudes (degrees, NaN where missing) and times (datetime64 in UTC, NaT where missing).
+def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray | Sequence[np.datetime64]) -> Metadata:
+    """Encode (N,) latitudes, longitudes (degrees, NaN where missing) and times (as for `encode_time`).
 
     A latitude beyond 90 or a longitude beyond 360 degrees is a ValueError.
     """
@@ -86,14 +100,14 @@ def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray) -> Metadata:
 
 
 def parse_time(text: str | bytes) -> np.datetime64:
-    """Parse a time stamp to datetime64 in seconds, UTC; ValueError if it is no time, or none from 1972 to 2099.
+    """Parse a time stamp, UTC, to datetime64 in seconds, or in days where it names a date alone, whose hour is not known.
 
     Takes ISO 8601 from a day to fractions of a second ("2017-10-02", "2017-10-02 09:40:31", "20171002T094031",
     "2017-10-02T09:40:31.5Z"), UTC unless it names an offset; the form of TIFFTAG_DATETIME ("2017:10:02 09:40:31"); and
-    "unknown", which is NaT.
+    "unknown", which is NaT. What is no time, or none from 1972 to 2099, is a ValueError.
 
-    >>> str(parse_time("2017:10:02 09:40:31")), str(parse_time("2017-10-02T09:40:31+02:00"))
-    ('2017-10-02T09:40:31', '2017-10-02T07:40:31')
+    >>> str(parse_time("2017:10:02 09:40:31")), str(parse_time("2017-10-02T09:40:31+02:00")), str(parse_time("20171002"))
+    ('2017-10-02T09:40:31', '2017-10-02T07:40:31', '2017-10-02')
     """
     stamp = (text.decode("utf-8", "replace") if isinstance(text, bytes) else text).strip("\x00 \t\r\n")
     if stamp == UNKNOWN_TIME:
@@ -111,20 +125,62 @@ def parse_time(text: str | bytes) -> np.datetime64:
             raise ValueError
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is no time (as 2017-10-02T09:40:31) from {_FIRST_YEAR} to {_END_YEAR - 1}") from None
-    return np.datetime64(time.isoformat()[:19], "s")
+    return np.datetime64(time.isoformat()[:10], "D") if len(stamp) == day else np.datetime64(time.isoformat()[:19], "s")
 
 
 def format_time(time: np.datetime64) -> str:
-    """Write a time as prepared records hold it, ISO 8601 in seconds or "unknown" for NaT: the inverse of `parse_time`."""
-    return UNKNOWN_TIME if np.isnat(time) else str(time.astype("datetime64[s]"))
+    """Write a time as records hold it, ISO 8601, a date alone if in days, "unknown" for NaT: the inverse of `parse_time`."""
+    return UNKNOWN_TIME if np.isnat(time) else str(time.astype("datetime64[D]" if is_day(time) else "datetime64[s]"))
+
+
+def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
+    """Read times in any form that users have them, for `encode_time`; ValueError for what is no time, with its position.
+
+    Takes a datetime64 array as it is, and a sequence (a pandas Series, say) of datetime64, text as for `parse_time`, Python's
+    or pandas' datetimes (UTC where they name no time zone) and dates, None, NaT and NA (missing).
+
+    >>> [str(t) for t in read_times(["2017-10-02T09:40:31", datetime.date(2017, 10, 2), None])]
+    ['2017-10-02T09:40:31', '2017-10-02', 'NaT']
+    """
+    array = np.atleast_1d(np.asarray(values))
+    times: np.ndarray | list[np.datetime64] = array
+    if array.dtype.kind != "M":
+        items = np.atleast_1d(np.asarray(values, object))
+        if items.ndim != 1:
+            raise ValueError(f"time must be one for each image, got an array of shape {items.shape}")
+        times = []
+        for i, value in enumerate(items):
+            try:
+                times.append(_read_time(value))
+            except ValueError as error:
+                raise ValueError(f"time[{i}]: {error}") from None
+    seconds = np.array(times, "datetime64[s]")
+    bad = ~np.isnat(seconds) & ((seconds < np.datetime64(f"{_FIRST_YEAR}")) | (seconds >= np.datetime64(f"{_END_YEAR}")))
+    if bad.any():
+        raise ValueError(f"time[{np.argmax(bad)}] = {seconds[np.argmax(bad)]} is not from {_FIRST_YEAR} to {_END_YEAR - 1}")
+    return times
+
+
+def _read_time(value: Any) -> np.datetime64:
+    if value is None or type(value).__name__ in ("NaTType", "NAType") or isinstance(value, float) and np.isnan(value):
+        return _NAT
+    if isinstance(value, np.datetime64):
+        return value
+    if isinstance(value, str | bytes):
+        return parse_time(value)
+    if isinstance(value, datetime.datetime):
+        return np.datetime64((value.astimezone(datetime.UTC) if value.tzinfo else value).replace(tzinfo=None), "s")
+    if isinstance(value, datetime.date):
+        return np.datetime64(value, "D")
+    raise ValueError(f"must be datetime64 (or ISO 8601 text) in UTC, got {value!r}")
 
 
 def time_from_name(name: str) -> np.datetime64:
     """Read the time of acquisition from the name of a file or product; NaT if it has none.
 
     Knows Sentinel-2 stamps as BigEarthNet patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading
-    zero of its hour), Landsat Collection product names and pre-collection scene names (date alone: hour 0). A stamp that is no
-    time is a ValueError.
+    zero of its hour), Landsat Collection product names and pre-collection scene names (a date alone). A stamp that is no time
+    is a ValueError.
 
     >>> str(time_from_name("S2B_MSIL2A_20180525T94030_78_30"))
     '2018-05-25T09:40:30'
@@ -137,8 +193,15 @@ def time_from_name(name: str) -> np.datetime64:
         day = parse_time(f"{match[1]}-01-01").astype("datetime64[D]") + (int(match[2]) - 1)
         if str(day)[:4] != match[1]:
             raise ValueError(f"{name!r}: year {match[1]} has no day {match[2]}")
-        return day.astype("datetime64[s]")
+        return day
     return _NAT
+
+
+def _time_of_tag(text: str) -> np.datetime64:
+    """Read TIFFTAG_DATETIME. It cannot hold a date alone: writers that know no more put midnight."""
+    time = parse_time(text)
+    day = time.astype("datetime64[D]")
+    return day if time == day else time
 
 
 def acquisition_time(*, explicit: str = "", name: str = "", date_tag: str = "", strict: bool = False) -> np.datetime64:
@@ -147,7 +210,7 @@ def acquisition_time(*, explicit: str = "", name: str = "", date_tag: str = "", 
     Args:
         explicit: of a table of the user's or of a product's metadata file; ValueError if it is no time.
         name: of the file or product, which may hold a stamp of the acquisition.
-        date_tag: TIFFTAG_DATETIME of the file, which is often the time of its writing.
+        date_tag: TIFFTAG_DATETIME of the file, which is often the time of its writing; at midnight it is a date alone.
         strict: whether a stamp of `name` or `date_tag` that is no time is a ValueError; otherwise the next source is read.
 
     >>> str(acquisition_time(name="S2A_MSIL2A_20170613T101031_1_1", date_tag="2021:01:01 00:00:00"))
@@ -155,7 +218,7 @@ def acquisition_time(*, explicit: str = "", name: str = "", date_tag: str = "", 
     """
     if explicit.strip():
         return parse_time(explicit)
-    for text, parse in ((name, time_from_name), (date_tag, parse_time)):
+    for text, parse in ((name, time_from_name), (date_tag, _time_of_tag)):
         try:
             if text.strip("\x00 ") and not np.isnat(time := parse(text)):
                 return time

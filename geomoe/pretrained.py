@@ -28,7 +28,7 @@ from geomoe.training.state import init_params
 from geomoe.version import __version__
 from geomoe.weights import load_torch_checkpoint
 
-_NAN, _NAT = np.float64("nan"), np.datetime64("NaT", "s")
+_NAT = np.datetime64("NaT", "s")
 Images = np.ndarray | Sequence[np.ndarray]
 
 
@@ -158,16 +158,18 @@ class PretrainedEncoder:
 
         Args:
             images: (N, H, W, C), or a sequence of (H, W, C) images of several sizes where `resize_mode` says how they get the
-                model's. Collection 2 digital numbers, unless `unit` says otherwise.
+                model's. Collection 2 digital numbers, unless `unit` says otherwise. What is masked in numpy's masked arrays
+                holds no data.
             lat, lon: (N,) degrees, WGS 84; None, or None or NaN for a single image, where unknown.
-            time: (N,) datetime64 in UTC; None, or None or NaT for a single image, where unknown.
+            time: (N,) datetime64 in UTC, or as for `geomoe.metadata.read_times`; None, or None or NaT for a single image, where
+                unknown. Of a date alone the hour is unknown.
             pool: a name or a tuple of names, as for `geomoe.models.pooling.pool_tokens`; "mean" is the published embedding.
             normalized: whether the images are z-scored already, of the model's size and bands, and left as they are.
             batch_size: images at once, over all devices.
             spec: what the images are.
             return_record: whether to return `record(spec)` as well, what was made of the images.
             **description: the fields of `InputSpec` in place of `spec`: unit, sensor, bands, fill_missing, resize_mode,
-                sun_elevation, uint8_range, statistics.
+                sun_elevation, level1_factors, uint8_range, statistics.
 
         Returns:
             (N, width) float32, the width being D for most pools (`geomoe.models.pooling.pool_width`), or (N, 5 + P, D) for
@@ -252,7 +254,7 @@ class PretrainedEncoder:
         if spec is not None and description:
             raise TypeError(f"spec describes the images already; {', '.join(description)} would be ignored")
         if not normalized:
-            return spec or InputSpec(**description)
+            return (spec or InputSpec(**description)).known()
         if spec is not None or description:
             raise ValueError(f"normalized=True leaves images as they are; {', '.join(description) or 'spec'} would be ignored")
         return None
@@ -265,10 +267,19 @@ class PretrainedEncoder:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
         cfg = self.config
         several = not isinstance(images, np.ndarray) and len(images) > 0 and len({np.shape(image) for image in images}) > 1
-        images = [np.asarray(image) for image in images] if several else np.asarray(images)
+        unit = "" if spec is None else str(spec.unit)
+        masked = any(np.ma.is_masked(image) for image in (images if isinstance(images, list | tuple) else [images]))
+        if masked and spec is None:
+            raise ValueError("normalized images are masked; what holds no data has no place in them")
+        if isinstance(images, list | tuple) and not several and masked:
+            images = np.ma.stack(images)
+        images = [preprocess.filled(image, unit) for image in images] if several else preprocess.filled(images, unit)
         count = len(images)
-        where = _column("lat", lat, _NAN, count), _column("lon", lon, _NAN, count)
-        meta = metadata.encode(*where, _column("time", time, _NAT, count))
+        where = _column("lat", lat, count), _column("lon", lon, count)
+        times = np.full(count, _NAT) if time is None else metadata.read_times(time)
+        if len(times) != count:
+            raise ValueError(f"time must be ({count},), one for each image, got ({len(times)},)")
+        meta = metadata.encode(*where, times)
         shape = (cfg.img_size, cfg.img_size, cfg.in_channels)
         if spec is None and (several or images.shape[1:] != shape):
             raise ValueError(f"normalized images must be (N, {', '.join(map(str, shape))}), got {np.shape(images)}")
@@ -281,7 +292,7 @@ class PretrainedEncoder:
             else:
                 batch, valid = self.prepare(images[part], spec.part(part))
                 if spec.statistics is None:
-                    preprocess.warn_if_far(batch, valid, self.statistics, self.bands, spec.unit)
+                    preprocess.warn_if_far(batch, valid, self.statistics, self.bands, unit)
             yield batch, [field[part] for field in meta], _padded_size(len(batch), batch_size)
 
     def prepare(self, images: Images, spec: InputSpec = InputSpec()) -> tuple[np.ndarray, np.ndarray]:
@@ -295,12 +306,15 @@ class PretrainedEncoder:
 
     def record(self, spec: InputSpec = InputSpec()) -> dict[str, Any]:
         """What becomes of images described by `spec`, in plain values: for files and results that must say it."""
+        spec = spec.known()
         record: dict[str, Any] = {"unit": spec.unit, "bands": list(spec.channels(self.bands)), "resize_mode": spec.resize_mode}
-        if landsat.lacks_coastal(spec.sensor):
+        if landsat.lacks_coastal(str(spec.sensor)):
             record |= {"sensor": spec.sensor, "coastal": "the blue band's z-score"}
         if spec.unit == "level1_dn":
             elevation = spec.sun_elevation
             record["sun_elevation"] = None if elevation is None else np.asarray(elevation).tolist()
+            if spec.level1_factors is not None:
+                record["level1_factors"] = {band: list(pair) for band, pair in spec.level1_factors.items()}
         if spec.unit == "uint8":
             record["uint8_range"] = list(spec.uint8_range)
         if spec.statistics is None:
@@ -335,16 +349,15 @@ class PretrainedEncoder:
         write_run(path, {**facts, "dataset": f"converted from {self.source}", "config": config}, self.params)
 
 
-def _column(name: str, values: Any, missing: np.generic, count: int) -> np.ndarray:
-    """Latitudes, longitudes or times as an array (N,) of the type of `missing`, which stands where there is none."""
+def _column(name: str, values: Any, count: int) -> np.ndarray:
+    """Latitudes or longitudes as (N,) float64, NaN where there is none: None, NaN or pandas' NA."""
     if values is None:
-        return np.full(count, missing)
-    if not (isinstance(values, np.ndarray) and values.dtype.kind in "fiuM"):
-        values = np.array([missing if v is None else v for v in np.atleast_1d(np.asarray(values, object))])
-    if name == "time" and values.dtype.kind in "fiu" and values.size:
-        raise ValueError(f"time must be datetime64 (or ISO 8601 text) in UTC, got {values.dtype}")
+        return np.full(count, np.nan)
+    if not (isinstance(values, np.ndarray) and values.dtype.kind in "fiu"):
+        items = np.atleast_1d(np.asarray(values, object))
+        values = np.array([np.nan if v is None or type(v).__name__ == "NAType" else v for v in items.flat]).reshape(items.shape)
     try:
-        array = values.astype(missing.dtype)
+        array = values.astype(np.float64)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{name}: {error}") from None
     if array.shape != (count,):

@@ -25,6 +25,7 @@ from geomoe.data.builders import (
     read_skipped,
 )
 from geomoe.data.geotiff import PatchError
+from geomoe.data.preprocess import InputSpec
 
 RAW = landsat.Statistics((0,) * 7, (1,) * 7, "none")
 
@@ -232,8 +233,8 @@ def test_scenes_are_cut_into_patches(tmp_path):
     cloudy[40:80, 40:80] = 1 << 3
     cloudy[:20, 40:80] = 1 << 3  # half of a window, which is no more than the limit
     folder = write_scene(tmp_path / "scenes" / "one", stem, ground, qa=cloudy, mtl=MTL)
-    with pytest.raises(ValueError, match="level-1 product.*unit='level1_dn'"):
-        prepared(LandsatScene(source=folder, data_dir=tmp_path / "no"))
+    with pytest.raises(ValueError, match="unit='collection2_dn' was given, but by its name and metadata it is 'level1_dn'"):
+        prepared(LandsatScene(source=folder, data_dir=tmp_path / "no", unit="collection2_dn"))
     for source in (folder, tmp_path / "scenes"):
         builder = prepared(LandsatScene(source=source, data_dir=tmp_path / source.name, unit="level1_dn", side=40))
         assert sorted((row.kind, row.id[-5:]) for row in read_skipped(builder.data_dir)) == [
@@ -265,11 +266,11 @@ def test_a_scene_that_has_changed_is_opened_anew(tmp_path):
 
     first, second = (pixels(size=(40, 40), seed=seed) for seed in (0, 1))
     path = write_tif(tmp_path / "scene.tif", first)
-    reader = landsat_scene._open(str(path))
-    assert landsat_scene._open(str(path)) is reader
+    reader, spec = landsat_scene._open(str(path), InputSpec())
+    assert landsat_scene._open(str(path), InputSpec())[0] is reader and spec.unit == "collection2_dn"
     write_tif(path, second)
     os.utime(path, ns=(1, 1))
-    np.testing.assert_array_equal(landsat_scene._open(str(path)).read(0, 0, 40, 40), second)
+    np.testing.assert_array_equal(landsat_scene._open(str(path), InputSpec())[0].read(0, 0, 40, 40), second)
 
 
 def test_synthetic_patches_and_their_labels(tmp_path):

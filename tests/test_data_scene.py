@@ -9,7 +9,8 @@ from geotiffs import UTM33, pixels, write_scene, write_tif
 from hypothesis import given, settings, strategies as st
 
 from geomoe import landsat
-from geomoe.data.scene import SceneError, SceneReader, check_unit, open_scene, parse_mtl
+from geomoe.data.preprocess import InputSpec
+from geomoe.data.scene import SceneError, SceneReader, open_scene
 
 STEM = "LC08_L1TP_191028_20200518_20200820_02_T1"
 MTL = 'PROCESSING_LEVEL = "L1TP"\nDATE_ACQUIRED = 2020-05-18\nSCENE_CENTER_TIME = "09:41:02.1Z"\nSUN_ELEVATION = 51.5\n'
@@ -20,16 +21,13 @@ def test_a_folder_with_one_file_a_band(tmp_path):
     qa[5:9, 7:12] = 1 << 2  # cirrus
     info = open_scene(write_scene(tmp_path, STEM, image, qa=qa, mtl=MTL))
     assert (info.name, info.height, info.width, info.sensor) == (STEM, 41, 43, "landsat8")
-    assert (info.level, info.sun_elevation, str(info.time)) == (1, 51.5, "2020-05-18T09:41:02")
+    assert (info.unit, info.sun_elevation, str(info.time)) == ("level1_dn", 51.5, "2020-05-18T09:41:02")
     with SceneReader(info, ("SR_B5", "SR_B4")) as reader:
         np.testing.assert_array_equal(reader.read(3, 4, 5, 6), image[3:8, 4:10, [4, 3]])
         np.testing.assert_array_equal(reader.clouds(4, 6, 6, 7), (qa != 0)[4:10, 6:13])
-    for unit, fits in (("level1_dn", True), ("collection2_dn", False)):
-        if fits:
-            check_unit(info, unit)
-        else:
-            with pytest.raises(SceneError, match="level-1 product.*unit='level1_dn'"):
-                check_unit(info, unit)
+    assert info.spec(InputSpec()) == InputSpec(unit="level1_dn", sensor="landsat8", sun_elevation=51.5)
+    with pytest.raises(SceneError, match="unit='collection2_dn' was given, but .* it is 'level1_dn'"):
+        info.spec(InputSpec(unit="collection2_dn"))
 
 
 def test_beyond_the_edges_and_where_the_file_says_so_there_are_no_data(tmp_path):
@@ -72,17 +70,17 @@ def test_bands_by_description_by_name_and_by_number(tmp_path):
     assert open_scene(three, bands=("red", "nir", "blue")).files["SR_B5"] == (str(three), 2)
     stem = "LE07_L2SP_190025_20020518_20200916_02_T1"
     info = open_scene(write_scene(tmp_path / "seven", stem, image, prefix="SR_B", numbers=(1, 2, 3, 4, 5, 6, 7)))
-    assert (info.sensor, info.level, sorted(info.files)) == ("landsat7", 2, sorted(landsat.BANDS[1:]))
+    assert (info.sensor, info.unit, sorted(info.files)) == ("landsat7", "collection2_dn", sorted(landsat.BANDS[1:]))
     assert info.files["SR_B5"][0].endswith("SR_B4.TIF")
-    with pytest.raises(SceneError, match="level-2 product"):
-        check_unit(info, "level1_dn")
+    with pytest.raises(SceneError, match="unit='level1_dn' was given, but"):
+        info.spec(InputSpec(unit="level1_dn", level1_factors={}))
 
 
 def test_the_time_of_a_scene(tmp_path):
     tagged = {"TIFFTAG_DATETIME": "2021:03:04 05:06:07"}
     time = lambda name, **options: str(open_scene(write_tif(tmp_path / name, pixels(), **options)).time)
     assert time("scene.tif", tags=tagged) == "2021-03-04T05:06:07"
-    assert time(f"{STEM}.TIF", tags=tagged) == "2020-05-18T00:00:00"  # the name before the time of writing
+    assert time(f"{STEM}.TIF", tags=tagged) == "2020-05-18"  # the name before the time of writing
     assert time("bare.tif") == time("never.tif", tags={"TIFFTAG_DATETIME": "0000:00:00 00:00:00"}) == "NaT"
     (tmp_path / f"{STEM}_MTL.txt").write_text(MTL)
     assert str(open_scene(tmp_path / f"{STEM}.TIF").time) == "2020-05-18T09:41:02"
@@ -91,9 +89,7 @@ def test_the_time_of_a_scene(tmp_path):
 def test_the_level_of_a_scene_older_than_the_collections_is_in_its_metadata_file(tmp_path):
     mtl = 'DATA_TYPE = "L1T"\nDATE_ACQUIRED = 2014-05-18\nSUN_ELEVATION = 51.5\n'
     info = open_scene(write_scene(tmp_path, "LC81910282014138LGN00", pixels(), mtl=mtl))
-    assert info.level == 1
-    with pytest.raises(SceneError, match="level-1 product"):
-        check_unit(info, "collection2_dn")
+    assert (info.unit, str(info.time)) == ("level1_dn", "2014-05-18")
 
 
 def test_scenes_that_cannot_be_used_are_named(tmp_path):
@@ -112,18 +108,6 @@ def test_scenes_that_cannot_be_used_are_named(tmp_path):
     write_tif(moved / "C_B3.TIF", pixels(1), origin=(500030.0, 5300000.0))
     with pytest.raises(SceneError, match="C_B3.TIF: SR_B3 has .* or another location"):
         open_scene(moved)
-
-
-@given(
-    st.dictionaries(
-        st.text(string.ascii_uppercase + "_", min_size=1, max_size=9),
-        st.text(string.ascii_letters + string.digits + ".:-= ", max_size=9).map(str.strip),
-        max_size=6,
-    )
-)
-def test_mtl_text_round_trips(values):
-    lines = [f'    {key} = "{value}"' if i % 2 else f"{key} = {value}" for i, (key, value) in enumerate(values.items())]
-    assert parse_mtl("\n".join(["GROUP", *lines, "END"])) == values
 
 
 @settings(max_examples=40, deadline=None)
@@ -150,4 +134,4 @@ def test_any_metadata_file_is_read_or_named(tmp_path_factory, text):
     except SceneError as error:
         assert "scene_MTL.txt" in str(error)
     else:
-        assert info.level in (1, 2, None)
+        assert info.unit in ("level1_dn", "collection2_dn", None)

@@ -95,8 +95,8 @@ def level1_folder(ground, tmp_path):
 
 
 def test_clouds_sun_time_and_nodata_come_from_the_files(encoder, ground, level1_folder, tmp_path):
-    with pytest.raises(SceneError, match="level-1 product.*unit='level1_dn'"):
-        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), level1_folder)
+    with pytest.raises(SceneError, match="unit='collection2_dn' was given, but by its name and metadata it is 'level1_dn'"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), level1_folder, spec=InputSpec("collection2_dn"))
     level1 = InputSpec(unit="level1_dn")
     run = dict(spec=level1, stride=8)
     embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), level1_folder, max_cloud=0.5, **run)
@@ -189,7 +189,7 @@ def test_options_without_a_meaning_are_named(encoder, scene_file, tmp_path):
         (dict(stride=SIZE + 1), "stride = 9"),
         (dict(min_valid=1.5), "min_valid = 1.5"),
         (dict(max_cloud=0.5), "no quality band"),
-        (dict(spec=InputSpec(unit="level1_dn")), "level-2 product"),
+        (dict(spec=InputSpec(unit="level1_dn")), "unit='level1_dn' was given, but"),
     ):
         with pytest.raises(ValueError, match=message):
             embeddings.embed_scene(encoder, sink("x.tif"), scene_file, **options)

@@ -32,8 +32,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--split", default="test", help="of --dataset (default: test)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
-    parser.add_argument("--unit", default="collection2_dn", choices=landsat.UNITS, help="of the numbers of --folder or --scene")
-    parser.add_argument("--sensor", choices=landsat.SENSORS, help="of the numbers (default: by the scene, or landsat8)")
+    units = "of the numbers of --folder or --scene (default: what the scene says, or collection2_dn)"
+    parser.add_argument("--unit", choices=landsat.UNITS, help=units)
+    parser.add_argument("--sensor", choices=landsat.SENSORS, help="of the numbers (default: by scene or file, or landsat8)")
     parser.add_argument("--bands", help="names of the bands of the files, joined by commas: blue,green,red")
     parser.add_argument("--fill_missing", action="store_true", help="give bands that the files lack as the training mean")
     modes = [mode for mode in RESIZE_MODES if mode != "exact"]
@@ -51,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.resize_mode and args.scene:
         raise ValueError("--resize_mode is for patches; the windows of a scene have the model's size")
     described = {name: getattr(args, name) for name in ("sensor", "bands", "sun_elevation", "uint8_range")}
-    if args.dataset and (args.fill_missing or args.unit != "collection2_dn" or any(described.values())):
+    if args.dataset and (args.fill_missing or args.unit or any(described.values())):
         raise ValueError(
             "--unit, --bands, --fill_missing and the like are for --folder and --scene; datasets hold digital numbers"
         )

@@ -27,8 +27,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--source", help="folder to convert (not for synthetic_landsat)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--labels", help="landsat_folder: CSV of labels, coordinates and times")
-    parser.add_argument("--sensor", help="landsat_folder: landsat4, 5 or 7, for patches without the coastal band")
-    parser.add_argument("--unit", help="landsat_scene: of the numbers: collection2_dn, level1_dn, reflectance, uint8")
+    parser.add_argument("--sensor", help="landsat_folder, landsat_scene: landsat4 ..., where names of files do not say it")
+    units = "collection2_dn, collection1_sr, hls, level1_dn, reflectance or uint8 (default: what the scene says)"
+    parser.add_argument("--unit", help=f"landsat_scene: of the numbers: {units}")
+    parser.add_argument(
+        "--sun_elevation", type=float, help="landsat_scene: degrees, for --unit level1_dn without metadata file"
+    )
     parser.add_argument("--side", type=int, help="landsat_scene: side of the patches, in pixels (default: 48)")
     parser.add_argument("--max_cloud", type=float, help="landsat_scene: largest share of clouds in a patch (default: 0.5)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
@@ -46,10 +50,12 @@ def main(argv: list[str] | None = None) -> None:
     base, _, config = args.dataset.partition("/")
     if base not in data.BUILDERS:
         raise ValueError(f"unknown dataset {base!r}; there are {', '.join(data.BUILDERS)}")
-    for name, others in (("sensor", "are Landsat 8's"), ("labels", "bring their labels")):
-        if getattr(args, name) and base != "landsat_folder":
-            raise ValueError(f"--{name} is for landsat_folder; the other datasets {others}")
-    scene_only = {key: value for key in ("unit", "side", "max_cloud") if (value := getattr(args, key)) is not None}
+    if args.labels and base != "landsat_folder":
+        raise ValueError("--labels is for landsat_folder; the other datasets bring their labels")
+    if args.sensor and base not in ("landsat_folder", "landsat_scene"):
+        raise ValueError("--sensor is for landsat_folder and landsat_scene; the other datasets are Landsat 8's")
+    names = ("unit", "sun_elevation", "side", "max_cloud")
+    scene_only = {key: value for key in names if (value := getattr(args, key)) is not None}
     if scene_only and base != "landsat_scene":
         raise ValueError(f"--{next(iter(scene_only))} is for landsat_scene")
     console = rich.console.Console(stderr=True)
@@ -59,7 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     if synthetic or args.source is not None:
         options = ({} if synthetic else {"source": args.source}) | scene_only | ({"config": config} if config else {})
         if base == "landsat_folder":
-            options |= {"labels": args.labels, "sensor": args.sensor or "landsat8"}
+            options["labels"] = args.labels
+        if args.sensor:
+            options["sensor"] = args.sensor
         _prepare(data.BUILDERS[base], options, args, console)
     if args.statistics:
         statistics = data.compute_statistics(args.dataset, args.split, args.data_dir)

@@ -6,7 +6,8 @@ The usual file (one page, EPSG code among its keys) is read by tifffile, three t
 import contextlib
 import functools
 import os
-import warnings
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ import pyproj
 import tifffile
 
 from geomoe import landsat
+from geomoe.data.preprocess import check_values, has_data
+from geomoe.data.raster import MAX_SIDE, RasterError, check_regular, check_size, data_bands, open_raster, read_band
 
 
 class PatchError(ValueError):
@@ -30,120 +33,197 @@ class PatchError(ValueError):
 class Patch(NamedTuple):
     """Pixels and location of a patch."""
 
-    image: np.ndarray  # (H, W, C) uint16 digital numbers, 0 where there are no data
-    latitude: float  # of the middle of the patch, degrees (WGS 84); NaN where the file has no CRS
+    image: np.ndarray  # (H, W, C) in the file's type, `geomoe.landsat.nodata_value` where there are no data
+    latitude: float  # of the middle of the patch, degrees (WGS 84); NaN where the file has no CRS that leads there
     longitude: float
     date_tag: str  # the file's TIFFTAG_DATETIME, or ""
+    sensor: str  # whose bands these are, one of `geomoe.landsat.SENSORS`
 
 
 class _Raster(NamedTuple):
-    image: np.ndarray  # (H, W, C)
+    image: np.ndarray  # (H, W, C), without alpha
+    descriptions: list[str | None]  # of the bands
     centre: tuple[float, float]  # x, y in the file's CRS
     crs: str | None  # anything that pyproj takes
-    nodata: float | None
     date_tag: str
 
 
+_DESCRIPTION = re.compile(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)</Item>')
+
+
 @functools.lru_cache(maxsize=512)
-def _to_wgs84(crs: str) -> pyproj.Transformer:
-    return pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+def _to_wgs84(crs: str) -> pyproj.Transformer | None:
+    """A transformer to degrees; None for a CRS that does not say where on the Earth it is (of a plan, of an engine)."""
+    source = pyproj.CRS(crs)
+    if source.is_engineering or source.geodetic_crs is None:
+        return None
+    return pyproj.Transformer.from_crs(source, "EPSG:4326", always_xy=True)
 
 
-def _read_simple(path: str) -> _Raster | None:
-    """Read a plain GeoTIFF with tifffile; None if it is not plain enough."""
+def _is_plain(page: tifffile.TiffPage) -> bool:
+    """Whether tifffile reads a page right, and without taking more memory than the image itself."""
+    tags = page.tags
+    scale, tie, directory = (tags.get(code) for code in (33550, 33922, 34735))
+    if scale is None or tie is None or directory is None or 34264 in tags or len(tie.value) != 6:
+        return False
+    alpha = any(kind in (1, 2) for kind in np.atleast_1d(tags[338].value)) if 338 in tags else False
+    itemsize = np.dtype(page.dtype).itemsize
+    compressed, whole = sum(page.databytecounts), int(np.prod(page.shape)) * itemsize
+    chunk = int(np.prod(page.chunks)) * itemsize
+    return min(scale.value[:2]) > 0 and not alpha and compressed <= 2 * whole + 65536 and chunk <= 4 * whole + 65536
+
+
+def _read_plain(path: str, unit: str, max_side: int) -> _Raster | None:
+    """Read a plain GeoTIFF with tifffile; None if it is not plain enough, or something beside it may say more."""
+    if any(os.path.exists(path + ending) for ending in (".msk", ".aux.xml")):
+        return None
     with tifffile.TiffFile(path) as tif:
-        if len(tif.pages) != 1:
+        if len(tif.pages) != 1 or not _is_plain(page := tif.pages.first):
             return None
-        page = tif.pages.first
         tags = page.tags
-        scale, tie, directory = (tags.get(code) for code in (33550, 33922, 34735))
-        if scale is None or tie is None or directory is None or tags.get(34264) is not None or len(tie.value) != 6:
-            return None
-        entries = np.asarray(directory.value).reshape(-1, 4)[1:]
+        entries = np.asarray(tags[34735].value).reshape(-1, 4)[1:]
         keys = {int(key): int(value) for key, location, _, value in entries if location == 0}
         epsg = keys.get(3072, keys.get(2048, 0))
         if not 1024 <= epsg < 32767:
             return None
+        check_size(page.imagelength, page.imagewidth, page.samplesperpixel, np.dtype(page.dtype).itemsize, max_side)
+        text = str(tags[42112].value) if 42112 in tags else ""
         image = page.asarray()
         if image.ndim == 2:
             image = image[:, :, None]
         elif tags["PlanarConfiguration"].value == 2:
             image = image.transpose(1, 2, 0)
+        descriptions: list[str | None] = [None] * image.shape[2]
+        for sample, name in _DESCRIPTION.findall(text):
+            descriptions[int(sample)] = name
+        nodata, date = (str(tags[code].value).strip("\x00 ") if code in tags else "" for code in (42113, 306))
+        if nodata:
+            image = np.where(image == float(nodata), image.dtype.type(landsat.nodata_value(unit, image.dtype)), image)
         # Pixel-is-point files name the centre of a pixel, pixel-is-area ones (the rule) its corner.
         half = 0.5 if keys.get(1025) == 2 else 0.0
-        column, row, _, x0, y0, _ = tie.value
-        x = x0 + (image.shape[1] / 2 - half - column) * scale.value[0]
-        y = y0 - (image.shape[0] / 2 - half - row) * scale.value[1]
-        nodata, date = (str(tags[code].value).strip("\x00 ") if code in tags else "" for code in (42113, 306))
-        return _Raster(image, (x, y), f"EPSG:{epsg}", float(nodata) if nodata else None, date)
+        scale, (column, row, _, x0, y0, _) = tags[33550].value, tags[33922].value
+        x = x0 + (image.shape[1] / 2 - half - column) * scale[0]
+        y = y0 - (image.shape[0] / 2 - half - row) * scale[1]
+        return _Raster(image, descriptions, (x, y), f"EPSG:{epsg}", date)
 
 
-def _read_any(path: str) -> _Raster:
+def _read_any(path: str, unit: str, max_side: int) -> _Raster:
     """Read any raster with rasterio."""
-    import rasterio
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        with rasterio.open(path) as src:
-            centre = src.xy(src.height / 2, src.width / 2, offset="ul")
-            crs, date = src.crs.to_wkt() if src.crs else None, src.tags().get("TIFFTAG_DATETIME", "")
-            return _Raster(np.moveaxis(src.read(), 0, 2), centre, crs, src.nodata, date)
+    with open_raster(path) as src:
+        bands = data_bands(src)
+        check_size(src.height, src.width, len(bands), max(np.dtype(kind).itemsize for kind in src.dtypes), max_side)
+        image = np.stack([read_band(src, index, unit) for index in bands], axis=-1)
+        centre = src.xy(src.height / 2, src.width / 2, offset="ul")
+        crs, date = src.crs.to_wkt() if src.crs else None, src.tags().get("TIFFTAG_DATETIME", "")
+        return _Raster(image, [src.descriptions[index - 1] for index in bands], centre, crs, date)
 
 
 def read_patch(
     path: str | os.PathLike[str],
-    num_bands: int = len(landsat.BANDS),
+    *,
+    sensor: str | None = None,
+    names: Sequence[str] | None = None,
+    unit: str = "collection2_dn",
     drop_extra: int = 0,
     need_crs: bool = True,
     keep_nodata: bool = False,
-    dtypes: tuple[str, ...] = ("uint16",),
+    max_side: int = MAX_SIDE,
 ) -> Patch:
     """Read and check one patch, a GeoTIFF.
 
+    Its bands are found by their descriptions, in any order and among others; where those name none, the file must hold those of
+    the sensor in their order.
+
     Args:
-        num_bands: bands of the patch.
-        drop_extra: bands that the file may have beyond them, dropped from the end (EuroSAT-L carries ST_B10 as its eighth).
+        sensor: one of `geomoe.landsat.SENSORS`; None goes by the name of the file, and is Landsat 8 where that does not say.
+        names: of the file's bands, in their order, in place of its own; then all of them are read.
+        unit: of the numbers, as for `geomoe.data.preprocess.InputSpec`.
+        drop_extra: bands that a file without descriptions may have beyond the sensor's, dropped from the end (EuroSAT-L carries
+            ST_B10 as its eighth).
         need_crs: whether a file without a CRS is refused; otherwise its latitude and longitude are NaN.
         keep_nodata: whether a patch without any data is taken.
-        dtypes: types that are taken. In float files NaN is no data, elsewhere 0.
+        max_side: largest height and width, in pixels.
+
+    Returns:
+        The patch, with the bands of the sensor in the model's order, or of `names`.
 
     Raises:
-        PatchError: of kind "missing image", "unreadable image", "wrong band count", "wrong dtype", "NaN in image",
-            "all nodata" or "no CRS".
+        PatchError: of kind "missing image", "unreadable image", "too large", "wrong sensor", "wrong bands", "wrong band count",
+            "wrong dtype", "wrong values", "NaN in image", "all nodata" or "no CRS".
     """
     path = os.fspath(path)
     if not os.path.exists(path):
         raise PatchError("missing image", path, "there is no such file")
-    raster = None
-    with contextlib.suppress(Exception):  # whatever tifffile cannot read, GDAL may; if it cannot either, its error is shown
-        raster = _read_simple(path)
-    try:
-        raster = raster or _read_any(path)
-    except Exception as error:
-        raise PatchError("unreadable image", path, f"{type(error).__name__}: {error}") from None
-    image = raster.image
-    bands = image.shape[2]
-    if bands not in (num_bands, num_bands + drop_extra):
-        counts = f"{num_bands}" if not drop_extra else f"{num_bands} or {num_bands + drop_extra}"
-        hint = f" ({', '.join(landsat.BANDS)})" if num_bands == len(landsat.BANDS) else ""
-        if hint and bands == len(landsat.TM_BANDS):
-            hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
-        raise PatchError("wrong band count", path, f"{bands} bands where {counts} are needed{hint}")
-    image = image[:, :, :num_bands]
+    raster = _read(path, unit, max_side)
+    of_name = landsat.sensor_of(os.path.basename(path))
+    if sensor and of_name and landsat.lacks_coastal(sensor) != landsat.lacks_coastal(of_name):
+        raise PatchError("wrong sensor", path, f"by its name it is {of_name}'s, not {sensor}'s, whose bands have other numbers")
+    sensor = sensor or of_name or "landsat8"
+    image = raster.image[:, :, _channels(path, raster, sensor, names, drop_extra)]
+    dtypes = landsat.FILE_DTYPES[unit]
     if image.dtype.name not in dtypes:
-        if image.dtype.kind == "f" and np.isnan(image).any():
-            raise PatchError("NaN in image", path, f"{int(np.isnan(image).sum())} values are NaN")
-        raise PatchError("wrong dtype", path, f"{image.dtype} where {' or '.join(dtypes)} is needed")
-    empty = image.dtype.type(np.nan if image.dtype.kind == "f" else landsat.NODATA)
-    if raster.nodata is not None and raster.nodata != empty:
-        image = np.where(image == raster.nodata, empty, image)
-    if not keep_nodata and not np.nan_to_num(image).any():
-        raise PatchError("all nodata", path, "every pixel is 0")
-    longitude, latitude = np.nan, np.nan
-    if raster.crs is not None:
-        longitude, latitude = _to_wgs84(raster.crs).transform(*raster.centre)
-        if not (np.isfinite(longitude) and np.isfinite(latitude)):
-            raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS")
-    elif need_crs:
-        raise PatchError("no CRS", path, "the file is not georeferenced, so its latitude and longitude are unknown")
-    return Patch(np.ascontiguousarray(image), float(latitude), float(longitude), raster.date_tag)
+        raise PatchError("wrong dtype", path, f"{image.dtype} where unit={unit!r} needs {' or '.join(dtypes)}")
+    try:
+        check_values(image, unit)
+    except ValueError as error:
+        raise PatchError("wrong values", path, str(error)) from None
+    if not keep_nodata and not has_data(image, unit).any():
+        raise PatchError("all nodata", path, "every pixel is without data")
+    latitude, longitude = _locate(path, raster, need_crs)
+    return Patch(np.ascontiguousarray(image), latitude, longitude, raster.date_tag, sensor)
+
+
+def _read(path: str, unit: str, max_side: int) -> _Raster:
+    try:
+        check_regular(path)
+        with contextlib.suppress(Exception):  # whatever tifffile cannot read, GDAL may; if it cannot either, its error is shown
+            if raster := _read_plain(path, unit, max_side):
+                return raster
+        return _read_any(path, unit, max_side)
+    except Exception as error:
+        message = str(error) if isinstance(error, RasterError) else f"{type(error).__name__}: {error}"
+        raise PatchError("too large" if "max_side" in message else "unreadable image", path, message) from None
+
+
+def _channels(path: str, raster: _Raster, sensor: str, names: Sequence[str] | None, drop_extra: int) -> list[int]:
+    """Which of a file's bands to take, in order."""
+    count, wanted = raster.image.shape[2], landsat.sensor_bands(sensor)
+    try:
+        found = landsat.bands_of_file(raster.descriptions, sensor)
+    except ValueError as error:
+        if names is None:
+            raise PatchError("wrong bands", path, str(error)) from None
+        found = None
+    if names is not None:
+        if count != len(names):
+            raise PatchError("wrong band count", path, f"{count} bands, but {len(names)} names: {', '.join(names)}")
+        return list(range(count))
+    if found is None:
+        if count not in (len(wanted), len(wanted) + drop_extra):
+            counts = f"{len(wanted)}" if not drop_extra else f"{len(wanted)} or {len(wanted) + drop_extra}"
+            hint = f"{', '.join(wanted)}, or descriptions that say which they are, or bands=(...)"
+            if len(wanted) == len(landsat.BANDS) and count == len(landsat.TM_BANDS):
+                hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
+            raise PatchError("wrong band count", path, f"{count} bands where {counts} are needed ({hint})")
+        return list(range(len(wanted)))
+    if missing := [band for band in wanted if band not in found]:
+        named = ", ".join(text or "(no name)" for text in raster.descriptions)
+        raise PatchError("wrong bands", path, f"{', '.join(missing)} of {sensor} are not among its bands, {named}")
+    return [found[band] for band in wanted]
+
+
+def _locate(path: str, raster: _Raster, need_crs: bool) -> tuple[float, float]:
+    """Latitude and longitude of the middle, NaN where the file does not lead there and need not."""
+    try:
+        transformer = None if raster.crs is None else _to_wgs84(raster.crs)
+    except pyproj.exceptions.ProjError as error:
+        raise PatchError("no CRS", path, f"its CRS cannot be used: {error}") from None
+    if transformer is None:
+        if need_crs:
+            lacking = "is not georeferenced" if raster.crs is None else "has a CRS of no place on Earth"
+            raise PatchError("no CRS", path, f"the file {lacking}, so its latitude and longitude are unknown")
+        return np.nan, np.nan
+    longitude, latitude = transformer.transform(*raster.centre)
+    if not (np.isfinite(longitude) and np.isfinite(latitude)):
+        raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS")
+    return float(latitude), float(longitude)

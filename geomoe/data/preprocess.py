@@ -18,6 +18,8 @@ RESIZE_MODES = ("exact", "centre_crop", "resize")  # how an image gets the model
 RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")  # in training: see `geomoe.data.LoadOptions`
 WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: nothing without data is mixed in
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
+_IMPOSSIBLE = -0.05  # reflectance; water and shadow come near it, nothing lies below
+_IMPOSSIBLE_SHARE = 0.25  # of a band's pixels below it, beyond which a user is warned
 
 
 class StatisticsWarning(UserWarning):
@@ -29,54 +31,67 @@ class InputSpec:
     """What a user says of their images; ValueError where a value has no meaning, or does not go with the others.
 
     Attributes:
-        unit: of the numbers: "collection2_dn" (Landsat Collection 2 level-2 digital numbers, 0 without data), "reflectance"
-            (surface reflectance as a fraction, NaN without data), "level1_dn" (level-1 digital numbers, 0 without data; brought
-            to top-of-atmosphere reflectance), "uint8" (0 without data, 1 to 255 linear over `uint8_range`).
-        bands: names of the channels, in their order; None says that they are the sensor's. Bands beyond the model's are
-            dropped.
+        unit: of the numbers: "collection2_dn" (Landsat Collection 2 level-2 digital numbers, 0 without data), "collection1_sr"
+            and "hls" (surface reflectance times 10,000, -9999 without data; saturated values, 16000 and 20000, hold none),
+            "reflectance" (surface reflectance as a fraction), "level1_dn" (level-1 digital numbers, 0 without data; brought to
+            top-of-atmosphere reflectance), "uint8" (0 without data, 1 to 255 linear over `uint8_range`). NaN is no data in all.
+            None is what a scene says of itself, else "collection2_dn".
+        bands: names of the channels, in their order; None says that they are the sensor's. Bands beyond the model's, and
+            others of Landsat products, as "ST_B10" and "QA_PIXEL", are dropped.
         fill_missing: whether bands that the model has and the images lack are filled with the training mean. Otherwise they
             are an error.
         resize_mode: "exact" (other sizes are an error), "centre_crop" (offset rounded down) or "resize" (bilinear).
         sun_elevation: degrees, one number or one an image, for "level1_dn"; None leaves the sun's angle uncorrected.
+        level1_factors: band (of the model's names) -> (scale, offset) of top-of-atmosphere reflectance, for "level1_dn"; None
+            stands for Landsat 8's and 9's, which are the same in every band. Landsat 4 to 7's stand in the metadata file.
         uint8_range: reflectances that 1 and 255 stand for.
         statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; None takes the model's, after
             conversion to Collection 2 digital numbers.
-        sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are. Landsat 4, 5 and 7 have no coastal band;
-            the blue band's z-score stands in its place.
+        sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are; None is what a file or scene says of
+            itself, else Landsat 8. Landsat 4, 5 and 7 have no coastal band; the blue band's z-score stands in its place.
     """
 
-    unit: str = "collection2_dn"
+    unit: str | None = None
     bands: Sequence[str] | None = None
     fill_missing: bool = False
     resize_mode: str = "exact"
     sun_elevation: float | np.ndarray | None = None
+    level1_factors: Mapping[str, tuple[float, float]] | None = None
     uint8_range: tuple[float, float] = (0.0, 1.0)
     statistics: Mapping[str, Any] | None = None
-    sensor: str = "landsat8"
+    sensor: str | None = None
 
     def __post_init__(self) -> None:
-        if self.unit not in landsat.UNITS:
+        if self.unit is not None and self.unit not in landsat.UNITS:
             raise ValueError(f"unit = {self.unit!r} is not one of {', '.join(landsat.UNITS)}")
-        landsat.check_sensor(self.sensor)
-        if self.unit == "level1_dn" and landsat.lacks_coastal(self.sensor):
-            factors = "other factors in each band (REFLECTANCE_MULT_BAND_n and _ADD_ in its *_MTL.txt)"
-            raise ValueError(f"level-1 numbers of {self.sensor} have {factors}: apply them and pass unit='reflectance'")
+        if self.sensor is not None:
+            landsat.check_sensor(self.sensor)
+            if self.unit == "level1_dn" and landsat.lacks_coastal(self.sensor) and self.level1_factors is None:
+                factors = "factors of each band's own: REFLECTANCE_MULT_BAND_n and _ADD_ of its metadata file (*_MTL.txt)"
+                raise ValueError(f"level-1 numbers of {self.sensor} have {factors}; give them as level1_factors")
         if self.resize_mode not in RESIZE_MODES:
             raise ValueError(f"resize_mode = {self.resize_mode!r} is not one of {', '.join(RESIZE_MODES)}")
         if isinstance(self.bands, str):
             raise ValueError(f"bands = {self.bands!r} must be a sequence of names, not one string")
-        if self.sun_elevation is not None and self.unit != "level1_dn":
-            raise ValueError(f"sun_elevation is for unit='level1_dn'; with unit={self.unit!r} it would be ignored")
+        for name in ("sun_elevation", "level1_factors"):
+            if getattr(self, name) is not None and self.unit not in (None, "level1_dn"):
+                raise ValueError(f"{name} is for unit='level1_dn'; with unit={self.unit!r} it would be ignored")
         if not self.uint8_range[0] < self.uint8_range[1]:
             raise ValueError(f"uint8_range = {self.uint8_range} must rise")
         if self.statistics is not None:
             object.__setattr__(self, "statistics", Statistics.of(self.statistics))
 
+    def known(self, unit: str = "collection2_dn", sensor: str = "landsat8") -> Self:
+        """Fill in the unit and the sensor where they are None."""
+        if self.unit and self.sensor:
+            return self
+        return dataclasses.replace(self, unit=self.unit or unit, sensor=self.sensor or sensor)
+
     def channels(self, bands: Sequence[str]) -> tuple[str, ...]:
         """List the names of the images' channels, for a model that takes `bands`."""
         if self.bands is not None:
             return tuple(self.bands)
-        return tuple(landsat.TM_BANDS) if landsat.lacks_coastal(self.sensor) else tuple(bands)
+        return tuple(landsat.TM_BANDS) if self.sensor and landsat.lacks_coastal(self.sensor) else tuple(bands)
 
     def part(self, rows: slice) -> Self:
         """Describe some of the images alone."""
@@ -91,8 +106,8 @@ def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool
     A band may be missing with `fill_missing`, and the coastal one where the sensor lacks it; else that is a ValueError, as is
     an unknown band and one named twice.
     """
-    names = [landsat.band_name(name, sensor) for name in channels]
-    if twice := [name for name in names if names.count(name) > 1]:
+    names = [None if landsat.is_other_band(name, sensor) else landsat.band_name(name, sensor) for name in channels]
+    if twice := [name for name in names if name and names.count(name) > 1]:
         raise ValueError(f"band {twice[0]} is named twice: {', '.join(channels)}")
     may_lack = landsat.BANDS[:1] if landsat.lacks_coastal(sensor) else ()
     missing = [band for band in bands if band not in names and band not in may_lack]
@@ -103,43 +118,62 @@ def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool
     return [names.index(band) if band in names else None for band in bands]
 
 
-def _check_range(images: np.ndarray, unit: str) -> None:
-    if unit != "reflectance" and images.dtype.kind == "f" and not np.isfinite(images).all():
-        raise ValueError("images hold NaN or infinite values; give pixels without data the digital number 0")
-    finite = images[~np.isnan(images)] if images.dtype.kind == "f" else images
+def filled(images: Any, unit: str) -> np.ndarray:
+    """Put the value of no data (`geomoe.landsat.nodata_value`) where an image of numpy's masked type is masked."""
+    if not isinstance(images, np.ma.MaskedArray):
+        return np.asarray(images)
+    return images.filled(images.dtype.type(landsat.nodata_value(unit, images.dtype)))
+
+
+def check_values(images: np.ndarray, unit: str) -> None:
+    """Raise ValueError where images (..., C) hold values that are none of the unit; the message says which."""
+    if images.dtype.kind not in "uif":
+        raise ValueError(f"images must be numbers, got dtype {images.dtype}")
+    finite = images
+    if images.dtype.kind == "f":
+        if np.isinf(images).any():
+            raise ValueError("images hold infinite values; give pixels without data NaN")
+        finite = images[~np.isnan(images)]
+    elif unit == "reflectance":
+        raise ValueError(f"unit='reflectance' needs float images, got {images.dtype}; digital numbers have their own units")
+    if unit in landsat.SCALED_UNITS:
+        finite = finite[finite != landsat.SCALED_FILL]
     if finite.size == 0:
         return
     low, high = float(finite.min()), float(finite.max())
     if unit == "reflectance":
-        if images.dtype.kind != "f":
-            raise ValueError(f"unit='reflectance' needs float images, got {images.dtype}; digital numbers have their own units")
         if high > 10 or low < -2:
             wrong = f"values from {low:g} to {high:g} are no reflectance, which is a fraction"
             raise ValueError(f"{wrong}; for Collection 2 digital numbers pass unit='collection2_dn'")
         return
-    top = 255 if unit == "uint8" else 65535
-    if low < 0 or high > top:
-        raise ValueError(f"values from {low:g} to {high:g} are beyond the 0 to {top} of unit={unit!r}")
+    bottom, top = (-9999, 20000) if unit in landsat.SCALED_UNITS else (0, 255 if unit == "uint8" else 65535)
+    if low < bottom or high > top:
+        raise ValueError(f"values from {low:g} to {high:g} are beyond the {bottom} to {top} of unit={unit!r}")
     if unit != "uint8" and images.dtype.kind == "f" and 0 < high <= 2:
         raise ValueError(f"float values up to {high:g} are no digital numbers; for reflectance pass unit='reflectance'")
 
 
-def to_collection2(images: np.ndarray, spec: InputSpec) -> np.ndarray:
+def to_collection2(images: np.ndarray, spec: InputSpec, channels: Sequence[str] = ()) -> np.ndarray:
     """Convert images (..., C) of any unit to Collection 2 digital numbers, float32, 0 without data; not rounded.
 
-    Values that are not of the unit are a ValueError.
+    `channels` are the model's names of the C bands, needed where `spec.level1_factors` are given. Values that are not of the
+    unit are a ValueError.
     """
-    if images.dtype.kind not in "uif":
-        raise ValueError(f"images must be numbers, got dtype {images.dtype}")
-    _check_range(images, spec.unit)
-    if spec.unit == "collection2_dn":
-        return images.astype(np.float32)
-    if spec.unit == "reflectance":
+    spec = spec.known()
+    unit = str(spec.unit)
+    check_values(images, unit)
+    if unit == "collection2_dn":
+        return np.nan_to_num(images.astype(np.float32, copy=False))
+    if unit == "reflectance":
         reflectance = np.asarray(images, np.float32)
-        if np.isinf(reflectance).any():
-            raise ValueError("images hold infinite values; give pixels without data NaN")
-    elif spec.unit == "level1_dn":
-        reflectance = landsat.level1_to_reflectance(images, spec.sun_elevation)
+    elif unit in landsat.SCALED_UNITS:
+        reflectance = np.where(has_data_by_band(images, unit), images * np.float32(landsat.SCALED_SCALE), np.nan)
+    elif unit == "level1_dn":
+        factors: dict[str, Any] = {}
+        if spec.level1_factors is not None:
+            pairs = np.array([spec.level1_factors[band] for band in channels])
+            factors = {"scale": pairs[:, 0], "offset": pairs[:, 1]}
+        reflectance = landsat.level1_to_reflectance(images, spec.sun_elevation, **factors)
     else:
         low, high = spec.uint8_range
         reflectance = np.where(images == 0, np.nan, low + (images.astype(np.float32) - 1) * ((high - low) / 254))
@@ -147,12 +181,29 @@ def to_collection2(images: np.ndarray, spec: InputSpec) -> np.ndarray:
     return np.where(np.isnan(dn), landsat.NODATA, np.clip(dn, 1, 65535)).astype(np.float32)
 
 
+def to_records(images: np.ndarray, spec: InputSpec, channels: Sequence[str] = ()) -> np.ndarray:
+    """Convert images to the rounded digital numbers that prepared datasets hold, uint16; otherwise as `to_collection2`."""
+    if spec.known().unit == "collection2_dn" and images.dtype == np.uint16:
+        return images
+    return np.rint(to_collection2(images, spec, channels)).astype(np.uint16)
+
+
+def has_data_by_band(images: np.ndarray, unit: str = "collection2_dn") -> np.ndarray:
+    """Find the values that hold data: (..., C) -> (..., C) bool."""
+    if unit in landsat.SCALED_UNITS:
+        lacking = np.isin(images, (landsat.SCALED_FILL, *landsat.SCALED_SATURATED))
+        if images.dtype.kind == "u":
+            lacking |= images == landsat.NODATA
+    elif unit == "reflectance" and images.dtype.kind == "f":
+        return ~np.isnan(images)
+    else:
+        lacking = images == landsat.NODATA
+    return ~(lacking | np.isnan(images)) if images.dtype.kind == "f" else ~lacking
+
+
 def has_data(images: np.ndarray, unit: str = "collection2_dn") -> np.ndarray:
-    """Find the pixels with data in every band: (..., C) -> (...) bool. No data is NaN in reflectances, 0 in other units."""
-    lacking = np.isnan(images) if images.dtype.kind == "f" else images == landsat.NODATA
-    if images.dtype.kind == "f" and unit != "reflectance":
-        lacking |= images == landsat.NODATA
-    return ~lacking.any(axis=-1)
+    """Find the pixels with data in every band: (..., C) -> (...) bool."""
+    return np.all(has_data_by_band(images, unit), axis=-1)
 
 
 @functools.lru_cache(maxsize=256)
@@ -224,50 +275,67 @@ def prepare(
     """
     if images.ndim != 4:
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}")
-    by_name = spec.bands is not None or landsat.lacks_coastal(spec.sensor)
+    spec = spec.known()
+    unit, sensor = str(spec.unit), str(spec.sensor)
+    by_name = spec.bands is not None or landsat.lacks_coastal(sensor)
     names = spec.channels(bands)
     if images.shape[-1] != len(names):
-        what = "bands names" if spec.bands is not None else f"{spec.sensor} has" if by_name else "the model takes"
+        what = "bands names" if spec.bands is not None else f"{sensor} has" if by_name else "the model takes"
         needed = f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}"
         raise ValueError(f"{needed}; bands=(...) says which bands there are")
-    order = band_order(names, bands, spec.fill_missing, spec.sensor) if by_name else list(range(len(names)))
+    order = band_order(names, bands, spec.fill_missing, sensor) if by_name else list(range(len(names)))
     present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
     channels = [channel for channel in order if channel is not None]
     images = images if channels == list(range(images.shape[-1])) else images[..., channels]
     if spec.statistics is None:
-        values = to_collection2(images, spec)
+        values = to_collection2(images, spec, [bands[i] for i in present])
         zscore = Statistics.of(statistics).select(present)
     else:
-        _check_range(images, spec.unit)
-        values = np.nan_to_num(images.astype(np.float32))
+        check_values(images, unit)
+        values = np.where(has_data_by_band(images, unit), images, 0).astype(np.float32)
         zscore = Statistics.of(spec.statistics)
         if len(zscore.mean) != len(names):
             raise ValueError(f"statistics hold {len(zscore.mean)} bands where the images have {len(names)}: {', '.join(names)}")
         zscore = zscore.select(channels)
     z = zscore.normalize(to_size(values, size, spec.resize_mode)).astype(np.float32, copy=False)
-    valid = to_size(has_data(images, spec.unit)[..., None], size, spec.resize_mode)[..., 0] > WHOLE
+    valid = to_size(has_data(images, unit)[..., None], size, spec.resize_mode)[..., 0] > WHOLE
     if None not in order:
         return z, valid
     full = np.zeros((*z.shape[:3], len(order)), np.float32)  # 0 is the training mean
     full[..., present] = z
-    if landsat.lacks_coastal(spec.sensor):
+    if landsat.lacks_coastal(sensor):
         coastal, blue = (bands.index(name) for name in landsat.BANDS[:2])
         full[..., coastal] = full[..., blue]
     return full, valid
 
 
 def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any], bands: Sequence[str], unit: str) -> None:
-    """Warn where a band's mean over the batch lies 3 or more standard deviations from that of the training data.
+    """Warn where images lie far from the training data, or are no surface reflectance: their unit is likely another one.
 
-    `z` (N, S, S, C) is z-scored by `statistics`, `valid` (N, S, S) says which pixels count. The StatisticsWarning says both
-    means, in digital numbers, and asks whether `unit` is what the images were.
+    A band is far where its mean over the batch lies 3 or more standard deviations from the training data's, or where a quarter
+    of its pixels have a reflectance below -0.05, which nothing on Earth has.
+
+    Args:
+        z: (N, S, S, C), z-scored by `statistics` in Collection 2 digital numbers.
+        valid: (N, S, S) bool, which pixels count.
+
+    Warns:
+        StatisticsWarning: says what was found, band by band, and asks whether `unit` is what the images were.
     """
     if not valid.any():
         return
+    pixels = z[valid]
     far = [
         f"{band}: mean {value * std + mean:.0f} where training had {mean:.0f} +- {std:.0f}"
-        for band, value, mean, std in zip(bands, z[valid].mean(axis=0), statistics["mean"], statistics["std"])
+        for band, value, mean, std in zip(bands, pixels.mean(axis=0), statistics["mean"], statistics["std"])
         if abs(value) > _FAR
+    ]
+    limit = (_IMPOSSIBLE - landsat.REFLECTANCE_OFFSET) / landsat.REFLECTANCE_SCALE
+    below = (pixels < Statistics.of(statistics).normalize(np.full(len(bands), limit, np.float32))).mean(axis=0)
+    far += [
+        f"{band}: {share:.0%} of the pixels have a reflectance below {_IMPOSSIBLE}"
+        for band, share in zip(bands, below)
+        if share > _IMPOSSIBLE_SHARE
     ]
     if far:
         message = (

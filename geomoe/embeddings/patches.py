@@ -1,5 +1,6 @@
 """Embeddings of patches: of a prepared dataset, or of a folder of GeoTIFFs."""
 
+import dataclasses
 import os
 from collections.abc import Callable
 from typing import Any
@@ -13,9 +14,6 @@ from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.files import Columns
 from geomoe.embeddings.sink import Parts, Sink
 from geomoe.pretrained import PretrainedEncoder
-
-# The types in which files hold each unit.
-_DTYPES = {"collection2_dn": ("uint16",), "level1_dn": ("uint16",), "reflectance": ("float32", "float64"), "uint8": ("uint8",)}
 
 
 def embed_dataset(
@@ -128,24 +126,31 @@ def _rows_of_files(
     encoder: PretrainedEncoder, sink: Sink, root: str, names: list[str], spec: InputSpec, skipped: Callable[[PatchError], None]
 ) -> Columns:
     """Rows of the readable ones of some files."""
-    bands = len(spec.channels(encoder.bands))
+    unit = str(spec.known().unit)
     ids, patches = [], []
     for name in names:
         path = os.path.join(root, name)
         try:
-            patches.append(read_patch(path, bands, need_crs=False, keep_nodata=True, dtypes=_DTYPES[spec.unit]))
+            options: dict[str, Any] = dict(sensor=spec.sensor, names=spec.bands, unit=unit)
+            patches.append(read_patch(path, need_crs=False, keep_nodata=True, **options))
             ids.append(os.path.splitext(name)[0])
         except PatchError as error:
             skipped(error)
     times = [metadata.acquisition_time(name=os.path.basename(i), date_tag=patch.date_tag) for i, patch in zip(ids, patches)]
-    valid = np.array([has_data(patch.image, spec.unit).mean() for patch in patches], np.float32)
+    valid = np.array([has_data(patch.image, unit).mean() for patch in patches], np.float32)
     columns = {
         "id": np.array(ids, str),
         "latitude": np.array([patch.latitude for patch in patches], np.float64),
         "longitude": np.array([patch.longitude for patch in patches], np.float64),
-        "time": np.array(times, "datetime64[s]"),
+        "time": np.array(times, object),
         "valid_fraction": valid,
         "embedded": valid > 0,
     }
-    images = [patch.image for patch, embedded in zip(patches, valid > 0) if embedded]
-    return {**columns, "vector": sink.embed(encoder, images, columns, spec)}
+    sensors = np.array([patch.sensor for patch in patches], str)
+    vector = sink.embed(encoder, [], {**columns, "embedded": np.zeros(len(patches), bool)}, spec)
+    for sensor in np.unique(sensors):
+        rows = (valid > 0) & (sensors == sensor)
+        images = [patches[i].image for i in np.flatnonzero(rows)]
+        of_sensor = sink.embed(encoder, images, {**columns, "embedded": rows}, dataclasses.replace(spec, sensor=str(sensor)))
+        vector[rows] = of_sensor[rows]
+    return {**columns, "time": np.array(times, "datetime64[s]"), "vector": vector}

@@ -8,7 +8,7 @@ import numpy as np
 
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, band_order, has_data
-from geomoe.data.scene import SceneError, SceneReader, check_unit, open_scene
+from geomoe.data.scene import SceneError, SceneReader, open_scene
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.files import TILE, Columns
 from geomoe.embeddings.sink import Parts, Sink
@@ -35,8 +35,8 @@ def embed_scene(
 
     Args:
         scene: as for `geomoe.data.scene.open_scene`.
-        spec: unit and bands; None stands for Collection 2 digital numbers. For "level1_dn" without a sun elevation that of the
-            metadata file is taken.
+        spec: unit, sensor, bands ..., as far as the scene does not say them itself by its name and metadata file; what it says
+            must not be contradicted.
         stride: in pixels; None is half the model's size.
         min_valid: windows with a smaller share of pixels that hold data are marked, not embedded.
         max_cloud: windows with a larger share of clouds, by the quality band, are marked, not embedded.
@@ -53,21 +53,19 @@ def embed_scene(
     for option, value in (("min_valid", min_valid), ("max_cloud", max_cloud)):
         if not 0 <= value <= 1:
             raise ValueError(f"{option} = {value} must be in [0, 1]")
-    spec = spec or InputSpec()
-    info = open_scene(scene, spec.bands, spec.sensor if landsat.lacks_coastal(spec.sensor) else None)
-    check_unit(info, spec.unit)
+    given = spec or InputSpec()
+    info = open_scene(scene, given.bands, given.sensor)
+    spec = info.spec(given)
     if max_cloud < 1 and info.qa is None:
         missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF)"
         raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing")
     if time is not None:
-        time = metadata.parse_time(time) if isinstance(time, str) else time.astype("datetime64[s]")
-        info = dataclasses.replace(info, time=time)
+        info = dataclasses.replace(info, time=metadata.parse_time(time) if isinstance(time, str) else time)
     bands = [band for band in encoder.bands if band in info.files]
     # Of Landsat 4 to 7 by title, which is the same whatever a sensor's numbers are.
     channels = [landsat.band_title(band) for band in bands] if landsat.lacks_coastal(info.sensor) else bands
-    sun = info.sun_elevation if spec.unit == "level1_dn" and spec.sun_elevation is None else spec.sun_elevation
-    spec = dataclasses.replace(spec, sensor=info.sensor, bands=tuple(channels), resize_mode="exact", sun_elevation=sun)
-    band_order(spec.channels(bands), encoder.bands, spec.fill_missing, spec.sensor)  # raises where a band is missing
+    spec = dataclasses.replace(spec, sensor=info.sensor, bands=tuple(channels), resize_mode="exact")
+    band_order(spec.channels(bands), encoder.bands, spec.fill_missing, info.sensor)  # raises where a band is missing
     height, width = (max(-(-(length - size) // stride), 0) + 1 for length in (info.height, info.width))
     origin = dict(scene=info.name, height=info.height, width=info.width, stride=stride, window=size, time=str(info.time))
     origin |= dict(min_valid=min_valid, max_cloud=max_cloud, transform=list(info.transform)[:6], crs=info.crs.to_wkt())
@@ -78,7 +76,7 @@ def embed_scene(
         rows_a_part = min(-(-rows_a_part // TILE) * TILE, height)
     rows_at_once = max(4 * sink.batch_size // width, 1)  # whole batches, but for the last
     sink.progress(min(parts.done * rows_a_part, height) * width, height * width)
-    with SceneReader(info, bands) as reader:
+    with SceneReader(info, bands, str(spec.unit)) as reader:
         for index in range(parts.done, -(-height // rows_a_part)):
             end, block = min((index + 1) * rows_a_part, height), []
             for start in range(index * rows_a_part, end, rows_at_once):
@@ -114,7 +112,7 @@ def _embed_rows(
         return np.stack([strip[row - top : row - top + size, left : left + size] for row, left in corners])
 
     strip, clouds = reader.read(top, 0, *strip_shape), reader.clouds(top, 0, *strip_shape)
-    valid = cut(has_data(strip, spec.unit)).mean(axis=(1, 2))
+    valid = cut(has_data(strip, reader.unit)).mean(axis=(1, 2))
     cloud = np.full(len(tops), np.nan) if clouds is None else cut(clouds).mean(axis=(1, 2))
     embedded = (valid > 0) & (valid >= min_valid) & ~(cloud > max_cloud)
     lat, lon = reader.locations(tops + size / 2, lefts + size / 2)
@@ -123,11 +121,12 @@ def _embed_rows(
         "id": np.array([f"{reader.info.name}_{row // stride}_{left // stride}" for row, left in zip(tops, lefts)]),
         "latitude": lat,
         "longitude": lon,
-        "time": np.full(len(tops), reader.info.time, "datetime64[s]"),
+        "time": np.full(len(tops), reader.info.time),
         "valid_fraction": valid.astype(np.float32),
         "cloud_fraction": cloud.astype(np.float32),
         "embedded": embedded,
         "footprint": np.stack([np.stack([x, y], axis=-1) for y, x in outline], axis=1),
     }
     images = cut(strip, embedded) if embedded.any() else strip[:0]
-    return {**columns, "vector": sink.embed(encoder, images, columns, spec)}
+    vector = sink.embed(encoder, images, columns, spec)
+    return {**columns, "time": columns["time"].astype("datetime64[s]"), "vector": vector}

@@ -8,10 +8,11 @@ from geomoe.landsat.bands import (
     TM_BANDS as TM_BANDS,
     band_name as band_name,
     band_title as band_title,
+    bands_of_file as bands_of_file,
     check_sensor as check_sensor,
+    is_other_band as is_other_band,
     lacks_coastal as lacks_coastal,
     sensor_bands as sensor_bands,
-    sensor_of as sensor_of,
     spectral_indices as spectral_indices,
     with_coastal as with_coastal,
 )
@@ -22,14 +23,27 @@ from geomoe.landsat.nomenclatures import (
     CORINE_TO_19 as CORINE_TO_19,
     EUROSAT_CLASSES as EUROSAT_CLASSES,
 )
+from geomoe.landsat.product import (
+    Groups as Groups,
+    Product as Product,
+    parse_mtl as parse_mtl,
+    product_of as product_of,
+    sensor_of as sensor_of,
+)
 from geomoe.landsat.statistics import STATISTICS as STATISTICS, Statistics as Statistics
 from geomoe.landsat.units import (
+    FILE_DTYPES as FILE_DTYPES,
     NODATA as NODATA,
     REFLECTANCE_OFFSET as REFLECTANCE_OFFSET,
     REFLECTANCE_SCALE as REFLECTANCE_SCALE,
+    SCALED_FILL as SCALED_FILL,
+    SCALED_SATURATED as SCALED_SATURATED,
+    SCALED_SCALE as SCALED_SCALE,
+    SCALED_UNITS as SCALED_UNITS,
     UNITS as UNITS,
     dn_to_reflectance as dn_to_reflectance,
     is_cloud as is_cloud,
     level1_to_reflectance as level1_to_reflectance,
+    nodata_value as nodata_value,
     reflectance_to_dn as reflectance_to_dn,
 )

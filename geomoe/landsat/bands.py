@@ -1,6 +1,7 @@
 """Bands and sensors: the model's seven bands, their names, what Landsat 4 to 7 have of them, and spectral indices."""
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,16 @@ BAND_ALIASES = {
     **{f"{prefix}{i}": band for prefix in ("B", "B0") for i, band in enumerate(BANDS, start=1)},
     **dict(zip(("coastal", "blue", "green", "red", "nir", "swir1", "swir2"), BANDS)),
     **dict(zip(BAND_TITLES, BANDS)),
+    **dict(zip(("nir08", "swir16", "swir22"), BANDS[4:])),  # common names of STAC
 }
+# Bands of Landsat products that the model does not take: thermal, panchromatic, cirrus, of quality, of angles, of processing.
+_OTHER_BANDS = re.compile(
+    r"(ST|QA|SR_QA|SR_CLOUD|SR_ATMOS|RADSAT|PIXEL|CLOUD)_\w+|B0?(8|9)|B1[01]|B6_VCID_[12]|BQA|FMASK|[SV][AZ]A|CFMASK\w*"
+    r"|ST|LST|LWIR\d*|PAN|PANCHROMATIC|CIRRUS|THERMAL.*|SURFACE TEMPERATURE|ALPHA|MASK",
+    re.IGNORECASE,
+)
+_NUMBERED = re.compile(r"(?:BAND|LAYER)[ _-]?0?(\d+)", re.IGNORECASE)  # what tools write where nobody named a band
+_BAND_IN_TEXT = re.compile(r"(?:^|_)((?:SR_|ST_)?B\d{1,2}A?|SR_BAND\d|(?:SR_)?QA_\w+)(?:\.TIFF?)?$", re.IGNORECASE)
 # Spectral indices: (first - second) / (first + second) of surface reflectances.
 INDICES = {
     "ndvi": ("SR_B5", "SR_B4"),  # vegetation (Rouse et al. 1974)
@@ -45,16 +55,6 @@ def sensor_bands(sensor: str) -> tuple[str, ...]:
     return tuple(TM_BANDS.values()) if lacks_coastal(sensor) else BANDS
 
 
-def sensor_of(product: str) -> str | None:
-    """Read the sensor from a product's name: "landsat7" for "LE07_L2SP_..." or "LE7...", None for other names.
-
-    >>> sensor_of("LC08_L1TP_224078_20200518_20200518_01_RT")
-    'landsat8'
-    """
-    match = re.match(r"L[COTE]0?([45789])", product)
-    return f"landsat{match[1]}" if match else None
-
-
 def band_title(band: str) -> str:
     """Give the title of a band of `BANDS`: "near infrared" for "SR_B5"."""
     return BAND_TITLES[BANDS.index(band)]
@@ -66,7 +66,7 @@ def band_name(name: str, sensor: str = "landsat8") -> str:
     `sensor` says whose numbers those of the bands are: "B4" of "landsat7" is near infrared, "SR_B5" to the model. A name that
     no band of the sensor has is a ValueError.
     """
-    number = name.upper().removeprefix("SR_").replace("B0", "B")
+    number = name.upper().removeprefix("SR_").replace("BAND", "B").replace("B0", "B")
     if re.fullmatch(r"B\d+", number):
         band = (TM_BANDS if lacks_coastal(sensor) else BAND_ALIASES).get(number)
     else:
@@ -76,6 +76,40 @@ def band_name(name: str, sensor: str = "landsat8") -> str:
         titles = ", ".join(band_title(band) for band in sensor_bands(sensor))
         raise ValueError(f"unknown band {name!r}; the bands of {sensor} are {', '.join(numbers)} (or {titles})")
     return band
+
+
+def is_other_band(name: str, sensor: str = "landsat8") -> bool:
+    """Say whether a name is that of a band of Landsat products that the model does not take, as "ST_B10" or "QA_PIXEL"."""
+    thermal = ("B6", "B06", "SR_B6") if lacks_coastal(sensor) else ()
+    return name.upper() in thermal or _OTHER_BANDS.fullmatch(name.strip()) is not None
+
+
+def bands_of_file(descriptions: Sequence[str | None], sensor: str = "landsat8") -> dict[str, int] | None:
+    """Find the model's bands by the descriptions of a file's bands: name -> index; None where they name no band.
+
+    Bands of other names are left out. ValueError where a band is named twice, or the names are Sentinel-2's, whose numbers
+    mean other wavelengths.
+
+    >>> bands_of_file(["SR_B4", "SR_B3", "ST_B10", "LC08_L2SP_SR_B5"]), bands_of_file(["Band 1", "Band 2"])
+    ({'SR_B4': 0, 'SR_B3': 1, 'SR_B5': 3}, None)
+    """
+    texts = [(text or "").strip() for text in descriptions]
+    texts = [match[1] if (match := _BAND_IN_TEXT.search(text)) else text for text in texts]
+    numbers = [match[1] if (match := _NUMBERED.fullmatch(text)) else text for text in texts]
+    if all(number in ("", str(i)) for i, number in enumerate(numbers, start=1)):
+        return None
+    if foreign := [text for text in texts if text.upper() in ("B8A", "B12")]:
+        raise ValueError(f"its bands are named {', '.join(texts)}: {foreign[0]} is Sentinel-2's, the model takes Landsat's")
+    found: dict[str, int] = {}
+    for i, (text, number) in enumerate(zip(texts, numbers)):
+        try:
+            band = band_name(f"B{number}" if number.isdecimal() else text, sensor)
+        except ValueError:
+            continue
+        if band in found:
+            raise ValueError(f"band {band} is named twice: {', '.join(texts)}")
+        found[band] = i
+    return found
 
 
 def with_coastal(dn: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Numbers in Landsat files: digital numbers of Collection 2 and of level 1, reflectance, and the bits of quality bands."""
+"""Numbers in Landsat files: digital numbers of the collections and of level 1, reflectance, and the bits of quality bands."""
 
 import numpy as np
 
@@ -10,7 +10,31 @@ REFLECTANCE_OFFSET = -0.2
 # reflective band (Landsat 8 Data Users Handbook, LSDS-1574, section 5.2).
 LEVEL1_SCALE = 2.0e-5
 LEVEL1_OFFSET = -0.1
-UNITS = ("collection2_dn", "reflectance", "level1_dn", "uint8")  # what the numbers of an image can be
+# Collection 1 and LEDAPS/LaSRC surface reflectance, and HLS: int16, reflectance * 10,000 (USGS LSDS-1368 and LSDS-1370).
+SCALED_SCALE = 0.0001
+SCALED_FILL = -9999
+SCALED_SATURATED = (16000, 20000)  # the sensor was at its limit: no measurement
+SCALED_UNITS = ("collection1_sr", "hls")
+UNITS = ("collection2_dn", "collection1_sr", "hls", "reflectance", "level1_dn", "uint8")  # what the numbers of an image can be
+# Types in which files hold each unit.
+FILE_DTYPES = {
+    "collection2_dn": ("uint16", "float32"),
+    **dict.fromkeys(SCALED_UNITS, ("int16", "uint16", "int32", "float32")),
+    "reflectance": ("float32", "float64"),
+    "level1_dn": ("uint16", "uint8", "float32"),
+    "uint8": ("uint8",),
+}
+
+
+def nodata_value(unit: str, dtype: np.dtype) -> float:
+    """Give the value that stands for no data in images of a unit and type: NaN in floats, else -9999 or 0.
+
+    >>> nodata_value("hls", np.dtype("int16")), nodata_value("collection2_dn", np.dtype("uint16"))
+    (-9999, 0)
+    """
+    if dtype.kind == "f":
+        return float("nan")
+    return SCALED_FILL if unit in SCALED_UNITS and dtype.kind == "i" else NODATA
 
 
 def dn_to_reflectance(dn: np.ndarray) -> np.ndarray:
@@ -33,16 +57,22 @@ def reflectance_to_dn(reflectance: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(dn), NODATA, np.clip(np.nan_to_num(dn), 1, 65535)).astype(np.uint16)
 
 
-def level1_to_reflectance(dn: np.ndarray, sun_elevation: float | np.ndarray | None = None) -> np.ndarray:
+def level1_to_reflectance(
+    dn: np.ndarray,
+    sun_elevation: float | np.ndarray | None = None,
+    scale: float | np.ndarray = LEVEL1_SCALE,
+    offset: float | np.ndarray = LEVEL1_OFFSET,
+) -> np.ndarray:
     """Convert level-1 digital numbers to top-of-atmosphere reflectance, float64; digital number 0 (no data) becomes NaN.
 
     `sun_elevation` is in degrees in (0, 90], one or one an image; None leaves the reflectance uncorrected for the sun's angle.
+    `scale` and `offset` are one number, or one a channel; the default is that of every reflective band of Landsat 8 and 9.
 
     >>> level1_to_reflectance(np.array([10000]), 30.0).round(4).tolist()
     [0.2]
     """
     dn = np.asarray(dn)
-    reflectance = np.where(dn == NODATA, np.nan, dn * LEVEL1_SCALE + LEVEL1_OFFSET)
+    reflectance = np.where(dn == NODATA, np.nan, dn * np.asarray(scale, np.float64) + np.asarray(offset, np.float64))
     if sun_elevation is None:
         return reflectance
     elevation = np.asarray(sun_elevation, np.float64)

@@ -12,6 +12,7 @@ from geomoe import landsat, metadata
 from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader, read_lines, read_splits
+from geomoe.data.preprocess import InputSpec, to_records
 from geomoe.data.tensorflow_setup import tfds
 
 _NOMENCLATURES = {"19": landsat.BIGEARTHNET_CLASSES_19, "43": landsat.BIGEARTHNET_CLASSES_43}
@@ -37,7 +38,7 @@ def _read_labels(path: str, patch_id: str) -> tuple[list[str], str]:
 
 def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
     """Read one patch with its labels; `entry.details` is the path of its label file."""
-    patch = geotiff.read_patch(entry.path, keep_nodata=keep_nodata)
+    patch = geotiff.read_patch(entry.path, sensor="landsat8", keep_nodata=keep_nodata)
     names, date = _read_labels(entry.details, entry.id)
     try:
         time = metadata.acquisition_time(explicit=date, name=entry.id)
@@ -48,7 +49,7 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
     if class_names == landsat.BIGEARTHNET_CLASSES_19:
         names = [landsat.CORINE_TO_19[name] for name in names if name in landsat.CORINE_TO_19]
     labels = sorted({class_names.index(name) for name in names})
-    return records.record(entry.id, patch.image, patch.latitude, patch.longitude, time, labels)
+    return records.record(entry.id, to_records(patch.image, InputSpec()), patch.latitude, patch.longitude, time, labels)
 
 
 class BigearthnetLandsat(LandsatBuilder):

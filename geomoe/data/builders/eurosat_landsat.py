@@ -11,12 +11,15 @@ from geomoe import landsat
 from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped, read_splits
+from geomoe.data.preprocess import InputSpec, to_records
 
 
 def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
     """Read one patch; `entry.details` is the index of its class. The eighth band, ST_B10 (temperature), is dropped."""
-    patch = geotiff.read_patch(entry.path, drop_extra=1, keep_nodata=keep_nodata)
-    return records.record(entry.id, patch.image, patch.latitude, patch.longitude, np.datetime64("NaT"), [entry.details])
+    patch = geotiff.read_patch(entry.path, sensor="landsat8", drop_extra=1, keep_nodata=keep_nodata)
+    return records.record(
+        entry.id, to_records(patch.image, InputSpec()), patch.latitude, patch.longitude, np.datetime64("NaT"), [entry.details]
+    )
 
 
 class EurosatLandsat(LandsatBuilder):

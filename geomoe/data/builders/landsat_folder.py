@@ -13,6 +13,7 @@ from geomoe import landsat, metadata
 from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped
+from geomoe.data.preprocess import InputSpec, to_records
 from geomoe.data.tensorflow_setup import tfds
 
 Row = dict[str, str]  # a line of a labels table
@@ -72,15 +73,15 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
     """Read one patch; `entry.details` is its row of the labels table (or an empty dict), the table's path and the sensor."""
     row, table, sensor = (entry.details[key] for key in ("row", "table", "sensor"))
     location = _location(row, table, entry.id)
-    bands = len(landsat.sensor_bands(sensor))
-    patch = geotiff.read_patch(entry.path, num_bands=bands, need_crs=location is None, keep_nodata=keep_nodata)
+    patch = geotiff.read_patch(entry.path, sensor=sensor, need_crs=location is None, keep_nodata=keep_nodata)
     explicit = row.get("time", "")
     try:
         time = metadata.acquisition_time(explicit=explicit, name=entry.id, date_tag=patch.date_tag, strict=True)
     except ValueError as error:
         raise geotiff.PatchError("bad time stamp", table if explicit else entry.path, f"{entry.id}: {error}") from None
     latitude, longitude = location or (patch.latitude, patch.longitude)
-    image = landsat.with_coastal(patch.image) if landsat.lacks_coastal(sensor) else patch.image
+    image = to_records(patch.image, InputSpec())
+    image = landsat.with_coastal(image) if landsat.lacks_coastal(patch.sensor) else image
     labels = sorted({class_names.index(name) for name in _labels(row)})
     return records.record(entry.id, image, latitude, longitude, time, labels)
 
@@ -88,8 +89,8 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
 class LandsatFolder(LandsatBuilder):
     """A folder of GeoTIFFs (searched with its subfolders), each a patch of the 7 bands SR_B1 to SR_B7 in uint16.
 
-    With `sensor` "landsat4", "landsat5" or "landsat7" of their 6 bands SR_B1 to SR_B5 and SR_B7, which become the model's seven
-    (`geomoe.landsat.with_coastal`).
+    Those of Landsat 4, 5 and 7 (by the file's name, or by `sensor` for all) have 6 bands, SR_B1 to SR_B5 and SR_B7, which
+    become the model's seven (`geomoe.landsat.with_coastal`). Bands go by the files' descriptions, where they name any.
 
     `labels` is an optional CSV with a header: `id` (file name, with or without ending, or path below the folder), and any of
     `label` (one class) or `labels` (several, joined by ";"), `latitude` and `longitude` (degrees; they stand in for a CRS),
@@ -104,11 +105,12 @@ class LandsatFolder(LandsatBuilder):
         self,
         *,
         labels: str | os.PathLike[str] | None = None,
-        sensor: str = "landsat8",
+        sensor: str | None = None,
         config: str | None = None,
         **kwargs: Any,
     ) -> None:
-        landsat.check_sensor(sensor)
+        if sensor is not None:
+            landsat.check_sensor(sensor)
         self.sensor = sensor
         self.labels = None if labels is None else os.fspath(labels)
         super().__init__(config=config and tfds.core.BuilderConfig(name=config, description="patches of a folder"), **kwargs)

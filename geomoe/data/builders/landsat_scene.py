@@ -4,49 +4,55 @@ import functools
 import os
 from typing import Any
 
-import numpy as np
-
 from geomoe import landsat
-from geomoe.data import preprocess, records
+from geomoe.data import records
 from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader
 from geomoe.data.geotiff import PatchError
-from geomoe.data.scene import SceneError, SceneReader, check_unit, holds_band_files, open_scene
+from geomoe.data.preprocess import InputSpec, to_records
+from geomoe.data.scene import SceneError, SceneReader, holds_band_files, open_scene
 from geomoe.data.tensorflow_setup import tfds
 
 
-def _open(path: str) -> SceneReader:
-    """A reader of the scene's bands; opened once for many windows, and anew when a file of it has changed."""
+def _open(path: str, given: InputSpec) -> tuple[SceneReader, InputSpec]:
+    """A reader of the scene's bands, and what its numbers are; opened once for many windows, anew when a file has changed."""
     files = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
-    return _open_as_of(path, max(os.stat(file).st_mtime_ns for file in files))
+    sun = None if given.sun_elevation is None else float(given.sun_elevation)
+    return _open_as_of(path, given.unit, given.sensor, sun, max(os.stat(file).st_mtime_ns for file in files))
 
 
 @functools.lru_cache(maxsize=4)
-def _open_as_of(path: str, modified: int) -> SceneReader:
+def _open_as_of(
+    path: str, unit: str | None, sensor: str | None, sun_elevation: float | None, modified: int
+) -> tuple[SceneReader, InputSpec]:
     del modified  # a part of the key alone
-    info = open_scene(path)
+    info = open_scene(path, sensor=sensor)
+    spec = info.spec(InputSpec(unit=unit, sensor=sensor, sun_elevation=sun_elevation))
     bands = landsat.sensor_bands(info.sensor)
     if missing := [band for band in bands if band not in info.files]:
         raise SceneError(f"{path}: the scene lacks {', '.join(missing)}, which a patch needs")
-    return SceneReader(info, bands)
+    return SceneReader(info, bands, str(spec.unit)), spec
 
 
 def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
-    """Read one window of a scene; `entry.details` is (row, column, side in pixels, unit, largest share of clouds)."""
-    row, column, side, unit, max_cloud = entry.details
+    """Read one window of a scene; `entry.details` is (row, column, side in pixels, `InputSpec`, largest share of clouds)."""
+    row, column, side, given, max_cloud = entry.details
     try:
-        reader = _open(entry.path)
+        reader, spec = _open(entry.path, given)
         values = reader.read(row, column, side, side)
         clouds = reader.clouds(row, column, side, side)
     except SceneError as error:
         raise PatchError("unreadable image", entry.path, str(error)) from None
+    window = f"the window at row {row}, column {column}"
     if clouds is not None and clouds.mean() > max_cloud:
-        raise PatchError("clouds", entry.path, f"{clouds.mean():.0%} of the window at row {row}, column {column} is cloud")
+        raise PatchError("clouds", entry.path, f"{clouds.mean():.0%} of {window} is cloud")
     info = reader.info
-    spec = preprocess.InputSpec(unit=unit, sun_elevation=info.sun_elevation if unit == "level1_dn" else None)
-    image = np.rint(preprocess.to_collection2(values, spec)).astype(np.uint16)
+    try:
+        image = to_records(values, spec, reader.bands)
+    except ValueError as error:
+        raise PatchError("wrong values", entry.path, f"{window}: {error}") from None
     if not keep_nodata and not image.any():
-        raise PatchError("all nodata", entry.path, f"every pixel of the window at row {row}, column {column} is without data")
+        raise PatchError("all nodata", entry.path, f"every pixel of {window} is without data")
     if landsat.lacks_coastal(info.sensor):
         image = landsat.with_coastal(image)
     latitude, longitude = reader.locations(row + side / 2, column + side / 2)
@@ -56,11 +62,11 @@ def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
 class LandsatScene(LandsatBuilder):
     """The patches of one scene, or of every scene in a folder, side by side.
 
-    A scene is what `geomoe.data.scene.open_scene` takes: a GeoTIFF with several bands, or a folder with one file a band; its
-    sensor goes by its name. What is not Collection 2 level 2 is brought to its digital numbers (`geomoe.data.preprocess`).
+    A scene is what `geomoe.data.scene.open_scene` takes: a GeoTIFF with several bands, or a folder with one file a band. What
+    is not Collection 2 level 2 is brought to its digital numbers (`geomoe.data.preprocess`).
 
     Args:
-        unit: of the scenes' numbers, as for `geomoe.data.preprocess.InputSpec`.
+        unit, sensor, sun_elevation: of the scenes, as for `geomoe.data.preprocess.InputSpec`; None is what each says of itself.
         side: of a patch, in pixels; more than the model's image side leaves room for random crops.
         max_cloud: largest share of clouds by the quality band, where there is one.
         config: names the dataset, so that several can live in one data_dir.
@@ -69,18 +75,27 @@ class LandsatScene(LandsatBuilder):
     name = "landsat_scene"
 
     def __init__(
-        self, *, unit: str = "collection2_dn", side: int = 48, max_cloud: float = 0.5, config: str | None = None, **kwargs: Any
+        self,
+        *,
+        unit: str | None = None,
+        sensor: str | None = None,
+        sun_elevation: float | None = None,
+        side: int = 48,
+        max_cloud: float = 0.5,
+        config: str | None = None,
+        **kwargs: Any,
     ) -> None:
-        preprocess.InputSpec(unit=unit)
+        self.spec = InputSpec(unit=unit, sensor=sensor, sun_elevation=sun_elevation)
         if side < 1:
             raise ValueError(f"side = {side} must be at least 1")
         if not 0 <= max_cloud <= 1:
             raise ValueError(f"max_cloud = {max_cloud} must be in [0, 1]")
-        self.unit, self.side, self.max_cloud = unit, side, max_cloud
+        self.side, self.max_cloud = side, max_cloud
         super().__init__(config=config and tfds.core.BuilderConfig(name=config, description="patches of scenes"), **kwargs)
 
     def facts(self) -> dict[str, Any]:
-        description = f"Patches of the scenes in {self.source}, whose numbers were {self.unit}."
+        numbers = f", whose numbers were {self.spec.unit}" if self.spec.unit else ""
+        description = f"Patches of the scenes in {self.source}{numbers}."
         return dict(class_names=[], task="none", description=description)
 
     def reader(self) -> Reader:
@@ -93,12 +108,10 @@ class LandsatScene(LandsatBuilder):
     def list_source(self) -> Listing:
         entries = []
         for path in self._scenes():
-            info = _open(path).info
-            check_unit(info, self.unit)
-            preprocess.InputSpec(unit=self.unit, sensor=info.sensor)  # raises where the two do not go together
+            info = _open(path, self.spec)[0].info
             for row in range(0, info.height - self.side + 1, self.side):
                 for column in range(0, info.width - self.side + 1, self.side):
-                    details = (row, column, self.side, self.unit, self.max_cloud)
+                    details = (row, column, self.side, self.spec, self.max_cloud)
                     entries.append(Entry(f"{info.name}_{row}_{column}", path, details))
         return Listing({"train": entries})
 
