@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pyproj
 import pytest
 import rasterio
 from affine import Affine
@@ -10,6 +11,7 @@ from geotiffs import pixels, write_tif
 
 from geomoe.data import geotiff
 from geomoe.data.geotiff import PatchError, read_patch
+from geomoe.data.scene import open_scene
 
 FORMS = [
     {},
@@ -114,3 +116,115 @@ def test_the_nodata_number_of_a_file_becomes_0(tmp_path, read, monkeypatch):
     floats[0] = -1
     patch = read_patch(write_tif(tmp_path / "floats.tif", floats, nodata=-1), unit="reflectance")
     assert np.isnan(patch.image[0]).all() and not np.isnan(patch.image[1:]).any()
+
+
+def test_bands_go_by_their_names(tmp_path):
+    """In any order, among others, by number of the sensor; those of no Landsat band, and Sentinel-2's, are refused."""
+    image = pixels()
+    read = lambda channels, described, name="p.tif", **options: read_patch(
+        write_tif(tmp_path / name, image[..., channels], descriptions=described), **options
+    )
+    colours = ["swir2", "coastal", "red", "blue", "nir", "green", "swir1"]
+    order = [6, 0, 3, 1, 4, 2, 5]
+    np.testing.assert_array_equal(read(order, colours).image, image)
+    extra = [*(f"LC08_L2SP_SR_B{i + 1}" for i in order), "ST_B10", "QA_PIXEL"]
+    np.testing.assert_array_equal(read([*order, 0, 1], extra).image, image)
+    stac = ["coastal", "blue", "green", "red", "nir08", "swir16", "swir22"]
+    np.testing.assert_array_equal(read(range(7), stac).image, image)
+    np.testing.assert_array_equal(read(range(7), [f"Band {i}" for i in range(1, 8)]).image, image)  # tools write these
+    backwards = read(range(7), [f"Band {i}" for i in range(7, 0, -1)])
+    np.testing.assert_array_equal(backwards.image, image[..., ::-1])
+    thematic_mapper = ["SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "ST_B6", "SR_B7"]
+    five = read(range(7), thematic_mapper, name="LT05_L2SP_193026_20050613_20200902_02_T1.tif")
+    np.testing.assert_array_equal(five.image, image[..., [0, 1, 2, 3, 4, 6]])
+    assert five.sensor == "landsat5"
+    for names, message in (
+        (["B2", "B3", "B4", "B8", "B8A", "B11", "B12"], "B8A is Sentinel-2's"),
+        (thematic_mapper, "SR_B6 of landsat8 are not among its bands"),
+        (["a", "b", "c", "d", "e", "f", "g"], "not among its bands, a, b, c"),
+        (["red", "B4", "c", "d", "e", "f", "g"], "band SR_B4 is named twice"),
+    ):
+        with pytest.raises(PatchError, match=message) as error:
+            read(range(7), names)
+        assert error.value.kind == "wrong bands"
+    given = read(range(7), ["a", "b", "c", "d", "e", "f", "g"], names=("red", "nir", "b", "c", "d", "e", "f"))
+    np.testing.assert_array_equal(given.image, image)  # the user knows better
+    with pytest.raises(PatchError, match="7 bands, but 2 names") as error:
+        read(range(7), None, names=("red", "nir"))
+    with pytest.raises(PatchError, match="by its name it is landsat5's, not landsat8's") as error:
+        read(range(7), None, name="LT05_L2SP_193026_20050613_20200902_02_T1.tif", sensor="landsat8")
+    assert error.value.kind == "wrong sensor"
+
+
+@pytest.mark.parametrize("where", ["inside", "beside", "alpha", "nodata beside"])
+def test_masks_of_every_kind_are_no_data(tmp_path, where):
+    image = pixels()
+    lacking = np.zeros((41, 43), bool)
+    lacking[:, :20] = True
+    path = tmp_path / "masked.tif"
+    if where == "alpha":
+        opaque = np.where(lacking, 0, 65535).astype(np.uint16)
+        write_tif(path, np.concatenate([image, opaque[..., None]], axis=2))
+        with rasterio.open(path, "r+") as file:
+            file.colorinterp = [rasterio.enums.ColorInterp.gray] * 7 + [rasterio.enums.ColorInterp.alpha]
+    elif where == "nodata beside":
+        image[lacking] = 5
+        write_tif(path, image)
+        bands = "".join(f'<PAMRasterBand band="{i}"><NoDataValue>5</NoDataValue></PAMRasterBand>' for i in range(1, 8))
+        (tmp_path / "masked.tif.aux.xml").write_text(f"<PAMDataset>{bands}</PAMDataset>")
+    else:
+        write_tif(path, image)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=where == "inside"), rasterio.open(path, "r+") as file:
+            file.write_mask(~lacking)
+        assert (tmp_path / "masked.tif.msk").exists() == (where == "beside")
+    patch = read_patch(path)
+    assert (patch.image[lacking] == 0).all()
+    np.testing.assert_array_equal(patch.image[~lacking], image[~lacking])
+
+
+def test_coordinates_that_lead_nowhere(tmp_path):
+    """A plan's CRS says no place, like none; an unknown code is an error; a negative scale means what GDAL takes it for."""
+    import tifffile
+
+    plan = write_tif(tmp_path / "plan.tif", pixels(), crs=rasterio.crs.CRS.from_wkt('LOCAL_CS["unnamed",UNIT["metre",1]]'))
+    assert np.isnan(read_patch(plan, need_crs=False).latitude)
+    with pytest.raises(PatchError, match="no CRS: the file has a CRS of no place on Earth"):
+        read_patch(plan)
+
+    def tagged(name, epsg, scale):
+        keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, epsg)
+        tags = [
+            (33550, "d", 3, scale),
+            (33922, "d", 6, (0.0, 0.0, 0.0, 500000.0, 5300000.0, 0.0)),
+            (34735, "H", len(keys), keys),
+        ]
+        path = tmp_path / name
+        options = dict(photometric="minisblack", planarconfig="contig")
+        tifffile.imwrite(path, pixels(), extratags=[(*tag, True) for tag in tags], **options)
+        return path
+
+    for need_crs in (True, False):
+        with pytest.raises(PatchError, match="unknown.tif: no CRS: its CRS cannot be used"):
+            read_patch(tagged("unknown.tif", 9999, (30.0, 30.0, 0.0)), need_crs=need_crs)
+    plain, upside_down = (read_patch(tagged("scale.tif", 32633, (30.0, y, 0.0))) for y in (30.0, -30.0))
+    info = open_scene(tmp_path / "scale.tif")
+    _, y = info.transform @ (43 / 2, 41 / 2)
+    latitude = pyproj.Transformer.from_crs(32633, 4326, always_xy=True).transform(500645, y)[1]
+    assert upside_down.latitude == pytest.approx(latitude, abs=1e-9)
+    assert plain.latitude == pytest.approx(
+        pyproj.Transformer.from_crs(32633, 4326, always_xy=True).transform(500645, 5299385)[1]
+    )
+
+
+def test_values_that_are_none_of_the_unit(tmp_path):
+    floats = (pixels() * 2.75e-5 - 0.2).astype(np.float32)
+    for value in (-9999.0, np.inf):
+        floats[3, 3, 3] = value
+        with pytest.raises(PatchError, match="stray.tif: wrong values") as error:
+            read_patch(write_tif(tmp_path / "stray.tif", floats), unit="reflectance")
+        assert error.value.kind == "wrong values"
+    floats[3, 3, 3] = np.nan
+    assert np.isnan(read_patch(write_tif(tmp_path / "nan.tif", floats), unit="reflectance").image).sum() == 1
+    scaled = pixels(dtype=np.int16) // 4
+    scaled[0] = -9999
+    np.testing.assert_array_equal(read_patch(write_tif(tmp_path / "hls.tif", scaled), unit="hls").image, scaled)

@@ -205,3 +205,47 @@ def test_images_far_from_the_training_data_raise_a_warning_with_both_numbers():
         warnings.simplefilter("error")
         preprocess.warn_if_far(z, np.zeros_like(valid), STATISTICS, landsat.BANDS, "uint8")
         preprocess.warn_if_far(z * 0 + 2.9, valid, STATISTICS, landsat.BANDS, "uint8")
+
+
+@pytest.mark.parametrize("unit", ["collection1_sr", "hls"])
+def test_surface_reflectance_times_10000(unit):
+    values = np.array([[2500, -9999, 20000, 16000, -150]], np.int16)[..., None]
+    dn = preprocess.to_collection2(values, InputSpec(unit=unit))[0, :, 0]
+    np.testing.assert_allclose(dn, [0.45 / 2.75e-5, 0, 0, 0, 0.185 / 2.75e-5], rtol=1e-6)  # saturated is no measurement
+    np.testing.assert_array_equal(preprocess.has_data(values, unit), [[True, False, False, False, True]])
+    unsigned = np.array([[2500, 0]], np.uint16)[..., None]
+    np.testing.assert_array_equal(preprocess.has_data(unsigned, unit), [[True, False]])
+    floats = np.array([[2500.0, np.nan]], np.float32)[..., None]
+    np.testing.assert_allclose(preprocess.to_collection2(floats, InputSpec(unit=unit))[0, :, 0], [0.45 / 2.75e-5, 0], rtol=1e-6)
+    np.testing.assert_array_equal(preprocess.to_records(floats, InputSpec(unit=unit))[0, :, 0], [16364, 0])
+
+
+def test_nan_is_no_data_in_every_unit(images):
+    z, valid = prepared(images)
+    floats = np.where(images == 0, np.nan, images).astype(np.float32)
+    again, valid_too = prepared(floats)
+    np.testing.assert_array_equal(again, z)
+    np.testing.assert_array_equal(valid_too, valid)
+
+
+def test_masked_arrays_hold_no_data_where_masked():
+    values = np.full((2, 2, 7), 9000, np.uint16)
+    mask = np.zeros(values.shape, bool)
+    mask[0] = True
+    for unit, dtype, empty in (("collection2_dn", np.uint16, 0), ("hls", np.int16, -9999), ("reflectance", np.float32, np.nan)):
+        filled = preprocess.filled(np.ma.array(values.astype(dtype), mask=mask), unit)
+        np.testing.assert_array_equal(filled, np.where(mask, np.array(empty, dtype), values.astype(dtype)))
+        np.testing.assert_array_equal(preprocess.has_data(filled, unit), [[False, False], [True, True]])
+
+
+@pytest.mark.parametrize("ground", [[0.12, 0.14, 0.18, 0.23, 0.30, 0.36, 0.31], [0.03, 0.03, 0.03, 0.02, 0.015, 0.01, 0.008]])
+def test_reflectance_times_10000_taken_for_digital_numbers_raises_a_warning(ground):
+    """The published mean lies less than 3 deviations above 0 in most bands: what tells is a reflectance that nothing has."""
+    reflectance = np.clip(np.random.default_rng(0).normal(ground, 0.01, (2, 44, 44, 7)), 0.0001, 1)
+    right, valid = prepared(np.rint((reflectance + 0.2) / 2.75e-5).astype(np.uint16))
+    wrong, _ = prepared(np.rint(reflectance * 10000).astype(np.uint16))
+    with pytest.warns(preprocess.StatisticsWarning, match="SR_B4: 100% of the pixels have a reflectance below -0.05"):
+        preprocess.warn_if_far(wrong, valid, STATISTICS, landsat.BANDS, "collection2_dn")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        preprocess.warn_if_far(right, valid, STATISTICS, landsat.BANDS, "collection2_dn")

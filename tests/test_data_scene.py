@@ -1,14 +1,17 @@
 """Scenes: their files, what they say of themselves, and reading them by rectangles."""
 
+import json
 import string
 
 import numpy as np
 import pyproj
 import pytest
+import rasterio
 from geotiffs import UTM33, pixels, write_scene, write_tif
 from hypothesis import given, settings, strategies as st
 
-from geomoe import landsat
+from geomoe import landsat, metadata
+from geomoe.data import preprocess
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.scene import SceneError, SceneReader, open_scene
 
@@ -135,3 +138,97 @@ def test_any_metadata_file_is_read_or_named(tmp_path_factory, text):
         assert "scene_MTL.txt" in str(error)
     else:
         assert info.unit in ("level1_dn", "collection2_dn", None)
+
+
+def test_an_untouched_level_2_folder(tmp_path):
+    """With the thermal file, whose name ends like a band's, and a metadata file that ends in the record of its input."""
+    stem = "LE07_L2SP_193026_20050613_20200914_02_T1"
+    mtl = (
+        'GROUP = LANDSAT_METADATA_FILE\nGROUP = PRODUCT_CONTENTS\nPROCESSING_LEVEL = "L2SP"\nEND_GROUP = PRODUCT_CONTENTS\n'
+        'GROUP = LEVEL1_PROCESSING_RECORD\nPROCESSING_LEVEL = "L1TP"\nEND_GROUP = LEVEL1_PROCESSING_RECORD\n'
+        "END_GROUP = LANDSAT_METADATA_FILE\nEND\n"
+    )
+    folder = write_scene(tmp_path, stem, pixels(6), prefix="SR_B", numbers=(1, 2, 3, 4, 5, 7), mtl=mtl)
+    write_tif(folder / f"{stem}_ST_B6.TIF", pixels(1))
+    info = open_scene(folder)
+    assert (info.unit, info.level, info.sensor, sorted(info.files)) == (
+        "collection2_dn",
+        2,
+        "landsat7",
+        sorted(landsat.BANDS[1:]),
+    )
+    with pytest.raises(SceneError, match="sensor='landsat8' was given, but by its name and metadata it is 'landsat7'"):
+        open_scene(folder, sensor="landsat8")
+
+
+@pytest.mark.parametrize("folder", ["plain", "winter [2021]"])
+@pytest.mark.parametrize("ending", ["txt", "json", "xml"])
+def test_every_form_of_metadata_file_is_found(tmp_path, folder, ending):
+    values = dict(line.replace('"', "").split(" = ") for line in MTL.splitlines())
+    inner = "".join(f"<{key}>{value}</{key}>" for key, value in values.items())
+    text = {"txt": MTL, "json": json.dumps({"A": values}), "xml": f"<A><B>{inner}</B></A>"}[ending]
+    folder = write_scene(tmp_path / folder, STEM, pixels())
+    (folder / f"{STEM}_MTL.{ending}").write_text(text)
+    for path in (folder, [folder / f"{STEM}_B{i}.TIF" for i in range(1, 8)]):
+        info = open_scene(path)
+        assert (info.sun_elevation, str(info.time)) == (51.5, "2020-05-18T09:41:02")
+
+
+def test_a_level_1_scene_without_its_sun_is_not_embedded(tmp_path):
+    info = open_scene(write_scene(tmp_path, STEM, pixels()))
+    with pytest.raises(SceneError, match="no metadata file .* with its SUN_ELEVATION beside it; give sun_elevation"):
+        info.spec(InputSpec())
+    assert info.spec(InputSpec(sun_elevation=30.0)).sun_elevation == 30.0
+    assert metadata.is_day(info.time)  # its hour is not known, and not midnight
+
+
+def test_level_1_of_thematic_mappers_has_the_factors_of_its_metadata_file(tmp_path):
+    """The sensor comes from the metadata where the name does not say it."""
+    facts = 'SPACECRAFT_ID = "LANDSAT_5"\nPROCESSING_LEVEL = "L1TP"\nDATE_ACQUIRED = 2005-06-13\nSUN_ELEVATION = 30.0\n'
+    factors = "".join(f"REFLECTANCE_MULT_BAND_{b} = {b}e-3\nREFLECTANCE_ADD_BAND_{b} = -0.0{b}\n" for b in (1, 2, 3, 4, 5, 7))
+    image = np.random.default_rng(0).integers(20, 90, (41, 43, 7)).astype(np.uint8)
+    info = open_scene(write_scene(tmp_path / "with", "site_a", image, mtl=facts + factors))
+    assert info.sensor == "landsat5" and sorted(info.files) == sorted(landsat.BANDS[1:])
+    spec = info.spec(InputSpec())
+    with SceneReader(info, ("SR_B7", "SR_B2"), "level1_dn") as reader:
+        dn = preprocess.to_collection2(reader.read(0, 0, 41, 43), spec, reader.bands)
+    reflectance = np.stack([image[..., 6] * 7e-3 - 0.07, image[..., 0] * 1e-3 - 0.01], axis=-1) / 0.5
+    np.testing.assert_allclose(dn * 0.0000275 - 0.2, reflectance, atol=1e-5)
+    bare = open_scene(write_scene(tmp_path / "without", "site_a", image, mtl=facts))
+    with pytest.raises(SceneError, match="level-1 numbers of landsat5 have factors of each band's own"):
+        bare.spec(InputSpec())
+
+
+def test_files_names_and_metadata_that_contradict_each_other(tmp_path):
+    for number, (stem, prefix, mtl, message) in enumerate(
+        (
+            (STEM, "SR_B", None, "files are of surface reflectance .* say level 1"),
+            (STEM.replace("L1TP", "L2SP"), "B", None, "files are of level 1 .* say level 2"),
+            (STEM, "B", 'SPACECRAFT_ID = "LANDSAT_5"', "_MTL.txt: SPACECRAFT_ID = 'LANDSAT_5', but"),
+            (STEM, "B", 'PROCESSING_LEVEL = "L2SP"', "_MTL.txt: the metadata say level 2"),
+        )
+    ):
+        folder = write_scene(tmp_path / str(number), stem, pixels(), prefix=prefix, mtl=mtl)
+        with pytest.raises(SceneError, match=message):
+            open_scene(folder)
+    both = write_scene(tmp_path / "both", "A", pixels())
+    write_scene(both, "A", pixels(), prefix="SR_B")
+    with pytest.raises(SceneError, match="are both SR_B1 of landsat8: name the files of one product"):
+        open_scene(both)
+
+
+def test_masks_of_a_scene_are_no_data(tmp_path):
+    image, whole = pixels(), np.zeros((41, 43), bool)
+    whole[:, 20:] = True
+    path = write_tif(tmp_path / "m.tif", image)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(path, "r+") as file:
+        file.write_mask(whole)
+    with SceneReader(open_scene(path), landsat.BANDS) as reader:
+        np.testing.assert_array_equal(reader.read(2, 18, 5, 4), np.where(whole[2:7, 18:22, None], image[2:7, 18:22], 0))
+
+
+def test_a_scene_whose_coordinates_are_of_no_place_is_named(tmp_path):
+    plan = rasterio.crs.CRS.from_wkt('LOCAL_CS["unnamed",UNIT["metre",1]]')
+    info = open_scene(write_tif(tmp_path / "plan.tif", pixels(), crs=plan))
+    with pytest.raises(SceneError, match="plan: its CRS does not lead to latitude and longitude"):
+        SceneReader(info, landsat.BANDS)

@@ -154,3 +154,49 @@ def test_longitudes_may_go_round_the_globe_once():
     for name, lat, lon in (("lat", 90.1, 0.0), ("lon", 0.0, 360.1)):
         with pytest.raises(ValueError, match=name):
             metadata.encode(np.array([lat]), np.array([lon]), time)
+
+
+def test_the_hour_of_a_date_is_missing_and_midnight_is_not():
+    midnight = np.array(["2020-05-18T00:00:00"], "datetime64[s]")
+    week, hour = metadata.encode_time(midnight)
+    np.testing.assert_allclose(hour, [[0, 1]])
+    day = metadata.encode_time(midnight.astype("datetime64[D]"))
+    np.testing.assert_array_equal(day[0], week)
+    np.testing.assert_array_equal(day[1], [[0, 0]])
+    mixed = metadata.encode_time([metadata.parse_time(text) for text in ("2020-05-18", "2020-05-18T00:00", "unknown")])
+    np.testing.assert_array_equal(mixed[0], np.concatenate([week, week, [[0, 0]]]))
+    np.testing.assert_allclose(mixed[1], [[0, 0], [0, 1], [0, 0]])
+    for text in ("2020-05-18", "2020-05-18T09:41:02"):
+        assert metadata.format_time(metadata.parse_time(text)) == text
+
+
+def test_times_in_the_forms_that_users_have():
+    """pandas' missing values by the names of their types; time zones brought to UTC."""
+    zone = datetime.timezone(datetime.timedelta(hours=-5))
+    missing = [type(name, (), {})() for name in ("NaTType", "NAType")]
+    times = metadata.read_times(
+        [
+            "20170613",
+            b"2017-06-13T10:20:30Z",
+            np.datetime64("2017-06-13T10:20:30.5", "ms"),
+            datetime.datetime(2017, 6, 13, 5, 20, 30, tzinfo=zone),
+            datetime.datetime(2017, 6, 13, 10, 20, 30),
+            datetime.date(2017, 6, 13),
+            None,
+            float("nan"),
+            *missing,
+        ]
+    )
+    at = "2017-06-13T10:20:30"
+    assert [str(t)[:19] for t in times] == ["2017-06-13", at, at, at, at, "2017-06-13", *["NaT"] * 4]
+    array = np.array(["2017-06-13T10:20"], "datetime64[ns]")
+    assert metadata.read_times(array) is array
+    for values, message in (
+        (["2017-06-13", "now"], r"time\[1\]: 'now' is no time"),
+        ([1497312000000], r"time\[0\]: must be datetime64"),
+        (np.array([20170613]), r"time\[0\]: must be datetime64"),
+        (np.array(["20170613"]).astype("datetime64[s]"), r"time\[0\] = 20170613-01-01.* is not from 1972 to 2099"),
+        ([["2017-06-13"]], "one for each image"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metadata.read_times(values)

@@ -216,7 +216,10 @@ def test_bad_input_is_named(encoder):
         (dict(images=np.ma.masked_equal(good, 1), normalized=True), "normalized images are masked"),
         (dict(images=good, time=["2020-01-01", "now"]), r"time\[1\]: 'now' is no time"),
         (dict(images=good, time=[1497312000, 1497312000]), r"time\[0\]: must be datetime64"),
-        (dict(images=good, time=np.array(["20170613"] * 2, "datetime64[s]")), r"time\[0\] = 20170613-.* is not from 1972 to 2099"),
+        (
+            dict(images=good, time=np.array(["20170613"] * 2, "datetime64[s]")),
+            r"time\[0\] = 20170613-.* is not from 1972 to 2099",
+        ),
         (dict(images=good, time=["2020-01-01"]), r"time must be \(2,\)"),
         (dict(images=good, lat=[1.0]), r"lat must be \(2,\)"),
         (dict(images=good, lat=[1.0, 91.0], lon=[0, 0]), r"lat\[1\] = 91"),

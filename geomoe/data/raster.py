@@ -73,8 +73,10 @@ def read_band(source: rasterio.DatasetReader, index: int, unit: str, window: Win
     empty = values.dtype.type(landsat.nodata_value(unit, values.dtype))
     nodata = source.nodatavals[index - 1]
     lacking = np.zeros(values.shape, bool) if nodata is None or np.isnan(nodata) else values == nodata
-    if {MaskFlags.per_dataset, MaskFlags.alpha} & set(source.mask_flag_enums[index - 1]):
+    if MaskFlags.per_dataset in source.mask_flag_enums[index - 1]:
         lacking |= source.read_masks(index, window=window) == 0
+    for alpha in set(source.indexes) - set(data_bands(source)):  # which GDAL takes for a mask in files of 2 and 4 bands alone
+        lacking |= source.read(alpha, window=window) == 0
     if lacking.any():
         values[lacking] = empty
     return values

@@ -43,6 +43,11 @@ class SceneInfo:
     sun_elevation: float | None  # degrees, from the metadata file
     level1_factors: Mapping[str, tuple[float, float]] | None  # band name -> scale and offset, from the metadata file
 
+    @property
+    def level(self) -> int | None:
+        """Processing level, 1 or 2, None where the product does not say it."""
+        return None if self.unit is None else 1 if self.unit == "level1_dn" else 2
+
     def spec(self, given: InputSpec) -> InputSpec:
         """Complete what a user says of a scene by what it says of itself; SceneError where the two contradict each other."""
         for name, theirs, own in (("unit", given.unit, self.unit), ("sensor", given.sensor, self.sensor)):
@@ -50,15 +55,15 @@ class SceneInfo:
                 continue
             if theirs and own and theirs != own:
                 raise SceneError(f"{self.name}: {name}={theirs!r} was given, but by its name and metadata it is {own!r}")
-        spec = given.known(self.unit or "collection2_dn", self.sensor)
-        if spec.unit != "level1_dn":
-            return spec
-        sun = self.sun_elevation if spec.sun_elevation is None else spec.sun_elevation
-        if sun is None:
-            missing = "no metadata file (*_MTL.txt, .json or .xml) with its SUN_ELEVATION"
-            raise SceneError(f"{self.name}: {missing} beside it; give sun_elevation in degrees (90 leaves it uncorrected)")
+        fields: dict[str, Any] = {"unit": given.unit or self.unit or "collection2_dn", "sensor": given.sensor or self.sensor}
+        if fields["unit"] == "level1_dn":
+            fields["sun_elevation"] = self.sun_elevation if given.sun_elevation is None else given.sun_elevation
+            fields["level1_factors"] = given.level1_factors or self.level1_factors
+            if fields["sun_elevation"] is None:
+                missing = "no metadata file (*_MTL.txt, .json or .xml) with its SUN_ELEVATION"
+                raise SceneError(f"{self.name}: {missing} beside it; give sun_elevation in degrees (90 leaves it uncorrected)")
         try:
-            return dataclasses.replace(spec, sun_elevation=sun, level1_factors=spec.level1_factors or self.level1_factors)
+            return dataclasses.replace(given, **fields)
         except ValueError as error:
             raise SceneError(f"{self.name}: {error}") from None
 
@@ -99,7 +104,7 @@ def open_scene(
     if not stems and not (len(paths) == 1 and os.path.isfile(paths[0])):
         raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
     name = stems[0] if stems else os.path.splitext(os.path.basename(paths[0]))[0]
-    product = _read_product(name, os.path.dirname(next(iter(matches), paths[0])), alone=len(stems) == 1)
+    product, origin = _read_product(name, os.path.dirname(next(iter(matches), paths[0])), alone=len(stems) == 1)
     if sensor and product.sensor and landsat.lacks_coastal(sensor) != landsat.lacks_coastal(product.sensor):
         raise SceneError(f"{name}: sensor={sensor!r} was given, but by its name and metadata it is {product.sensor!r}")
     sensor = product.sensor or sensor or "landsat8"
@@ -121,7 +126,7 @@ def open_scene(
     try:
         time = metadata.acquisition_time(explicit=product.acquired, name=name, date_tag=date_tag)
     except ValueError as error:
-        raise SceneError(f"{name}: {error}") from None
+        raise SceneError(f"{origin}: {error}") from None
     factors = {landsat.band_name(b, sensor): pair for b, pair in product.level1_factors.items() if _is_reflective(b, sensor)}
     unit = _unit(name, product, {match[1].upper() for match in matches.values()})
     grid_facts = (height, width, transform, crs)
@@ -163,12 +168,13 @@ def _unit(name: str, product: landsat.Product, bands: set[str]) -> str | None:
     return None if level is None else "level1_dn" if level == 1 else "collection2_dn"
 
 
-def _read_product(name: str, folder: str, alone: bool) -> landsat.Product:
-    """What a scene says of itself by its metadata file, if it has one, and its name."""
+def _read_product(name: str, folder: str, alone: bool) -> tuple[landsat.Product, str]:
+    """What a scene says of itself by its metadata file, if it has one, and its name; and the path of that file, or the name."""
     found = [entry.path for entry in os.scandir(folder or ".") if _MTL_FILE.search(entry.name)]
     of_name = sorted(path for path in found if os.path.basename(path).startswith(name))
     files = of_name or (sorted(found) if alone and len({_MTL_FILE.sub("", path) for path in found}) == 1 else [])
     groups: landsat.Groups = {}
+    origin = files[-1] if files else name
     try:
         if files:
             check_regular(files[-1])
@@ -177,9 +183,9 @@ def _read_product(name: str, folder: str, alone: bool) -> landsat.Product:
             if len(text) > _MTL_BYTES:
                 raise ValueError(f"more than {_MTL_BYTES >> 20} MB are no metadata of a scene")
             groups = landsat.parse_mtl(text)
-        return landsat.product_of(name, groups)
+        return landsat.product_of(name, groups), origin
     except (ValueError, OSError) as error:
-        raise SceneError(f"{files[-1] if files else name}: {error}") from None
+        raise SceneError(f"{origin}: {error}") from None
 
 
 def _opened(path: str) -> rasterio.DatasetReader:
