@@ -43,6 +43,8 @@ def test_mutated_geotiffs_open_nothing_else(tmp_path):
     assert done.returncode == 0, done.stderr[-500:]
     opened = set(re.findall(r'open(?:at)?\([^"]*"([^"]+)", O_[^)]*\) = \d', trace.read_text()))
     allowed = (sys.prefix, sys.base_prefix, str(ROOT), "/usr/", "/lib", "/etc/", "/proc/", "/sys/", "/dev/")
-    others = {path for path in opened if path.startswith("/") and not path.startswith((*allowed, str(tmp_path / "mutated.tif")))}
+    others = {
+        path for path in opened if path.startswith("/") and not path.startswith((*allowed, str(tmp_path / "mutated.tif")))
+    }
     assert others <= {str(tmp_path), str(tmp_path / "original.tif")}, others
     assert not re.search(r"connect\(\d+, \{sa_family=AF_INET", trace.read_text())

@@ -36,6 +36,29 @@ def test_attention_reads_key_value_head_h_mod_g():
     np.testing.assert_allclose(large, kernels.plain_attention(100 * q, 100 * k, v, groups), atol=1e-4)
 
 
+def test_attention_looks_at_the_keys_that_are_present():
+    """As if the others were not there, whatever they hold; the same for every query and in the gradients."""
+    b, n, groups, d = 2, 7, 3, 4
+    rng = np.random.default_rng(1)
+    q = rng.standard_normal((b, n, 6 * d)).astype(np.float32)
+    k, v = (rng.standard_normal((b, n, groups * d)).astype(np.float32) for _ in range(2))
+    present = np.ones((b, n), bool)
+    present[0, [1, 4]] = present[1, 6] = False
+    for function in (kernels.fast_attention, kernels.plain_attention):
+        out = function(q, k, v, groups, present)
+        for i in range(b):
+            rows = present[i]
+            alone = kernels.plain_attention(q[i : i + 1, rows], k[i : i + 1, rows], v[i : i + 1, rows], groups)
+            np.testing.assert_allclose(out[i : i + 1, rows], alone, atol=1e-5)
+        np.testing.assert_array_equal(function(q, k, v, groups, present | True), function(q, k, v, groups))
+    fast, plain = (
+        gradients(lambda *a, f=f: f(*a, groups, present), q, k, v) for f in (kernels.fast_attention, kernels.plain_attention)
+    )
+    for a, b in zip(fast, plain, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert not np.any(np.asarray(fast[1])[~present]) and np.all(np.any(np.asarray(fast[1])[present] != 0, axis=-1))
+
+
 def test_layer_norm():
     x = (3 + RNG.standard_normal((4, 5, 16))).astype(np.float32)
     scale, bias = RNG.standard_normal((2, 16)).astype(np.float32)

@@ -22,9 +22,9 @@ class Attention(nn.Module):
     dtype: Any = jnp.float32  # of the products; the softmax is float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """(B, N, D) -> (B, N, D) in `dtype`."""
+    def __call__(self, x: Array, present: Array | None = None) -> Array:
+        """(B, N, D) -> (B, N, D) in `dtype`; `present` (B, N) bool are the tokens that others look at, None is all."""
         kv_width = self.width // self.num_heads * self.num_groups
         widths = {"q_proj": self.width, "k_proj": kv_width, "v_proj": kv_width}
         q, k, v = (Linear(self.width, width, self.dtype, name=name)(x) for name, width in widths.items())
-        return Linear(self.width, self.width, self.dtype, name="out_proj")(kernels.attention(q, k, v, self.num_groups))
+        return Linear(self.width, self.width, self.dtype, name="out_proj")(kernels.attention(q, k, v, self.num_groups, present))

@@ -78,9 +78,9 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(self.width)
         self.moe = MixtureOfExperts(self.config, self.width, self.num_experts, self.hidden)
 
-    def __call__(self, x: Array, draws: Draws | None = None) -> BlockOutput:
-        """(B, N, D) -> (B, N, D); `draws` are the mixture's random numbers in training, or None."""
-        x = x + self.attention(self.norm1(x))
+    def __call__(self, x: Array, draws: Draws | None = None, present: Array | None = None) -> BlockOutput:
+        """(B, N, D) -> (B, N, D); `draws` are the mixture's random numbers in training, `present` as for `Attention`."""
+        x = x + self.attention(self.norm1(x), present)
         mixture_input = self.norm2(x)
         y, router = self.moe(mixture_input, draws)
         return BlockOutput(x + y, mixture_input, router)
@@ -99,14 +99,16 @@ class StackOutput(NamedTuple):
     """What blocks one after the other give."""
 
     x: Array  # (B, N, D), the last output
-    gates: list[Array]  # (B, N, E) of each block
+    gates: list[Array]  # (B, N, E) of each block, 0 for tokens that are not present
     layers: list[Array]  # (B, N, D) of each block, its output
     mixture_inputs: list[Array]  # (B, N, D) of each block
     balance_loss: Array  # scalar, sum over the blocks
     router_z_loss: Array  # the same
 
 
-def run_blocks(module: nn.Module, blocks: Sequence[Block], x: Array, stochastic: Stochastic | None) -> StackOutput:
+def run_blocks(
+    module: nn.Module, blocks: Sequence[Block], x: Array, stochastic: Stochastic | None, present: Array | None = None
+) -> StackOutput:
     """Run blocks one after the other.
 
     Args:
@@ -114,6 +116,7 @@ def run_blocks(module: nn.Module, blocks: Sequence[Block], x: Array, stochastic:
         blocks: of one width; those with equally many experts stand side by side.
         x: (B, N, D).
         stochastic: of training; None is without router noise and dropout.
+        present: (B, N) bool; the others are looked at by no token, and count in no loss. None is all.
     """
     config, (b, n, width) = blocks[0].config, x.shape
     draws: Sequence[Draws | None] = [None] * len(blocks)
@@ -123,14 +126,18 @@ def run_blocks(module: nn.Module, blocks: Sequence[Block], x: Array, stochastic:
         draws = draw(keys, positions, (n, width), experts, config.dropout, stochastic.router_noise)
     outputs: list[BlockOutput] = []
     for block, numbers in zip(blocks, draws):
-        outputs.append(block(x, numbers))
+        outputs.append(block(x, numbers, present))
         x = outputs[-1].x
-    loss = functools.partial(balance_loss, top_k=config.top_k, estimator=config.load_estimator)
+    counted = None if present is None else present.reshape(-1).astype(jnp.float32)
+    loss = functools.partial(balance_loss, top_k=config.top_k, estimator=config.load_estimator, counted=counted)
+    z_loss_of = functools.partial(router_z_loss, counted=counted)
     balance = z_loss = jnp.float32(0)
     for count in dict.fromkeys(block.num_experts for block in blocks):  # a stage at once, which compiles to fewer operations
         routers = [out.router for out, block in zip(outputs, blocks) if block.num_experts == count]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *routers)
         balance += jnp.sum(jax.vmap(loss)(stacked))
-        z_loss += jnp.sum(jax.vmap(router_z_loss)(stacked))
+        z_loss += jnp.sum(jax.vmap(z_loss_of)(stacked))
     gates = [out.router.gates.reshape(b, n, -1) for out in outputs]
+    if present is not None:
+        gates = [gate * present[:, :, None] for gate in gates]
     return StackOutput(x, gates, [out.x for out in outputs], [out.mixture_input for out in outputs], balance, z_loss)

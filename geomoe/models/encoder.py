@@ -28,6 +28,7 @@ class TokenOutput:
     layer_tokens: list[Array]  # (B, N, D), the block's output
     router_z_loss: Array  # scalar, sum of the blocks' router z-losses
     mixture_inputs: list[Array]  # (B, N, D), what the block's router and experts were given
+    present: Array | None = None  # (B, N) bool, False for tokens of patches without data; None is all
 
 
 def patchify(images: Array, patch_size: int) -> Array:
@@ -45,6 +46,26 @@ def unpatchify(patches: Array, patch_size: int, img_size: int) -> Array:
     return x.reshape(len(patches), img_size, img_size, -1)
 
 
+def patches_present(valid: Array, patch_size: int) -> Array:
+    """Find the patches that half or more of the pixels hold data of: (B, H, W) bool -> (B, P) bool."""
+    return jnp.mean(patchify(valid[..., None].astype(jnp.float32), patch_size), axis=-1) >= 0.5
+
+
+def fill_patches(patches: Array, valid: Array, patch_size: int) -> Array:
+    """Give pixels without data the mean, band by band, of those of the same patch that hold some, 0 where none does.
+
+    Args:
+        patches: (B, P, L), of `patchify`.
+        valid: (B, H, W) bool, the pixels that hold data.
+    """
+    shape = patches.shape
+    pixels = patches.reshape(*shape[:2], -1, patch_size**2)
+    holds = patchify(valid[..., None], patch_size)[:, :, None, :]
+    count = jnp.maximum(jnp.sum(holds, axis=-1, keepdims=True), 1)
+    mean = jnp.sum(jnp.where(holds, pixels, 0), axis=-1, keepdims=True) / count
+    return jnp.where(holds, pixels, mean).reshape(shape)
+
+
 class Encoder(nn.Module):
     """The encoder of the masked autoencoder; `config` fixes its shape."""
 
@@ -60,6 +81,7 @@ class Encoder(nn.Module):
         lon: Array,
         ids_keep: Array | None = None,
         stochastic: Stochastic | None = None,
+        valid: Array | None = None,
     ) -> TokenOutput:
         """Encode images with their metadata.
 
@@ -68,6 +90,8 @@ class Encoder(nn.Module):
             week, hour, lat, lon: (B, 2) float, [sin, cos] pairs; a missing value is [0, 0] (see `geomoe.metadata`).
             ids_keep: (B, V) int, indices of the patches to encode; None encodes all P.
             stochastic: of training; None is without router noise and dropout.
+            valid: (B, H, W) bool, the pixels that hold data; None is all. No token looks at that of a patch of which less than
+                half holds data, and no balance counts it; in the other patches pixels without data take the mean of the rest.
 
         Raises:
             ValueError: the images are not of the size that the model was built for.
@@ -78,11 +102,17 @@ class Encoder(nn.Module):
             raise ValueError(f"images must be (B, {', '.join(map(str, expected))}), got {images.shape}")
         dtype = jnp.dtype(cfg.dtype)
         patches = patchify(images, cfg.patch_size)
+        present = None
+        if valid is not None:
+            patches, present = fill_patches(patches, valid, cfg.patch_size), patches_present(valid, cfg.patch_size)
         position = param(self, "pos_embed", TOKEN_INIT, (1, cfg.num_tokens, cfg.width))
         patch_position = position[:, NUM_PREFIX_TOKENS:]
         if ids_keep is not None:
             patches = jnp.take_along_axis(patches, ids_keep[:, :, None], axis=1)
             patch_position = patch_position[0][ids_keep]
+            present = None if present is None else jnp.take_along_axis(present, ids_keep, axis=1)
+        if present is not None:
+            present = jnp.pad(present, ((0, 0), (NUM_PREFIX_TOKENS, 0)), constant_values=True)
         tokens = []
         learned = cfg.missing_metadata == "learned"
         missing = param(self, "missing_metadata", TOKEN_INIT, (1, NUM_METADATA_TOKENS, cfg.width)) if learned else None
@@ -100,10 +130,10 @@ class Encoder(nn.Module):
         shape = cfg, cfg.width, cfg.num_heads, cfg.num_groups
         layers = range(cfg.depth)
         blocks = [Block(*shape, cfg.num_experts(i), cfg.expert_width(i), name=f"block_{i:02d}") for i in layers]
-        out = run_blocks(self, blocks, x, stochastic)
+        out = run_blocks(self, blocks, x, stochastic, present)
         x = out.x.astype(jnp.float32)
         normed = LayerNorm(cfg.width, name="norm")(x)
-        return TokenOutput(x, normed, out.balance_loss, out.gates, out.layers, out.router_z_loss, out.mixture_inputs)
+        return TokenOutput(x, normed, out.balance_loss, out.gates, out.layers, out.router_z_loss, out.mixture_inputs, present)
 
 
 def encode(config: ModelConfig, params: Any, *inputs: Array, **options: Any) -> TokenOutput:

@@ -82,13 +82,14 @@ def layer_norm(x: Array, scale: Array, bias: Array) -> Array:
 # Grouped-query attention (Ainslie et al. 2023, arXiv 2305.13245): query head h reads key/value head h mod G.
 
 
-def plain_attention(q: Array, k: Array, v: Array, num_groups: int) -> Array:
+def plain_attention(q: Array, k: Array, v: Array, num_groups: int, present: Array | None = None) -> Array:
     """softmax(q k^T / sqrt(d)) v, head by head, by the library's attention.
 
     Args:
         q: (B, N, H*d) queries, head after head.
         k, v: (B, N, G*d) keys and values.
         num_groups: G.
+        present: (B, N) bool, the keys that are looked at, at least one an image; None is all.
 
     Returns:
         (B, N, H*d), in the dtype of `q`.
@@ -98,7 +99,8 @@ def plain_attention(q: Array, k: Array, v: Array, num_groups: int) -> Array:
     keys, values = (x.reshape(b, n, num_groups, d) for x in (k, v))
     # The library's query head h reads key/value head h // R, so heads are brought into that order and back.
     by_group = q.reshape(b, n, -1, num_groups, d).swapaxes(2, 3)
-    out = jax.nn.dot_product_attention(by_group.reshape(b, n, -1, d), keys, values)
+    mask = None if present is None else present[:, None, None, :]
+    out = jax.nn.dot_product_attention(by_group.reshape(b, n, -1, d), keys, values, mask=mask)
     return out.reshape(by_group.shape).swapaxes(2, 3).reshape(q.shape)
 
 
@@ -128,21 +130,23 @@ def _from_groups_transposed(x: Array, num_groups: int) -> Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def fast_attention(q: Array, k: Array, v: Array, num_groups: int) -> Array:
+def fast_attention(q: Array, k: Array, v: Array, num_groups: int, present: Array | None = None) -> Array:
     """`plain_attention` with its gradient written out.
 
     The softmax is float32 and is divided by its sum after the product with v, which is N / d times smaller than before it. The
     gradients of k and v are computed transposed, since a batched matmul whose left side is transposed runs on CPU at half the
     speed or less.
     """
-    return _attention_forward(q, k, v, num_groups)[0]
+    return _attention_forward(q, k, v, num_groups, present)[0]
 
 
-def _attention_forward(q: Array, k: Array, v: Array, num_groups: int) -> tuple[Array, tuple[Array, ...]]:
+def _attention_forward(q: Array, k: Array, v: Array, num_groups: int, present: Array | None) -> tuple[Array, tuple[Array, ...]]:
     d = k.shape[-1] // num_groups
     q = q * d**-0.5
     queries, keys, values = (_by_group(x, num_groups, d) for x in (q, k, v))
     logits = jnp.einsum("zqd,zkd->zqk", queries, keys, preferred_element_type=jnp.float32)
+    if present is not None:  # the same for the groups of an image, which stand side by side
+        logits = jnp.where(jnp.repeat(present, num_groups, axis=0)[:, None, :], logits, -1e30)
     weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
     inverse_sum = 1 / jnp.sum(weights, axis=-1, keepdims=True)
     weights = weights.astype(v.dtype)
@@ -150,7 +154,7 @@ def _attention_forward(q: Array, k: Array, v: Array, num_groups: int) -> tuple[A
     return _from_groups(out, num_groups, q.shape[1]), (q, k, v, weights, inverse_sum)
 
 
-def _attention_backward(num_groups: int, saved: tuple[Array, ...], cotangent: Array) -> tuple[Array, Array, Array]:
+def _attention_backward(num_groups: int, saved: tuple[Array, ...], cotangent: Array) -> tuple[Array | None, ...]:
     q, k, v, weights, inverse_sum = saved
     n, d = q.shape[1], k.shape[-1] // num_groups
     keys, values = _by_group(k, num_groups, d), _by_group(v, num_groups, d)
@@ -163,16 +167,16 @@ def _attention_backward(num_groups: int, saved: tuple[Array, ...], cotangent: Ar
     d_q = _from_groups(jnp.einsum("zqk,zkd->zqd", d_logits, keys), num_groups, n) * d**-0.5
     d_k = jnp.einsum("zdq,zqk->zdk", _by_group_transposed(q, num_groups, d), d_logits)
     d_v = jnp.einsum("zdq,zqk->zdk", _by_group_transposed(cotangent, num_groups, d), weights)
-    return d_q, _from_groups_transposed(d_k, num_groups), _from_groups_transposed(d_v, num_groups)
+    return d_q, _from_groups_transposed(d_k, num_groups), _from_groups_transposed(d_v, num_groups), None
 
 
 fast_attention.defvjp(_attention_forward, _attention_backward)
 
 
 @functools.partial(jax.jit, static_argnums=3)
-def attention(q: Array, k: Array, v: Array, num_groups: int) -> Array:
+def attention(q: Array, k: Array, v: Array, num_groups: int, present: Array | None = None) -> Array:
     """`plain_attention`, by what the platform is good at."""
-    return (fast_attention if on_cpu() else plain_attention)(q, k, v, num_groups)
+    return (fast_attention if on_cpu() else plain_attention)(q, k, v, num_groups, present)
 
 
 # A mixture of SwiGLU experts with shared V and W2, every expert computed for every token.

@@ -13,7 +13,7 @@ from jax import Array
 
 from geomoe.models.block import Block, StackOutput, Stochastic, run_blocks
 from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
-from geomoe.models.encoder import Encoder, TokenOutput
+from geomoe.models.encoder import Encoder, TokenOutput, patches_present
 from geomoe.models.layers import TOKEN_INIT, LayerNorm, Linear, param
 
 
@@ -60,7 +60,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens: Array, ids_restore: Array, stochastic: Stochastic | None = None
+        self, tokens: Array, ids_restore: Array, stochastic: Stochastic | None = None, present: Array | None = None
     ) -> tuple[Array, Array, StackOutput]:
         """Decode.
 
@@ -68,6 +68,7 @@ class Decoder(nn.Module):
             tokens: (B, 5 + V, D), the encoder's normed tokens.
             ids_restore: (B, P) int32, where each patch stands in the shuffled order.
             stochastic: as for `Encoder`.
+            present: (B, 5 + V) bool, of the visible tokens those that hold data; None is all.
 
         Returns:
             The patches (B, P, L), the last tokens (B, P, M) that they are linear in, float32 both, and what the blocks gave.
@@ -83,9 +84,13 @@ class Decoder(nn.Module):
         shuffled = jnp.concatenate([visible, hidden], axis=1)
         patches = jnp.take_along_axis(shuffled, ids_restore[:, :, None], axis=1) + position.astype(dtype)
         x = jnp.concatenate([prefix, patches], axis=1)
+        if present is not None:  # a hidden patch's token holds nothing but its place
+            whole = jnp.pad(present[:, NUM_PREFIX_TOKENS:], ((0, 0), (0, cfg.num_patches - v)), constant_values=True)
+            whole = jnp.take_along_axis(whole, ids_restore, axis=1)
+            present = jnp.pad(whole, ((0, 0), (NUM_PREFIX_TOKENS, 0)), constant_values=True)
         shape = cfg, m, cfg.decoder_heads, cfg.decoder_groups, cfg.decoder_experts, m // 2
         blocks = [Block(*shape, name=f"block_{i:02d}") for i in range(cfg.decoder_depth)]
-        out = run_blocks(self, blocks, x, stochastic)
+        out = run_blocks(self, blocks, x, stochastic, present)
         x = LayerNorm(m, name="norm")(out.x[:, NUM_PREFIX_TOKENS:])
         pred = Linear(m, cfg.in_channels * cfg.patch_size**2, dtype, name="pred")(x)
         return pred.astype(jnp.float32), x.astype(jnp.float32), out
@@ -110,11 +115,12 @@ class MAE(nn.Module):
         mask_noise: Array | None = None,
         stochastic: Stochastic | None = None,
         num_decoded: int | None = None,
+        valid: Array | None = None,
     ) -> MAEOutput:
         """Hide patches, encode the rest, reconstruct all.
 
         Args:
-            images, week, hour, lat, lon, stochastic: as for `Encoder`.
+            images, week, hour, lat, lon, stochastic, valid: as for `Encoder`. Patches without data are hidden before others.
             num_decoded: reconstruct the patches of the first so many images alone; None for all.
             mask_noise: (B, P): the patches with the smallest int(P * (1 - mask_ratio)) numbers stay visible. None draws
                 uniform numbers from the rng stream "mask".
@@ -123,11 +129,14 @@ class MAE(nn.Module):
         if mask_noise is None:
             positions = None if stochastic is None else stochastic.positions
             mask_noise = uniform_by_position(self.make_rng("mask"), len(images), cfg.num_patches, positions)
+        if valid is not None:
+            mask_noise = jnp.where(patches_present(valid, cfg.patch_size), mask_noise, mask_noise + 1e6)
         ids_keep, mask, ids_restore = random_masking(mask_noise, cfg.num_visible)
-        encoded = self.encoder(images, week, hour, lat, lon, ids_keep, stochastic)
+        encoded = self.encoder(images, week, hour, lat, lon, ids_keep, stochastic, valid)
         if stochastic is not None and stochastic.positions is not None:
             stochastic = stochastic._replace(positions=stochastic.positions[:num_decoded])
-        pred, tokens, decoded = self.decoder(encoded.normed[:num_decoded], ids_restore[:num_decoded], stochastic)
+        present = None if encoded.present is None else encoded.present[:num_decoded]
+        pred, tokens, decoded = self.decoder(encoded.normed[:num_decoded], ids_restore[:num_decoded], stochastic, present)
         balance = encoded.balance_loss + (decoded.balance_loss if cfg.decoder_balance else 0.0)
         z_loss = encoded.router_z_loss + decoded.router_z_loss
         return MAEOutput(pred, mask, ids_restore, balance, encoded, decoded.gates, z_loss, tokens)

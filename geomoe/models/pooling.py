@@ -27,18 +27,39 @@ class Pooling:
     width: Callable[[ModelConfig], int]  # numbers of an embedding, by the architecture
 
 
-def _of_tokens(pool: Callable[[Array], Array]) -> Pooling:
-    """A pooling of the last tokens (N, T, D) alone, with embeddings of width D."""
-    return Pooling(lambda out, metadata, config: pool(out.tokens), lambda config: config.width)
+def _mean(tokens: Array, present: Array | None) -> Array:
+    """(N, T, D) -> (N, D) float32: the mean over the tokens that are present, 0 where none is."""
+    tokens = tokens.astype(jnp.float32)
+    if present is None:
+        return jnp.mean(tokens, axis=1)
+    weight = present[:, :, None].astype(jnp.float32)
+    return jnp.sum(tokens * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1)
 
 
-def _unit_mean(tokens: Array) -> Array:
-    mean = jnp.mean(tokens, axis=1)
+def _of_tokens(pool: Callable[[Array, Array | None], Array]) -> Pooling:
+    """A pooling of the last tokens (N, T, D), and which of them are present, with embeddings of width D."""
+    return Pooling(lambda out, metadata, config: pool(out.tokens, out.present), lambda config: config.width)
+
+
+def _of_patches(pool: Callable[[Array, Array | None], Array]) -> Pooling:
+    """The same of the patches' tokens alone."""
+    rest = slice(NUM_PREFIX_TOKENS, None)
+    return _of_tokens(lambda tokens, present: pool(tokens[:, rest], None if present is None else present[:, rest]))
+
+
+def _std(tokens: Array, present: Array | None) -> Array:
+    if present is None:
+        return jnp.std(tokens, axis=1)
+    return jnp.sqrt(_mean(jnp.square(tokens - _mean(tokens, present)[:, None]), present))
+
+
+def _unit_mean(tokens: Array, present: Array | None) -> Array:
+    mean = _mean(tokens, present)
     return mean * (tokens.shape[-1] ** 0.5 / (jnp.linalg.norm(mean, axis=-1, keepdims=True) + 1e-8))
 
 
 def _layer_means(out: TokenOutput) -> list[Array]:
-    return [jnp.mean(tokens.astype(jnp.float32), axis=1) for tokens in out.layer_tokens]
+    return [_mean(tokens, out.present) for tokens in out.layer_tokens]
 
 
 def _stages(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) -> Array:
@@ -47,11 +68,11 @@ def _stages(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) ->
 
 
 POOLINGS: dict[str, Pooling] = {
-    "mean": _of_tokens(lambda tokens: jnp.mean(tokens, axis=1)),
+    "mean": _of_tokens(_mean),
     "unit_mean": _of_tokens(_unit_mean),
-    "patch_mean": _of_tokens(lambda tokens: jnp.mean(tokens[:, NUM_PREFIX_TOKENS:], axis=1)),
-    "patch_std": _of_tokens(lambda tokens: jnp.std(tokens[:, NUM_PREFIX_TOKENS:], axis=1)),
-    "cls": _of_tokens(lambda tokens: tokens[:, NUM_METADATA_TOKENS]),
+    "patch_mean": _of_patches(_mean),
+    "patch_std": _of_patches(_std),
+    "cls": _of_tokens(lambda tokens, present: tokens[:, NUM_METADATA_TOKENS]),
     "stages": Pooling(_stages, lambda config: config.width * len(config.stage_experts)),
     "layer_mean": Pooling(
         lambda out, metadata, config: jnp.mean(jnp.stack(_layer_means(out)), axis=0), lambda config: config.width
@@ -114,7 +135,9 @@ def pool_tokens(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig
     - "layer_mean": the mean over all tokens and blocks, D.
     - "metadata": the eight numbers of week, hour, latitude and longitude as the encoder is given them, for a probe to read
       beside what the encoder makes of the pixels.
-    - "tokens": all of them, (N, T, D).
+    - "tokens": all of them, (N, T, D); NaN where a patch holds no data.
+
+    Means and deviations are over the tokens that are present (`TokenOutput.present`).
 
     Args:
         metadata: week, hour, lat, lon, (N, 2) each: the [sin, cos] pairs that went in.
@@ -124,6 +147,6 @@ def pool_tokens(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig
         (N, width) float32, or (N, T, D).
     """
     if pool == TOKENS:
-        return out.tokens
+        return out.tokens if out.present is None else jnp.where(out.present[:, :, None], out.tokens, jnp.nan)
     values = [POOLINGS[name].apply(out, metadata, config) for name in check_pool(pool)]
     return values[0] if len(values) == 1 else jnp.concatenate(values, axis=-1)

@@ -82,8 +82,13 @@ class Router(nn.Module):
         return route(clean_logits, noise_scale, noise, self.top_k, bias)
 
 
-def expected_load(out: RouterOutput, top_k: int, estimator: str) -> Array:
-    """Estimate smoothly how many tokens each expert gets: (E,) float32.
+def _sum_over(values: Array, counted: Array | None) -> Array:
+    """(T, E) -> (E,): the sum over tokens, each with its weight in `counted` (T,), or 1."""
+    return jnp.sum(values if counted is None else values * counted[:, None], axis=0)
+
+
+def expected_load(out: RouterOutput, top_k: int, estimator: str, counted: Array | None = None) -> Array:
+    """Estimate smoothly how many tokens each expert gets, of those that are `counted` (T,) (None: all): (E,) float32.
 
     It is the sum over tokens of Phi((clean - psi) / scale), the probability that a fresh draw of this expert's noise lifts it
     over the threshold psi.
@@ -96,7 +101,7 @@ def expected_load(out: RouterOutput, top_k: int, estimator: str) -> Array:
     """
     tokens, num_experts = out.logits.shape
     if top_k == num_experts:
-        return jnp.full((num_experts,), float(tokens), jnp.float32)
+        return jnp.full((num_experts,), float(tokens) if counted is None else jnp.sum(counted), jnp.float32)
     if estimator == "shazeer":
         threshold = jnp.where(out.ranks < top_k, out.next, out.kth)
     elif estimator == "reference":
@@ -105,18 +110,18 @@ def expected_load(out: RouterOutput, top_k: int, estimator: str) -> Array:
         threshold = jnp.where(out.logits > out.kth, out.kth, jnp.where(below, out.next, out.logits))
     else:
         raise ValueError(f"load_estimator = {estimator!r} is not 'reference' or 'shazeer'")
-    return jnp.sum(jax.scipy.stats.norm.cdf((out.clean_logits - threshold) / out.noise_scale), axis=0)
+    return _sum_over(jax.scipy.stats.norm.cdf((out.clean_logits - threshold) / out.noise_scale), counted)
 
 
-def balance_loss(out: RouterOutput, top_k: int, estimator: str) -> Array:
+def balance_loss(out: RouterOutput, top_k: int, estimator: str, counted: Array | None = None) -> Array:
     """0.01 CV(importance) + 0.01 CV(load): scalar (Shazeer et al. 2017, eq. 6-7 and 11, with CV in place of its square)."""
     cv = lambda values: jnp.std(values) / (jnp.mean(values) + 1e-6)  # of the population
-    return BALANCE_WEIGHT * (cv(jnp.sum(out.gates, axis=0)) + cv(expected_load(out, top_k, estimator)))
+    return BALANCE_WEIGHT * (cv(_sum_over(out.gates, counted)) + cv(expected_load(out, top_k, estimator, counted)))
 
 
-def router_z_loss(out: RouterOutput) -> Array:
+def router_z_loss(out: RouterOutput, counted: Array | None = None) -> Array:
     """Mean of logsumexp(clean logits)^2 over tokens, scalar; keeps logits small (Zoph et al. 2022, arXiv 2202.08906, eq. 5)."""
-    return jnp.mean(jnp.square(jax.nn.logsumexp(out.clean_logits, axis=-1)))
+    return jnp.average(jnp.square(jax.nn.logsumexp(out.clean_logits, axis=-1)), weights=counted)
 
 
 def balanced_bias(bias: Array, usage: Array, rate: float) -> Array:
