@@ -63,14 +63,17 @@ def _local_mesh() -> Mesh:
 
 
 @functools.partial(compilation.jit, static_argnums=0)
-def _apply(config: ModelConfig, params: Any, *inputs: jax.Array) -> TokenOutput:
-    return encode(config, params, *inputs)
+def _apply(config: ModelConfig, params: Any, valid: jax.Array | None, *inputs: jax.Array) -> TokenOutput:
+    return encode(config, params, *inputs, valid=valid)
 
 
 @functools.partial(compilation.jit, static_argnums=(0, 1))
 def _embed(config: ModelConfig, pool: Pool, params: Any, *inputs: jax.Array) -> jax.Array:
+    """Images, week, hour, lat, lon and, where some pixels hold no data, which do, -> embeddings."""
+
     def some(part: tuple[jax.Array, ...]) -> jax.Array:
-        return pool_tokens(encode(config, params, *part), part[1:], config, pool)
+        valid = part[5] > 0 if len(part) > 5 else None
+        return pool_tokens(encode(config, params, *part[:5], valid=valid), part[1:5], config, pool)
 
     count = len(inputs[0])
     size = compilation.images_at_once(count, jax.local_device_count())
@@ -121,14 +124,18 @@ class PretrainedEncoder:
     def __repr__(self) -> str:
         return f"PretrainedEncoder({self.source}: {self.num_params:,} parameters, embeddings of {self.embed_dim})"
 
-    def apply_tokens(self, images: jax.Array | np.ndarray, week: Any, hour: Any, lat: Any, lon: Any) -> TokenOutput:
+    def apply_tokens(
+        self, images: jax.Array | np.ndarray, week: Any, hour: Any, lat: Any, lon: Any, valid: Any = None
+    ) -> TokenOutput:
         """Apply the encoder itself.
 
         Args:
             images: (N, S, S, C) z-scored.
             week, hour, lat, lon: (N, 2) [sin, cos] pairs, [0, 0] where missing.
+            valid: (N, S, S) bool, the pixels that hold data; None is all.
         """
-        return _apply(self.config, self._encoder_params, *map(jnp.asarray, (images, week, hour, lat, lon)))
+        mask = None if valid is None else jnp.asarray(valid, bool)
+        return _apply(self.config, self._encoder_params, mask, *map(jnp.asarray, (images, week, hour, lat, lon)))
 
     @overload
     def embed(
@@ -151,6 +158,7 @@ class PretrainedEncoder:
         batch_size: int = 256,
         *,
         spec: InputSpec | None = None,
+        valid: Any = None,
         return_record: bool = False,
         **description: Any,
     ) -> np.ndarray | tuple[np.ndarray, dict[str, Any]]:
@@ -167,9 +175,11 @@ class PretrainedEncoder:
             normalized: whether the images are z-scored already, of the model's size and bands, and left as they are.
             batch_size: images at once, over all devices.
             spec: what the images are.
+            valid: (N, H, W) bool, False for pixels to be taken for such without data, clouds, say; a sequence of (H, W) where
+                images are one. None is by the images alone: their numbers, and the masks of numpy's masked arrays.
             return_record: whether to return `record(spec)` as well, what was made of the images.
             **description: the fields of `InputSpec` in place of `spec`: unit, sensor, bands, fill_missing, resize_mode,
-                sun_elevation, level1_factors, uint8_range, statistics.
+                sun_elevation, level1_factors, uint8_range, statistics, nodata.
 
         Returns:
             (N, width) float32, the width being D for most pools (`geomoe.models.pooling.pool_width`), or (N, 5 + P, D) for
@@ -185,8 +195,8 @@ class PretrainedEncoder:
         check_pool(pool)
         spec = self._spec(spec, description, normalized)
         shape = (self.config.num_tokens,) * (pool == TOKENS) + (pool_width(self.config, pool),)
-        batches = self._batches(images, lat, lon, time, spec, batch_size)
-        parts = [self.embed_batch(batch, meta, pool, size) for batch, meta, size in batches]
+        batches = self._batches(images, lat, lon, time, spec, batch_size, valid)
+        parts = [self.embed_batch(batch, meta, pool, size, holds) for batch, meta, size, holds in batches]
         z = np.concatenate([np.zeros((0, *shape), np.float32), *parts])
         if not return_record:
             return z
@@ -218,9 +228,9 @@ class PretrainedEncoder:
             raise ValueError(f"{self.source} holds no decoder, so there is nothing to reconstruct with")
         spec = self._spec(spec, description, normalized)
         parts = []
-        for i, (batch, meta, _) in enumerate(self._batches(images, lat, lon, time, spec, batch_size)):
+        for i, (batch, meta, _, holds) in enumerate(self._batches(images, lat, lon, time, spec, batch_size)):
             fields = {"image": batch, **dict(zip(FIELDS, meta))}
-            parts.append(reconstruct(MAE(self.config), self.params, fields, seed + i, self.normalised_targets))
+            parts.append(reconstruct(MAE(self.config), self.params, fields, seed + i, self.normalised_targets, holds))
         return Reconstruction(*(np.concatenate(field) for field in zip(*parts)))
 
     def routing(
@@ -238,8 +248,8 @@ class PretrainedEncoder:
         """Which experts the tokens of images go to; arguments as for `embed`."""
         spec = self._spec(spec, description, normalized)
         gates = []
-        for batch, meta, size in self._batches(images, lat, lon, time, spec, batch_size):
-            padded = _pad((batch, *meta), size)
+        for batch, meta, size, holds in self._batches(images, lat, lon, time, spec, batch_size):
+            padded = _pad((batch, *meta, *(() if holds is None else (holds,))), size)
             gates.append([np.asarray(layer)[: len(batch)] for layer in self.apply_tokens(*padded).gates])
         return Routing([np.concatenate(layer) for layer in zip(*gates)], self.config)
 
@@ -260,9 +270,12 @@ class PretrainedEncoder:
         return None
 
     def _batches(
-        self, images: Any, lat: Any, lon: Any, time: Any, spec: InputSpec | None, batch_size: int
-    ) -> Iterator[tuple[np.ndarray, list[np.ndarray], int]]:
-        """z-scored images, metadata and padded size of each batch; warns where the images are far off."""
+        self, images: Any, lat: Any, lon: Any, time: Any, spec: InputSpec | None, batch_size: int, valid: Any = None
+    ) -> Iterator[tuple[np.ndarray, list[np.ndarray], int, np.ndarray | None]]:
+        """z-scored images, metadata, padded size and valid pixels of each batch; warns where the images are far off.
+
+        The valid pixels (n, S, S) are None where all are, or where those without data are to speak.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
         cfg = self.config
@@ -283,31 +296,46 @@ class PretrainedEncoder:
         shape = (cfg.img_size, cfg.img_size, cfg.in_channels)
         if spec is None and (several or images.shape[1:] != shape):
             raise ValueError(f"normalized images must be (N, {', '.join(map(str, shape))}), got {np.shape(images)}")
+        if valid is not None:
+            if spec is not None and spec.nodata == "published":
+                raise ValueError("nodata='published' lets pixels without data speak; valid would be ignored")
+            valid = [np.asarray(v) for v in valid] if several else np.asarray(valid)
+            if len(valid) != count or spec is None and valid.shape != (count, *shape[:2]):
+                raise ValueError(f"valid must be one for each pixel of the {count} images, got {np.shape(valid)}")
         for start in range(0, count, batch_size):
             part = slice(start, start + batch_size)
+            some = None if valid is None else valid[part]
             if spec is None:
                 batch = np.asarray(images[part], np.float32)
                 if not np.isfinite(batch).all():
                     raise ValueError("normalized images hold NaN or infinite values")
+                holds = some
             else:
-                batch, valid = self.prepare(images[part], spec.part(part))
+                batch, holds = self.prepare(images[part], spec.part(part), some)
                 if spec.statistics is None:
-                    preprocess.warn_if_far(batch, valid, self.statistics, self.bands, unit)
-            yield batch, [field[part] for field in meta], _padded_size(len(batch), batch_size)
+                    preprocess.warn_if_far(batch, holds, self.statistics, self.bands, unit)
+            speak = holds is None or holds.all() or spec is not None and spec.nodata == "published"
+            size = _padded_size(len(batch), batch_size)
+            yield batch, [field[part] for field in meta], size, None if speak else holds
 
-    def prepare(self, images: Images, spec: InputSpec = InputSpec()) -> tuple[np.ndarray, np.ndarray]:
+    def prepare(self, images: Images, spec: InputSpec = InputSpec(), valid: Any = None) -> tuple[np.ndarray, np.ndarray]:
         """The z-scored images that `embed` gives to the model, (N, S, S, C), and which pixels hold data, (N, S, S)."""
         size, bands = self.config.img_size, self.bands
         if isinstance(images, np.ndarray):
-            return preprocess.prepare(images, spec, bands, size, self.statistics)
+            return preprocess.prepare(images, spec, bands, size, self.statistics, valid)
         specs = (spec.part(slice(i, i + 1)) for i in range(len(images)))
-        each = [preprocess.prepare(image[None], one, bands, size, self.statistics) for image, one in zip(images, specs)]
+        masks = [None if valid is None else valid[i][None] for i in range(len(images))]
+        each = [
+            preprocess.prepare(image[None], one, bands, size, self.statistics, mask)
+            for image, one, mask in zip(images, specs, masks)
+        ]
         return np.concatenate([z for z, _ in each]), np.concatenate([valid for _, valid in each])
 
     def record(self, spec: InputSpec = InputSpec()) -> dict[str, Any]:
         """What becomes of images described by `spec`, in plain values: for files and results that must say it."""
         spec = spec.known()
         record: dict[str, Any] = {"unit": spec.unit, "bands": list(spec.channels(self.bands)), "resize_mode": spec.resize_mode}
+        record["nodata"] = spec.nodata
         if landsat.lacks_coastal(str(spec.sensor)):
             record |= {"sensor": spec.sensor, "coastal": "the blue band's z-score"}
         if spec.unit == "level1_dn":
@@ -321,7 +349,9 @@ class PretrainedEncoder:
             return record | {"statistics": dict(self.statistics), "statistics_unit": "collection2_dn"}
         return record | {"statistics": dict(Statistics.of(spec.statistics)), "statistics_unit": spec.unit}
 
-    def embed_batch(self, images: np.ndarray, metadata: Sequence[np.ndarray], pool: Pool, size: int) -> np.ndarray:
+    def embed_batch(
+        self, images: np.ndarray, metadata: Sequence[np.ndarray], pool: Pool, size: int, valid: np.ndarray | None = None
+    ) -> np.ndarray:
         """Embed one batch as the model takes it, padded so that a single compiled program serves all, on all local devices.
 
         Args:
@@ -329,9 +359,11 @@ class PretrainedEncoder:
             metadata: week, hour, lat, lon, (n, 2) each.
             pool: as for `embed`.
             size: batch size of the compiled program; rounded up to a multiple of the number of devices.
+            valid: (n, S, S) bool, the pixels that hold data; None is all, which has a program of its own.
         """
         sharding = NamedSharding(_local_mesh(), PartitionSpec("images"))
-        padded = jax.device_put(_pad((images, *metadata), size + -size % sharding.mesh.size), sharding)
+        inputs = (images, *metadata) if valid is None or valid.all() else (images, *metadata, valid)
+        padded = jax.device_put(_pad(inputs, size + -size % sharding.mesh.size), sharding)
         return np.asarray(_embed(self.config, pool, self._encoder_params, *padded))[: len(images)]
 
     def random_weights(self, seed: int = 0) -> PretrainedEncoder:

@@ -257,3 +257,41 @@ def test_each_image_of_a_list_has_its_own_sun(encoder, scenes):
     both = encoder.embed(images, sun_elevation=np.array([30.0, 60.0]), **options)
     for row, image, elevation in zip(both, images, (30.0, 60.0), strict=True):
         np.testing.assert_allclose(row, encoder.embed(image[None], sun_elevation=elevation, **options)[0], atol=1e-5)
+
+
+def test_pixels_without_data_do_not_speak(encoder):
+    """Whatever lies under zeros, masks and `valid`; "published" lets them speak as they always did."""
+    rng = np.random.default_rng(3)
+    dn = rng.integers(7000, 15000, (3, 8, 8, 7)).astype(np.uint16)
+    holds = np.ones((3, 8, 8), bool)
+    holds[0, :4] = holds[1, 2:5, 2:5] = False  # the third image is whole
+    empty = np.where(holds[..., None], dn, 0).astype(np.uint16)
+    z = encoder.embed(empty)
+    np.testing.assert_allclose(encoder.embed(dn, valid=holds), z, atol=1e-6)
+    np.testing.assert_allclose(encoder.embed(np.ma.array(dn, mask=np.broadcast_to(~holds[..., None], dn.shape))), z, atol=1e-6)
+    np.testing.assert_allclose(encoder.embed(list(dn), valid=list(holds)), z, atol=1e-6)
+    clouds = np.where(holds[..., None], dn, 60000).astype(np.uint16)
+    np.testing.assert_allclose(encoder.embed(clouds, valid=holds), z, atol=1e-6)
+    np.testing.assert_allclose(z[2:], encoder.embed(dn[2:]), atol=1e-6)
+    mean, std = (np.array(encoder.statistics[k]) for k in ("mean", "std"))
+    none = np.zeros((3, 2), np.float32)
+    tokens = encoder.apply_tokens((empty - mean) / std, none, none, none, none).tokens
+    published = encoder.embed(empty, nodata="published")
+    np.testing.assert_allclose(published, np.mean(tokens, axis=1), atol=2e-5)
+    assert np.abs(published - z)[:2].max() > 0.1
+    images = ((dn - mean) / std).astype(np.float32)
+    np.testing.assert_allclose(encoder.embed(images, normalized=True, valid=holds), z, atol=1e-5)
+    sizes = [np.pad(image, ((0, 2), (0, 2), (0, 0)), mode="edge") for image in dn[:1]] + list(dn[1:])
+    masks = [np.pad(mask, ((0, 2), (0, 2)), mode="edge") for mask in holds[:1]] + list(holds[1:])
+    several = encoder.embed(sizes, valid=masks, resize_mode="centre_crop")
+    np.testing.assert_allclose(several[1:], z[1:], atol=1e-6)
+    for arguments, message in (
+        (dict(valid=holds[:2]), "valid must be one for each pixel of the 3 images"),
+        (dict(valid=holds[:, :4]), r"valid must be \(3, 8, 8\)"),
+        (dict(valid=holds, nodata="published"), "valid would be ignored"),
+        (dict(nodata="zero"), "nodata = 'zero' is not one of masked, published"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.embed(dn, **arguments)
+    assert encoder.routing(empty).gates[0][0].any(axis=-1).sum() < encoder.config.num_tokens
+    assert np.isfinite(encoder.reconstruct(empty).reconstruction).all()

@@ -16,6 +16,7 @@ from geomoe.landsat import Statistics
 
 RESIZE_MODES = ("exact", "centre_crop", "resize")  # how an image gets the model's size: see `InputSpec`
 RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")  # in training: see `geomoe.data.LoadOptions`
+NODATA_MODES = ("masked", "published")
 WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: nothing without data is mixed in
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 _IMPOSSIBLE = -0.05  # reflectance; water and shadow come near it, nothing lies below
@@ -49,6 +50,8 @@ class InputSpec:
             conversion to Collection 2 digital numbers.
         sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are; None is what a file or scene says of
             itself, else Landsat 8. Landsat 4, 5 and 7 have no coastal band; the blue band's z-score stands in its place.
+        nodata: what becomes of pixels without data: "masked" (they do not speak: see `geomoe.models.Encoder`), or "published"
+            (they enter as digital number 0, five standard deviations dark, as in the published evaluation).
     """
 
     unit: str | None = None
@@ -60,6 +63,7 @@ class InputSpec:
     uint8_range: tuple[float, float] = (0.0, 1.0)
     statistics: Mapping[str, Any] | None = None
     sensor: str | None = None
+    nodata: str = "masked"
 
     def __post_init__(self) -> None:
         if self.unit is not None and self.unit not in landsat.UNITS:
@@ -71,6 +75,8 @@ class InputSpec:
                 raise ValueError(f"level-1 numbers of {self.sensor} have {factors}; give them as level1_factors")
         if self.resize_mode not in RESIZE_MODES:
             raise ValueError(f"resize_mode = {self.resize_mode!r} is not one of {', '.join(RESIZE_MODES)}")
+        if self.nodata not in NODATA_MODES:
+            raise ValueError(f"nodata = {self.nodata!r} is not one of {', '.join(NODATA_MODES)}")
         if isinstance(self.bands, str):
             raise ValueError(f"bands = {self.bands!r} must be a sequence of names, not one string")
         for name in ("sun_elevation", "level1_factors"):
@@ -259,13 +265,19 @@ def to_size(
 
 
 def prepare(
-    images: np.ndarray, spec: InputSpec, bands: Sequence[str], size: int, statistics: Mapping[str, Any]
+    images: np.ndarray,
+    spec: InputSpec,
+    bands: Sequence[str],
+    size: int,
+    statistics: Mapping[str, Any],
+    valid: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bring images to what a model takes.
 
     Args:
         images: (N, H, W, C) in the unit and with the bands of `spec`.
         bands, size, statistics: the model's, with the {"mean", "std"} in Collection 2 digital numbers.
+        valid: (N, H, W) bool, False for pixels to be taken for such without data, clouds, say; None is by the images alone.
 
     Returns:
         z-scored images (N, size, size, len(bands)) float32, and which pixels hold data in every band, (N, size, size) bool.
@@ -297,16 +309,21 @@ def prepare(
         if len(zscore.mean) != len(names):
             raise ValueError(f"statistics hold {len(zscore.mean)} bands where the images have {len(names)}: {', '.join(names)}")
         zscore = zscore.select(channels)
+    holds = has_data(images, unit)
+    if valid is not None:
+        if valid.shape != holds.shape:
+            raise ValueError(f"valid must be {holds.shape}, one for each pixel, got {valid.shape}")
+        holds &= valid.astype(bool)
     z = zscore.normalize(to_size(values, size, spec.resize_mode)).astype(np.float32, copy=False)
-    valid = to_size(has_data(images, unit)[..., None], size, spec.resize_mode)[..., 0] > WHOLE
+    kept = to_size(holds[..., None], size, spec.resize_mode)[..., 0] > WHOLE
     if None not in order:
-        return z, valid
+        return z, kept
     full = np.zeros((*z.shape[:3], len(order)), np.float32)  # 0 is the training mean
     full[..., present] = z
     if landsat.lacks_coastal(sensor):
         coastal, blue = (bands.index(name) for name in landsat.BANDS[:2])
         full[..., coastal] = full[..., blue]
-    return full, valid
+    return full, kept
 
 
 def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any], bands: Sequence[str], unit: str) -> None:

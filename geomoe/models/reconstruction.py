@@ -33,14 +33,19 @@ class Reconstruction(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(
-    model: MAE, params: Any, images: jax.Array, metadata: list[jax.Array], noise: jax.Array
+    model: MAE, params: Any, images: jax.Array, metadata: list[jax.Array], noise: jax.Array, valid: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    out = autoencode(model, params, images, *metadata, mask_noise=noise)
+    out = autoencode(model, params, images, *metadata, mask_noise=noise, valid=valid)
     return out.pred, out.mask
 
 
 def reconstruct(
-    model: MAE, params: Any, batch: Mapping[str, np.ndarray], seed: int = 0, normalised_targets: bool = False
+    model: MAE,
+    params: Any,
+    batch: Mapping[str, np.ndarray],
+    seed: int = 0,
+    normalised_targets: bool = False,
+    valid: np.ndarray | None = None,
 ) -> Reconstruction:
     """Hide patches of images and reconstruct them.
 
@@ -50,11 +55,12 @@ def reconstruct(
         seed: of the mask.
         normalised_targets: whether the model was trained on patches normalised each by itself; its predictions are then put
             back on the original patch's own mean and standard deviation, which the model does not know.
+        valid: (N, S, S) bool, the pixels that hold data; None is all.
     """
     cfg = model.config
     noise = jax.random.uniform(jax.random.key(seed), (batch["image"].shape[0], cfg.num_patches))
     images = jnp.asarray(batch["image"])
-    pred, mask = _forward(model, params, images, [jnp.asarray(batch[name]) for name in FIELDS], noise)
+    pred, mask = _forward(model, params, images, [jnp.asarray(batch[name]) for name in FIELDS], noise, valid)
     if normalised_targets:
         target = patchify(images, cfg.patch_size)
         pred = pred * jnp.std(target, axis=-1, keepdims=True) + jnp.mean(target, axis=-1, keepdims=True)
