@@ -5,7 +5,7 @@ and normalisation are inside:
 
     embeddings = function(images, week, hour, lat, lon)
 
-images (N, S, S, C) float32, Collection 2 digital numbers; week, hour, lat, lon (N, 2) float32 [sin, cos] pairs, [0, 0] where
+images (N, S, S, C) float32, Collection 2 digital numbers, 0 or NaN without data (which does not speak); week, hour, lat, lon (N, 2) float32 [sin, cos] pairs, [0, 0] where
 unknown; embeddings (N, D) float32. N is free.
 """
 
@@ -19,6 +19,7 @@ import jax.export  # a module of its own, not brought by `import jax`
 import jax.numpy as jnp
 import numpy as np
 
+from geomoe import landsat
 from geomoe.files import atomic_open
 from geomoe.metadata import FIELDS
 from geomoe.models import encode
@@ -56,7 +57,9 @@ def export_encoder(
 
     def function(images: jax.Array, week: jax.Array, hour: jax.Array, lat: jax.Array, lon: jax.Array) -> jax.Array:
         metadata = week, hour, lat, lon
-        return pool_tokens(encode(cfg, params, encoder.statistics.normalize(images), *metadata), metadata, cfg, pool)
+        valid = jnp.all(images > landsat.NODATA, axis=-1)  # False for NaN as well
+        z = encoder.statistics.normalize(jnp.nan_to_num(images))
+        return pool_tokens(encode(cfg, params, z, *metadata, valid=valid), metadata, cfg, pool)
 
     (count,) = jax.export.symbolic_shape("n")
     image = jax.ShapeDtypeStruct((count, cfg.img_size, cfg.img_size, cfg.in_channels), jnp.float32)
