@@ -15,5 +15,21 @@ def test_each_bit_of_qa_pixel():
 
 def test_the_confidence_of_bqa():
     np.testing.assert_array_equal(landsat.is_cloud(np.arange(4) << 14, "BQA"), [False, False, False, True])
+    assert landsat.is_cloud(np.array([3 << 12]), "BQA").all()  # cirrus
     with pytest.raises(ValueError, match="kind = 'SCL'"):
         landsat.is_cloud(np.zeros(3, int), "SCL")
+
+
+def test_each_class_by_itself():
+    bits = 1 << np.arange(16)
+    for bit, name in enumerate(landsat.QUALITY_CLASSES):
+        np.testing.assert_array_equal(np.flatnonzero(landsat.is_flagged(bits, "QA_PIXEL", (name,))), [bit])
+    # Collection 1, from the table of LSDS-1873: 2720 is clear, 2800 cloud of high confidence, 2976 its shadow, 3744 snow.
+    values = np.array([1, 2720, 2800, 2976, 3744, 6816])
+    expected = {"fill": [0], "cloud": [2], "shadow": [3], "snow": [4], "cirrus": [5]}
+    for name, rows in expected.items():
+        np.testing.assert_array_equal(np.flatnonzero(landsat.is_flagged(values, "BQA_C1", (name,))), rows)
+    np.testing.assert_array_equal(landsat.is_cloud(values, "BQA_C1"), [False, False, True, True, False, True])
+    assert not landsat.is_flagged(bits, "QA_PIXEL", ()).any()
+    with pytest.raises(ValueError, match="'shadow' is no class that a quality band BQA tells"):
+        landsat.is_flagged(bits, "BQA", ("shadow",))

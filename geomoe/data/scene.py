@@ -32,7 +32,7 @@ class SceneInfo:
 
     name: str  # of the product
     files: dict[str, tuple[str, int]]  # band name -> (path, index of the band in it, from 1)
-    qa: tuple[str, str] | None  # path and kind ("QA_PIXEL" or "BQA") of the quality band
+    qa: tuple[str, str] | None  # path and kind (as for `geomoe.landsat.is_flagged`) of the quality band
     height: int  # in pixels
     width: int
     transform: Any  # of pixels to `crs`, affine
@@ -97,7 +97,7 @@ def open_scene(
     if len(paths) == 1 and os.path.isdir(where):
         paths = sorted(entry.path for entry in os.scandir(where))
     matches = {p: match for p in paths if (match := _BAND_FILE.search(os.path.basename(p)))}
-    qa = next(((p, match[1].upper()) for p in paths if (match := _QA_FILE.search(os.path.basename(p)))), None)
+    qa = next(((p, _qa_kind(match)) for p in paths if (match := _QA_FILE.search(os.path.basename(p)))), None)
     stems = sorted({match.string[: match.start()] for match in matches.values()})
     if len(stems) > 1:
         raise SceneError(f"{where}: holds more than one scene: {', '.join(stems)}; name the files of one")
@@ -131,6 +131,12 @@ def open_scene(
     unit = _unit(name, product, {match[1].upper() for match in matches.values()})
     grid_facts = (height, width, transform, crs)
     return SceneInfo(name, files, qa, *grid_facts, time, sensor, unit, product.sun_elevation, factors or None)
+
+
+def _qa_kind(match: re.Match[str]) -> str:
+    """The kind of a quality band: collection 1's bits are others than those of earlier files of the same ending."""
+    kind = match[1].upper()
+    return "BQA_C1" if kind == "BQA" and re.search(r"_\d{8}_01_", match.string) else kind
 
 
 def _is_reflective(band: str, sensor: str) -> bool:
@@ -252,6 +258,24 @@ class SceneReader(contextlib.AbstractContextManager):
             return None
         path, kind = self.info.qa
         return landsat.is_cloud(self._band(path, 1, row, column, height, width), kind)
+
+    def flagged(self, classes: Sequence[str], row: int, column: int, height: int, width: int) -> np.ndarray:
+        """Find the pixels that the quality band says to be of some classes: (height, width) bool.
+
+        Raises:
+            SceneError: there is no quality band, or it does not tell a class.
+        """
+        if not classes:
+            return np.zeros((height, width), bool)
+        if self.info.qa is None:
+            raise SceneError(
+                f"{self.info.name} has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF) to mask {', '.join(classes)} by"
+            )
+        path, kind = self.info.qa
+        try:
+            return landsat.is_flagged(self._band(path, 1, row, column, height, width), kind, classes)
+        except ValueError as error:
+            raise SceneError(f"{path}: {error}") from None
 
     def _band(self, path: str, index: int, row: int, column: int, height: int, width: int) -> np.ndarray:
         file = self._files[path]

@@ -5,8 +5,8 @@ and normalisation are inside:
 
     embeddings = function(images, week, hour, lat, lon)
 
-images (N, S, S, C) float32, Collection 2 digital numbers, 0 or NaN without data (which does not speak); week, hour, lat, lon (N, 2) float32 [sin, cos] pairs, [0, 0] where
-unknown; embeddings (N, D) float32. N is free.
+images (N, S, S, C) float32, Collection 2 digital numbers, 0 or NaN without data (which does not speak); week, hour, lat, lon
+(N, 2) float32 [sin, cos] pairs, [0, 0] where unknown; embeddings (N, D) float32. N is free.
 """
 
 import json

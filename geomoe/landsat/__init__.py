@@ -30,6 +30,7 @@ from geomoe.landsat.product import (
     product_of as product_of,
     sensor_of as sensor_of,
 )
+from geomoe.landsat.quality import QUALITY_CLASSES as QUALITY_CLASSES, is_cloud as is_cloud, is_flagged as is_flagged
 from geomoe.landsat.statistics import STATISTICS as STATISTICS, Statistics as Statistics
 from geomoe.landsat.units import (
     FILE_DTYPES as FILE_DTYPES,
@@ -42,7 +43,6 @@ from geomoe.landsat.units import (
     SCALED_UNITS as SCALED_UNITS,
     UNITS as UNITS,
     dn_to_reflectance as dn_to_reflectance,
-    is_cloud as is_cloud,
     level1_to_reflectance as level1_to_reflectance,
     nodata_value as nodata_value,
     reflectance_to_dn as reflectance_to_dn,

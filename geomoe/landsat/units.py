@@ -1,4 +1,4 @@
-"""Numbers in Landsat files: digital numbers of the collections and of level 1, reflectance, and the bits of quality bands."""
+"""Numbers in Landsat files: digital numbers of the collections and of level 1, and reflectance."""
 
 import numpy as np
 
@@ -79,17 +79,3 @@ def level1_to_reflectance(
     if not ((elevation > 0) & (elevation <= 90)).all():
         raise ValueError(f"sun_elevation = {sun_elevation} must be degrees over the horizon, more than 0 and at most 90")
     return reflectance / np.sin(np.radians(elevation)).reshape(elevation.shape + (1,) * (dn.ndim - elevation.ndim))
-
-
-def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
-    """Find clouds (and, in Collection 2, their shadows) in a quality band: uint16 -> bool of the same shape.
-
-    `kind` is "QA_PIXEL" of Collection 2 (bits 1 dilated cloud, 2 cirrus, 3 cloud, 4 shadow; USGS LSDS-1619), or "BQA" from
-    before the collections (bits 14 and 15: cloud confidence, 3 is high).
-    """
-    qa = np.asarray(qa, np.uint16)
-    if kind == "QA_PIXEL":
-        return (qa & 0b11110) != 0
-    if kind == "BQA":
-        return (qa >> 14) == 3
-    raise ValueError(f"kind = {kind!r} is not 'QA_PIXEL' or 'BQA'")

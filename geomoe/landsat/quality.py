@@ -1,0 +1,52 @@
+"""Quality bands of Landsat products: what their bits say of a pixel."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+QUALITY_CLASSES = ("fill", "dilated_cloud", "cirrus", "cloud", "shadow", "snow")
+_CLOUDY = ("dilated_cloud", "cirrus", "cloud", "shadow")
+# Class -> first bit, number of bits, the number that says yes: a flag, or a confidence of which 3 is high.
+_LAYOUTS = {
+    # Collection 2 (USGS LSDS-1619).
+    "QA_PIXEL": {name: (bit, 1, 1) for bit, name in enumerate(QUALITY_CLASSES)},
+    # Collection 1, Landsat 8 (USGS LSDS-1873).
+    "BQA_C1": {"fill": (0, 1, 1), "cloud": (4, 1, 1), "shadow": (7, 2, 3), "snow": (9, 2, 3), "cirrus": (11, 2, 3)},
+    # Landsat 8 before the collections.
+    "BQA": {"fill": (0, 1, 1), "snow": (10, 2, 3), "cirrus": (12, 2, 3), "cloud": (14, 2, 3)},
+}
+
+
+def is_flagged(qa: np.ndarray, kind: str, classes: Sequence[str]) -> np.ndarray:
+    """Find the pixels that a quality band says to be of some classes: uint16 -> bool of the same shape.
+
+    Args:
+        kind: "QA_PIXEL" (Collection 2), "BQA_C1" (Collection 1) or "BQA" (before the collections).
+        classes: of `QUALITY_CLASSES`.
+
+    Raises:
+        ValueError: an unknown kind, or a class that bands of the kind do not tell.
+
+    >>> is_flagged(np.array([0, 1 << 3, 1 << 5]), "QA_PIXEL", ("cloud", "snow")).tolist()
+    [False, True, True]
+    """
+    layout = _layout(kind)
+    qa = np.asarray(qa, np.uint16)
+    flagged = np.zeros(qa.shape, bool)
+    for name in classes:
+        if name not in layout:
+            raise ValueError(f"{name!r} is no class that a quality band {kind} tells; it tells {', '.join(layout)}")
+        first, bits, yes = layout[name]
+        flagged |= (qa >> first) & ((1 << bits) - 1) == yes
+    return flagged
+
+
+def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
+    """Find clouds and, where the band tells them, their shadows; arguments as for `is_flagged`."""
+    return is_flagged(qa, kind, [name for name in _CLOUDY if name in _layout(kind)])
+
+
+def _layout(kind: str) -> dict[str, tuple[int, int, int]]:
+    if kind not in _LAYOUTS:
+        raise ValueError(f"kind = {kind!r} is not one of {', '.join(_LAYOUTS)}")
+    return _LAYOUTS[kind]
