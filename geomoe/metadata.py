@@ -17,6 +17,7 @@ _FIRST_YEAR, _END_YEAR = 1972, 2100  # from the first Landsat on
 _TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
 _SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
 _LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_L\w{3}_\d{6}_(\d{8})", re.ASCII)
+_HLS_STAMP = re.compile(r"HLS\.[LS]30\.T\w{5}\.(\d{4})(\d{3})(T\d{6})", re.ASCII)
 _LANDSAT_SCENE = re.compile(r"L[COTEM]\d\d{6}(\d{4})(\d{3})", re.ASCII)
 
 
@@ -179,8 +180,8 @@ def time_from_name(name: str) -> np.datetime64:
     """Read the time of acquisition from the name of a file or product; NaT if it has none.
 
     Knows Sentinel-2 stamps as BigEarthNet patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading
-    zero of its hour), Landsat Collection product names and pre-collection scene names (a date alone). A stamp that is no time
-    is a ValueError.
+    zero of its hour), HLS product names, Landsat Collection product names and pre-collection scene names (a date alone). A
+    stamp that is no time is a ValueError.
 
     >>> str(time_from_name("S2B_MSIL2A_20180525T94030_78_30"))
     '2018-05-25T09:40:30'
@@ -189,11 +190,12 @@ def time_from_name(name: str) -> np.datetime64:
         return parse_time(f"{match[1]}T{match[2].zfill(6)}")
     if match := _LANDSAT_STAMP.search(name):
         return parse_time(match[1])
-    if match := _LANDSAT_SCENE.search(name):
-        day = parse_time(f"{match[1]}-01-01").astype("datetime64[D]") + (int(match[2]) - 1)
-        if str(day)[:4] != match[1]:
-            raise ValueError(f"{name!r}: year {match[1]} has no day {match[2]}")
-        return day
+    for pattern in (_LANDSAT_SCENE, _HLS_STAMP):
+        if match := pattern.search(name):
+            day = parse_time(f"{match[1]}-01-01").astype("datetime64[D]") + (int(match[2]) - 1)
+            if str(day)[:4] != match[1]:
+                raise ValueError(f"{name!r}: year {match[1]} has no day {match[2]}")
+            return day if pattern is _LANDSAT_SCENE else parse_time(f"{str(day).replace('-', '')}{match[3]}")
     return _NAT
 
 

@@ -1,7 +1,9 @@
 """Rasters opened without trust: a plain file of a plain format, nothing else through it, and no larger than allowed."""
 
 import os
+import re
 import stat
+import urllib.request
 import warnings
 
 import numpy as np
@@ -15,10 +17,48 @@ MAX_SIDE = 4096  # pixels of a patch, unless a caller says more
 _MAX_BYTES = 1 << 30  # of the pixels that are read at once
 _MAX_BLOCK = 1 << 28  # bytes of a block of a file, which is decoded whole
 _FORMATS = {".jp2": "JP2OpenJPEG"}  # by the ending; all others must be GeoTIFF
+_REMOTE = re.compile(r"(https?|s3|gs|az)://|/vsi(curl|s3|gs|az)/")
+# Of GDAL, for files that are read over the network: nothing but the file itself is asked for, a failed request is tried again,
+# one that hangs ends, and blocks that lie side by side come in one request.
+_NETWORK = {
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "0.5",
+    "GDAL_HTTP_RETRY_CODES": "ALL",
+    "GDAL_HTTP_CONNECTTIMEOUT": "10",
+    "GDAL_HTTP_TIMEOUT": "60",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+    "GDAL_INGESTED_BYTES_AT_OPEN": "32768",
+    "VSI_CACHE": "TRUE",
+}
 
 
 class RasterError(ValueError):
     """A file that cannot be read as a raster; the message does not name it."""
+
+
+def is_remote(path: str) -> bool:
+    """Say whether a path is an address on the network: `https://`, `s3://`, `gs://`, `az://`, or GDAL's `/vsicurl/` ...."""
+    return _REMOTE.match(path) is not None
+
+
+def network_options(path: str) -> rasterio.Env:
+    """The options of GDAL under which a file is opened and read: those for the network, if it lies there."""
+    return rasterio.Env(**(_NETWORK if is_remote(path) else {}))
+
+
+def read_text(path: str, max_bytes: int) -> str:
+    """Read a small text file, local or by `http(s)://`; OSError where it cannot be had, RasterError where it is too large."""
+    if is_remote(path):
+        with urllib.request.urlopen(path.removeprefix("/vsicurl/"), timeout=30) as answer:
+            data = answer.read(max_bytes + 1)
+    else:
+        check_regular(path)
+        with open(path, "rb") as file:
+            data = file.read(max_bytes + 1)
+    if len(data) > max_bytes:
+        raise RasterError(f"holds more than {max_bytes >> 20} MB")
+    return data.decode("utf-8", "replace")
 
 
 def check_regular(path: str) -> None:
@@ -39,17 +79,19 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     """Open a raster with rasterio: a GeoTIFF, or by its ending a JPEG 2000.
 
     Of GDAL's drivers that one alone is asked, so that a text that GDAL would follow to other files or to the network (VRT, WMS
-    ...) is no raster, whatever its name.
+    ...) is no raster, whatever its name. The network is asked for what the path itself names there (see `is_remote`).
 
     Raises:
         RasterError: the file is none, is no regular file, or its blocks are larger than 256 MB.
     """
-    check_regular(path)
-    driver = _FORMATS.get(os.path.splitext(path)[1].lower(), "GTiff")
+    if not is_remote(path):
+        check_regular(path)
+        path = os.path.abspath(path)
+    driver = _FORMATS.get(os.path.splitext(path.partition("?")[0])[1].lower(), "GTiff")
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), network_options(path):
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            source = rasterio.open(os.path.abspath(path), driver=driver)
+            source = rasterio.open(path, driver=driver)
     except (rasterio.errors.RasterioError, UnicodeError) as error:
         raise RasterError(f"cannot be read as {'GeoTIFF' if driver == 'GTiff' else driver}: {error}") from None
     blocks = (rows * columns * np.dtype(kind).itemsize for (rows, columns), kind in zip(source.block_shapes, source.dtypes))

@@ -12,6 +12,10 @@ _LAYOUTS = {
     "QA_PIXEL": {name: (bit, 1, 1) for bit, name in enumerate(QUALITY_CLASSES)},
     # Collection 1, Landsat 8 (USGS LSDS-1873).
     "BQA_C1": {"fill": (0, 1, 1), "cloud": (4, 1, 1), "shadow": (7, 2, 3), "snow": (9, 2, 3), "cirrus": (11, 2, 3)},
+    # Collection 1 surface reflectance as ESPA delivered it (USGS LSDS-1368).
+    "PIXEL_QA": {"fill": (0, 1, 1), "shadow": (3, 1, 1), "snow": (4, 1, 1), "cloud": (5, 1, 1), "cirrus": (8, 2, 3)},
+    # HLS version 2 (LP DAAC user guide); its "adjacent to cloud" stands for the dilated cloud.
+    "FMASK": {"cirrus": (0, 1, 1), "cloud": (1, 1, 1), "dilated_cloud": (2, 1, 1), "shadow": (3, 1, 1), "snow": (4, 1, 1)},
     # Landsat 8 before the collections.
     "BQA": {"fill": (0, 1, 1), "snow": (10, 2, 3), "cirrus": (12, 2, 3), "cloud": (14, 2, 3)},
 }
@@ -21,7 +25,8 @@ def is_flagged(qa: np.ndarray, kind: str, classes: Sequence[str]) -> np.ndarray:
     """Find the pixels that a quality band says to be of some classes: uint16 -> bool of the same shape.
 
     Args:
-        kind: "QA_PIXEL" (Collection 2), "BQA_C1" (Collection 1) or "BQA" (before the collections).
+        kind: "QA_PIXEL" (Collection 2), "BQA_C1" (Collection 1), "PIXEL_QA" (its surface reflectance by ESPA), "BQA" (before
+            the collections) or "FMASK" (HLS).
         classes: of `QUALITY_CLASSES`.
 
     Raises:
@@ -42,8 +47,11 @@ def is_flagged(qa: np.ndarray, kind: str, classes: Sequence[str]) -> np.ndarray:
 
 
 def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
-    """Find clouds and, where the band tells them, their shadows; arguments as for `is_flagged`."""
-    return is_flagged(qa, kind, [name for name in _CLOUDY if name in _layout(kind)])
+    """Find clouds and, where the band tells them, cirrus and shadows; arguments as for `is_flagged`.
+
+    Of "BQA" clouds alone: before the collections, cirrus was said of far too much.
+    """
+    return is_flagged(qa, kind, ["cloud"] if kind == "BQA" else [name for name in _CLOUDY if name in _layout(kind)])
 
 
 def _layout(kind: str) -> dict[str, tuple[int, int, int]]:

@@ -10,7 +10,8 @@ from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader
 from geomoe.data.geotiff import PatchError
 from geomoe.data.preprocess import InputSpec, to_records
-from geomoe.data.scene import SceneError, SceneReader, holds_band_files, open_scene
+from geomoe.data.product_files import SceneError, holds_band_files
+from geomoe.data.scene import SceneReader, open_scene
 from geomoe.data.tensorflow_setup import tfds
 
 

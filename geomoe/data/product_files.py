@@ -1,0 +1,195 @@
+"""Which files make up a scene, by their names, and what the product says of itself."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from geomoe import landsat
+from geomoe.data.raster import RasterError, data_bands, is_remote, open_raster, read_text
+
+# Files of Landsat products ("_SR_B4.TIF", "_B4.TIF"), of ESPA's ("_sr_band4.tif") and of HLS (".B04.tif").
+_BAND_FILE = re.compile(r"(?<!_ST)[_.](SR_B[1-7]|B0?[1-7]|SR_BAND[1-7])\.TIFF?$", re.IGNORECASE)
+_QA_FILE = re.compile(r"[_.](QA_PIXEL|BQA|PIXEL_QA|FMASK)\.TIFF?$", re.IGNORECASE)
+_MTL_FILE = re.compile(r"_MTL\.(txt|json|xml)$", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"\.(tiff?|jp2)$", re.IGNORECASE)
+_MTL_BYTES = 4 << 20  # the largest have some 20 kB
+# Scale and offset that files may carry, and the unit that they tell.
+_SCALES = {
+    (landsat.REFLECTANCE_SCALE, landsat.REFLECTANCE_OFFSET): "collection2_dn",
+    (landsat.SCALED_SCALE, 0.0): "hls",
+    (2e-5, -0.1): "level1_dn",
+}
+
+
+class SceneError(ValueError):
+    """A scene that cannot be used; the message names the file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SceneFiles:
+    """The files of a scene and what the product says of itself."""
+
+    name: str  # of the product
+    files: Mapping[str, tuple[str, int]]  # band name -> (path, index of the band in it, from 1)
+    qa: tuple[str, str] | None  # path and kind (as for `geomoe.landsat.is_flagged`) of the quality band
+    sensor: str
+    product: landsat.Product
+    unit: str | None  # of the numbers, where the product says it
+    time: np.datetime64 | None = None  # UTC, where a catalogue says it
+    origin: str = ""  # what an error of the product's facts names: the metadata file, else the name
+
+
+def holds_band_files(folder: str | os.PathLike[str]) -> bool:
+    """Say whether a folder has files of single bands, and so is a scene."""
+    return any(_BAND_FILE.search(name) for name in os.listdir(folder))
+
+
+def unit_of_scale(scale: float, offset: float) -> str | None:
+    """What numbers are, by the scale and the offset that bring them to reflectance; None for those of none.
+
+    >>> unit_of_scale(0.0000275, -0.2), unit_of_scale(1.0, 0.0)
+    ('collection2_dn', None)
+    """
+    return next((unit for pair, unit in _SCALES.items() if np.allclose(pair, (scale, offset), rtol=1e-3, atol=1e-9)), None)
+
+
+def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | None) -> SceneFiles:
+    """Find the files of a scene; arguments as for `geomoe.data.scene.open_scene`."""
+    where = ", ".join(paths)
+    for p in paths:
+        if not is_remote(p) and not os.path.exists(p):
+            raise SceneError(f"{p}: there is no such file or folder")
+    if len(paths) == 1:
+        paths = _list_folder(paths[0])
+    matches = {p: match for p in paths if (match := _BAND_FILE.search(_basename(p)))}
+    qa = next(((p, _qa_kind(match)) for p in paths if (match := _QA_FILE.search(_basename(p)))), None)
+    stems = sorted({match.string[: match.start()] for match in matches.values()})
+    if len(stems) > 1:
+        raise SceneError(f"{where}: holds more than one scene: {', '.join(stems)}; name the files of one")
+    if not stems and not (len(paths) == 1 and _IMAGE_FILE.search(_basename(paths[0]))):
+        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
+    name = stems[0] if stems else os.path.splitext(_basename(paths[0]))[0]
+    if name.startswith("HLS.S30"):
+        raise SceneError(f"{name}: HLS S30 is Sentinel-2's; the model takes Landsat's, HLS L30")
+    product, origin = _read_product(name, os.path.dirname(next(iter(matches), paths[0])), alone=len(stems) == 1)
+    if sensor and product.sensor and landsat.lacks_coastal(sensor) != landsat.lacks_coastal(product.sensor):
+        raise SceneError(f"{name}: sensor={sensor!r} was given, but by its name and metadata it is {product.sensor!r}")
+    sensor = product.sensor or sensor or "landsat8"
+    files = _band_files(matches, sensor) if matches else _bands_of_file(paths[0], bands, sensor)
+    unit = _unit(name, product, {match[1].upper() for match in matches.values()})
+    return SceneFiles(name, files, qa, sensor, product, unit, origin=origin)
+
+
+def _basename(path: str) -> str:
+    return os.path.basename(path.partition("?")[0] if is_remote(path) else path)
+
+
+def _list_folder(path: str) -> list[str]:
+    """The files of a scene's folder; a file stands for itself. On the network the name of the product tells what is there."""
+    if not is_remote(path):
+        return sorted(entry.path for entry in os.scandir(path)) if os.path.isdir(path) else [path]
+    if _IMAGE_FILE.search(_basename(path)):
+        return [path]
+    folder = path.rstrip("/")
+    name = os.path.basename(folder)
+    product = landsat.product_of(name, {})
+    if name.startswith("HLS.L30"):
+        return [f"{folder}/{name}.{band}.tif" for band in (*(f"B0{i}" for i in range(1, 8)), "Fmask")]
+    if product.sensor is None or product.level is None:
+        raise SceneError(f"{path}: neither the address of a GeoTIFF nor of a folder with the name of a Landsat product")
+    numbers = landsat.TM_BANDS if landsat.lacks_coastal(product.sensor) else [f"B{i}" for i in range(1, 8)]
+    prefix = "SR_" if product.level == 2 else ""
+    return [f"{folder}/{name}_{band}.TIF" for band in (*(f"{prefix}{number}" for number in numbers), "QA_PIXEL")]
+
+
+def _qa_kind(match: re.Match[str]) -> str:
+    """The kind of a quality band: collection 1's bits are others than those of earlier files of the same ending."""
+    kind = match[1].upper()
+    return "BQA_C1" if kind == "BQA" and re.search(r"_\d{8}_01_", match.string) else kind
+
+
+def _band_files(matches: Mapping[str, re.Match[str]], sensor: str) -> dict[str, tuple[str, int]]:
+    """Band name -> (path, 1) of a scene with one file a band, in the order of the names."""
+    files: dict[str, tuple[str, int]] = {}
+    for path, match in sorted(matches.items(), key=lambda item: item[1][1].upper()):
+        if landsat.is_other_band(match[1], sensor):
+            continue
+        try:
+            band = landsat.band_name(match[1], sensor)
+        except ValueError as error:
+            raise SceneError(f"{path}: {error}") from None
+        if band in files:
+            raise SceneError(f"{path} and {files[band][0]} are both {band} of {sensor}: name the files of one product")
+        files[band] = (path, 1)
+    if not files:
+        raise SceneError(f"{next(iter(matches))}: no band of {sensor} that the model takes")
+    return files
+
+
+def _unit(name: str, product: landsat.Product, bands: set[str]) -> str | None:
+    """What the numbers of a product are, by the names of its band files and what it says of itself."""
+    if any(band.startswith("SR_BAND") for band in bands):  # as ESPA delivered collection 1
+        return "collection1_sr"
+    if name.startswith("HLS.L30"):
+        return "hls"
+    surface = any(band.startswith("SR_") for band in bands)
+    if surface and product.level == 1:
+        raise SceneError(f"{name}: its files are of surface reflectance (SR_B...), but its name or metadata say level 1")
+    if bands and not surface and product.level == 2:
+        raise SceneError(f"{name}: its files are of level 1 (B1 ... without SR_), but its name or metadata say level 2")
+    level = 2 if surface else product.level
+    return None if level is None else "level1_dn" if level == 1 else "collection2_dn"
+
+
+def _read_product(name: str, folder: str, alone: bool) -> tuple[landsat.Product, str]:
+    """What a scene says of itself by its metadata file, if it has one, and its name; and the path of that file, or the name."""
+    groups: landsat.Groups = {}
+    path = _find_mtl(name, folder, alone)
+    origin = path or name
+    try:
+        if path:
+            groups = landsat.parse_mtl(read_text(path, _MTL_BYTES))
+        return landsat.product_of(name, groups), origin
+    except (ValueError, OSError) as error:
+        if is_remote(origin):  # by its name alone, which tells all but the sun's angle and the hour
+            return landsat.product_of(name, {}), name
+        raise SceneError(f"{origin}: {error}") from None
+
+
+def _find_mtl(name: str, folder: str, alone: bool) -> str | None:
+    """The metadata file of a scene; one of another name counts where it is the only one beside the files of one scene."""
+    if is_remote(folder):
+        return f"{folder}/{name}_MTL.txt" if landsat.product_of(name, {}).level else None
+    found = [entry.path for entry in os.scandir(folder or ".") if _MTL_FILE.search(entry.name)]
+    if of_name := sorted(path for path in found if os.path.basename(path).startswith(name)):
+        return of_name[-1]
+    return max(found) if alone and len({_MTL_FILE.sub("", path) for path in found}) == 1 else None
+
+
+def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[str, tuple[str, int]]:
+    """Band name -> (path, index of the band from 1) of a file with several bands."""
+    try:
+        with open_raster(path) as src:
+            indexes = data_bands(src)
+            descriptions = [src.descriptions[index - 1] for index in indexes]
+        if bands is not None:
+            if len(bands) != len(indexes):
+                raise ValueError(f"has {len(indexes)} bands, but {len(bands)} names stand for them: {', '.join(bands)}")
+            taken = [(i, band) for i, band in enumerate(bands) if not landsat.is_other_band(band, sensor)]
+            names = {landsat.band_name(band, sensor): i for i, band in taken}
+            if len(names) < len(taken):
+                raise ValueError(f"a band is named twice: {', '.join(bands)}")
+        else:
+            found = landsat.bands_of_file(descriptions, sensor)
+            if found is None and len(indexes) != len(landsat.sensor_bands(sensor)):
+                example = "name them, as in bands=('blue', 'green', 'red')"
+                raise ValueError(f"has {len(indexes)} bands and does not say which; {example}")
+            names = {band: i for i, band in enumerate(landsat.sensor_bands(sensor))} if found is None else found
+            if not names:
+                raise ValueError(f"its bands are named {', '.join(map(str, descriptions))}, none of which is one of {sensor}'s")
+    except (ValueError, RasterError) as error:
+        raise SceneError(f"{path}: {error}") from None
+    return {name: (path, indexes[i]) for name, i in names.items()}
