@@ -1,0 +1,115 @@
+"""Scenes by STAC items: the catalogues of USGS, Earth Search, Planetary Computer and HLS. Needs pystac.
+
+An item says more than its files: bands by common name, scale and offset, platform, time and sun.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geomoe import landsat, metadata
+from geomoe.data.product_files import SceneError, SceneFiles, unit_of_scale
+from geomoe.data.raster import is_remote, read_text
+
+if TYPE_CHECKING:
+    import pystac
+
+_MAX_BYTES = 64 << 20  # of an item or a search result
+_QA_KEYS = {"qa_pixel": "QA_PIXEL", "fmask": "FMASK", "qa": "QA_PIXEL"}
+
+
+def read_items(path: str | os.PathLike[str]) -> list[SceneFiles]:
+    """Read a STAC item, or a search result with several (ItemCollection), from a file or an `https://` address.
+
+    Raises:
+        SceneError: it is none, or an item is not of Landsat.
+    """
+    try:
+        import pystac
+    except ImportError as error:
+        raise ImportError("STAC items need pystac: pip install pystac") from error
+    path = os.fspath(path)
+    try:
+        found = json.loads(read_text(path, _MAX_BYTES))
+        if found.get("type") == "FeatureCollection":
+            items = [pystac.Item.from_dict(item) for item in found["features"]]
+        else:
+            items = [pystac.Item.from_dict(found)]
+    except Exception as error:  # whatever pystac raises for what is no item
+        raise SceneError(f"{path} is no STAC item: {type(error).__name__}: {error}") from None
+    if not items:
+        raise SceneError(f"{path}: the search result holds no item")
+    for item in items:
+        if item.get_self_href() is None:
+            item.set_self_href(path if is_remote(path) else os.path.abspath(path))
+    return [scene_of(item) for item in items]
+
+
+def scene_of(item: "pystac.Item") -> SceneFiles:
+    """What an item says of a scene: its files by band, what their numbers are, its time, and the sun's elevation.
+
+    Raises:
+        SceneError: it is not of Landsat, or holds none of the bands.
+    """
+    properties = item.properties
+    platform = str(properties.get("platform", ""))
+    product = landsat.product_of(item.id, {})
+    if match := re.search(r"landsat[-_ ]?([45789])", platform, re.IGNORECASE):
+        sensor = f"landsat{match[1]}"
+    elif platform and product.sensor is None:
+        raise SceneError(f"{item.id}: platform {platform!r} is none of Landsat 4, 5, 7, 8 and 9, which the model takes")
+    else:
+        sensor = product.sensor or "landsat8"
+    files: dict[str, tuple[str, int]] = {}
+    units: dict[str, str] = {}
+    qa = None
+    for key, asset in item.assets.items():
+        href = asset.get_absolute_href() or asset.href
+        if kind := _QA_KEYS.get(key.lower()):
+            qa = (href, kind)
+        for index, band in enumerate(_bands_of(asset.extra_fields), start=1):
+            name = _band_name(key, band, sensor)
+            if name is None or name in files:
+                continue
+            files[name] = (href, index)
+            if unit := unit_of_scale(float(band.get("scale", 1)), float(band.get("offset", 0))):
+                units[unit] = key
+    if not files:
+        raise SceneError(f"{item.id}: none of its assets ({', '.join(item.assets)}) is a band of {sensor}")
+    if len(units) > 1:
+        raise SceneError(f"{item.id}: its assets hold {' and '.join(units)}; give the files of one product")
+    if not units and product.level is not None:
+        units["level1_dn" if product.level == 1 else "collection2_dn"] = item.id
+    elevation = properties.get("view:sun_elevation")
+    facts = landsat.Product(sensor, product.level, "", None if elevation is None else float(elevation))
+    when = item.datetime or item.common_metadata.start_datetime
+    time = metadata.read_times([when])[0] if when is not None else np.datetime64("NaT", "s")
+    return SceneFiles(item.id, files, qa, sensor, facts, next(iter(units), None), time, item.id)
+
+
+def _bands_of(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What an asset says of its bands: STAC 1.1's `bands`, or the extensions `eo` and `raster`, side by side."""
+    merged = fields.get("bands")
+    if merged:
+        for band in merged:
+            yield {key.removeprefix("eo:").removeprefix("raster:"): value for key, value in {**fields, **band}.items()}
+        return
+    colours, numbers = fields.get("eo:bands") or [{}], fields.get("raster:bands") or [{}]
+    numbers = numbers if len(numbers) == len(colours) else [{}] * len(colours)
+    for colour, number in zip(colours, numbers):
+        yield {**number, **colour}
+
+
+def _band_name(key: str, band: Mapping[str, Any], sensor: str) -> str | None:
+    """The model's name of an asset's band, by its common name, else its name, else the asset's key."""
+    for text in (band.get("common_name"), band.get("name"), key):
+        try:
+            if text and not landsat.is_other_band(str(text), sensor):
+                return landsat.band_name(str(text), sensor)
+        except ValueError:
+            continue
+    return None

@@ -1,0 +1,96 @@
+"""Scenes of other makers and on the network."""
+
+import numpy as np
+import pytest
+import rasterio
+import tifffile
+from geotiffs import UTM33, pixels, write_scene, write_tif
+from web import serve
+
+from geomoe import landsat
+from geomoe.data.product_files import SceneError
+from geomoe.data.scene import SceneReader, open_scene
+
+HLS = "HLS.L30.T33UUP.2021164T100231.v2.0"
+STEM = "LC08_L2SP_193026_20210613_20210622_02_T1"
+
+
+def test_a_tile_of_hls(tmp_path):
+    image = (pixels(dtype=np.int16) // 4).astype(np.int16)
+    image[:5] = -9999
+    for i in range(7):
+        write_tif(tmp_path / f"{HLS}.B0{i + 1}.tif", image[..., i : i + 1], nodata=-9999)
+    for other in ("B09", "B10", "B11"):
+        write_tif(tmp_path / f"{HLS}.{other}.tif", image[..., :1])
+    write_tif(tmp_path / f"{HLS}.Fmask.tif", np.full((41, 43, 1), 2, np.uint8))
+    info = open_scene(tmp_path)
+    assert (info.name, info.unit, str(info.time)) == (HLS, "hls", "2021-06-13T10:02:31")
+    with SceneReader(info, landsat.BANDS, "hls") as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 41, 43), image)
+        assert reader.flagged(("cloud",), 0, 0, 41, 43).all() and not reader.flagged(("snow",), 0, 0, 41, 43).any()
+    write_tif(tmp_path / "s" / f"{HLS.replace('L30', 'S30')}.B02.tif", image[..., :1])
+    with pytest.raises(SceneError, match="HLS S30 is Sentinel-2's"):
+        open_scene(tmp_path / "s")
+
+
+def test_collection_1_surface_reflectance_by_espa(tmp_path):
+    stem = "LT05_L1TP_012031_20021027_20160926_01_T1"
+    image = (pixels(6, dtype=np.int16) // 4).astype(np.int16)
+    write_scene(tmp_path, stem, image, prefix="sr_band", numbers=(1, 2, 3, 4, 5, 7))
+    write_tif(tmp_path / f"{stem}_pixel_qa.TIF", np.full((41, 43, 1), 1 << 5, np.uint16))
+    info = open_scene(tmp_path)
+    assert (info.sensor, info.unit, info.qa[1]) == ("landsat5", "collection1_sr", "PIXEL_QA")
+    with SceneReader(info, landsat.BANDS[1:], "collection1_sr") as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 41, 43), image)
+        assert reader.clouds(0, 0, 41, 43).all()
+
+
+def test_the_unit_of_scale_and_offset_tags(tmp_path):
+    def scaled(name, scale, offset):
+        path = write_tif(tmp_path / name, pixels())
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = [scale] * 7, [offset] * 7
+        return path
+
+    assert open_scene(scaled("a.tif", 0.0000275, -0.2)).unit == "collection2_dn"
+    assert open_scene(scaled("b.tif", 0.0001, 0.0)).unit == "hls"
+    assert open_scene(write_tif(tmp_path / "c.tif", pixels())).unit is None
+    with pytest.raises(SceneError, match=f"'collection2_dn' by {STEM} and 'hls' by .*{STEM}.tif: which is right"):
+        open_scene(scaled(f"{STEM}.tif", 0.0001, 0.0))
+
+
+def write_cog(path, image, block=64):
+    profile = dict(driver="COG", height=image.shape[0], width=image.shape[1], count=1, dtype="uint16", crs=UTM33, nodata=0)
+    transform = rasterio.Affine(30, 0, 500000, 0, -30, 5300000)
+    with rasterio.open(path, "w", transform=transform, blocksize=block, compress="deflate", **profile) as file:
+        file.write(image, 1)
+
+
+def test_a_folder_on_the_network_is_read_by_windows(tmp_path):
+    """Bytes read stay within 1.3 times those of the blocks that windows touch, and failures are tried again."""
+    folder = tmp_path / STEM
+    folder.mkdir()
+    image = np.random.default_rng(0).integers(7000, 20000, (1024, 1024, 7)).astype(np.uint16)  # noise: deflate saves little
+    for i in range(7):
+        write_cog(folder / f"{STEM}_SR_B{i + 1}.TIF", image[..., i], block=128)
+    write_cog(folder / f"{STEM}_QA_PIXEL.TIF", np.full((1024, 1024), 64, np.uint16), block=128)
+    (folder / f"{STEM}_MTL.txt").write_text("DATE_ACQUIRED = 2021-06-13\nSCENE_CENTER_TIME = 10:02:31Z\nSUN_ELEVATION = 61.0\n")
+    with serve(tmp_path) as served:
+        served.failures[f"/{STEM}/{STEM}_SR_B1.TIF"] = 2
+        info = open_scene(f"{served.address}/{STEM}")
+        assert (info.unit, str(info.time), info.sun_elevation) == ("collection2_dn", "2021-06-13T10:02:31", 61.0)
+        served.failures[f"/{STEM}/{STEM}_SR_B3.TIF"] = 1
+        with SceneReader(info, landsat.BANDS) as reader:
+            for top in range(-40, 1024, 200):  # strips that overlap and share blocks, as those of windows do
+                strip = reader.read(top, 0, 240, 1024)
+                np.testing.assert_array_equal(strip[max(-top, 0) :][:20], image[max(top, 0) : max(top, 0) + 20])
+        assert not any("aux" in request or "msk" in request for request in served.requests)
+        for i in range(7):
+            path = f"{STEM}/{STEM}_SR_B{i + 1}.TIF"
+            with tifffile.TiffFile(tmp_path / path) as tif:
+                blocks = sum(tif.pages.first.databytecounts)
+            assert blocks < served.sent[f"/{path}"] <= 1.3 * blocks
+        with pytest.raises(SceneError, match="gone_SR_B1|neither the address"):
+            open_scene(f"{served.address}/gone")
+        with pytest.raises(SceneError, match="cannot be read as GeoTIFF"):
+            open_scene(f"{served.address}/{STEM.replace('0613', '0614')}")

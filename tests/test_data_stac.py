@@ -1,0 +1,134 @@
+"""Scenes by catalogue: items of Landsat and HLS as providers write them, and what they must not be."""
+
+import json
+
+import numpy as np
+import pytest
+from geotiffs import pixels, write_tif
+from web import serve
+
+from geomoe import landsat
+from geomoe.data.preprocess import InputSpec
+from geomoe.data.product_files import SceneError
+from geomoe.data.scene import SceneReader, open_scene
+from geomoe.data.stac import read_items
+
+pytest.importorskip("pystac", reason="needs pystac")
+NAMES = ("coastal", "blue", "green", "red", "nir08", "swir16", "swir22")
+
+
+def item(name, assets, **properties):
+    return {
+        "type": "Feature",
+        "stac_version": "1.0.0",
+        "id": name,
+        "geometry": None,
+        "properties": {"datetime": "2021-06-13T10:02:31.5Z", "platform": "landsat-8", "view:sun_elevation": 61.0, **properties},
+        "links": [],
+        "assets": assets,
+    }
+
+
+def band_assets(folder, image, names=NAMES, scale=0.0000275, offset=-0.2, **form):
+    """One file a band below a folder, and the assets that name them as the `eo` and `raster` extensions do."""
+    assets = {}
+    for i, name in enumerate(names):
+        write_tif(folder / f"band_{i}.tif", image[..., i : i + 1])
+        fields = {"eo:bands": [{"name": f"OLI_B{i + 1}", "common_name": name}]}
+        if scale:
+            fields["raster:bands"] = [{"scale": scale, "offset": offset, "nodata": 0}]
+        assets[name] = {"href": f"./band_{i}.tif", "type": "image/tiff", **fields}
+    return assets
+
+
+STEM = "LC08_L2SP_193026_20210613_20210622_02_T1"
+
+
+def read(info):
+    with SceneReader(info, landsat.BANDS, str(info.unit)) as reader:
+        return reader.read(3, 4, 5, 6)
+
+
+def test_an_item_of_surface_reflectance(tmp_path):
+    image = pixels()
+    assets = band_assets(tmp_path, image)
+    write_tif(tmp_path / "qa.tif", np.full((41, 43, 1), 8, np.uint16))
+    assets["qa_pixel"] = {"href": "./qa.tif"}
+    assets["lwir11"] = {"href": "./thermal.tif", "eo:bands": [{"name": "TIRS_B10", "common_name": "lwir11"}]}
+    assets["thumbnail"] = {"href": "./small.jpg"}
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, assets)))
+    (found,) = read_items(tmp_path / "item.json")
+    info = open_scene(found)
+    assert (info.name, info.sensor, info.unit, str(info.time)) == (STEM, "landsat8", "collection2_dn", "2021-06-13T10:02:31")
+    assert info.qa == (str(tmp_path / "qa.tif"), "QA_PIXEL") and sorted(info.files) == sorted(landsat.BANDS)
+    np.testing.assert_array_equal(read(info), image[3:8, 4:10])
+    with pytest.raises(SceneError, match="unit='level1_dn' was given, but"):
+        info.spec(InputSpec(unit="level1_dn"))
+
+
+def test_bands_in_the_form_of_stac_1_1_and_hls(tmp_path):
+    """Scale 0.0001 is HLS; bands by name where no colour is told."""
+    image = pixels(dtype=np.int16) // 4
+    assets = {}
+    for i in range(7):
+        write_tif(tmp_path / f"B0{i + 1}.tif", image[..., i : i + 1], nodata=-9999)
+        assets[f"B0{i + 1}"] = {"href": f"B0{i + 1}.tif", "bands": [{"name": f"B0{i + 1}", "raster:scale": 0.0001}]}
+    name = "HLS.L30.T33UUP.2021164T100231.v2.0"
+    (tmp_path / "item.json").write_text(json.dumps(item(name, {**assets, "B10": {"href": "B10.tif"}}, platform="LANDSAT-8")))
+    info = open_scene(read_items(tmp_path / "item.json")[0])
+    assert info.unit == "hls" and len(info.files) == 7
+    np.testing.assert_array_equal(read(info), image[3:8, 4:10])
+
+
+def test_level_1_takes_the_sun_of_the_item(tmp_path):
+    assets = band_assets(tmp_path, pixels(), scale=None)
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM.replace("L2SP", "L1TP"), assets)))
+    spec = open_scene(read_items(tmp_path / "item.json")[0]).spec(InputSpec())
+    assert (spec.unit, spec.sun_elevation) == ("level1_dn", 61.0)
+
+
+def test_sensors_without_the_coastal_band(tmp_path):
+    image = pixels(6)
+    assets = band_assets(tmp_path, image, NAMES[1:])
+    content = item("LE07_L2SP_193026_20050613_20200914_02_T1", assets, platform="landsat-7")
+    (tmp_path / "item.json").write_text(json.dumps(content))
+    info = open_scene(read_items(tmp_path / "item.json")[0])
+    assert info.sensor == "landsat7" and sorted(info.files) == sorted(landsat.BANDS[1:])
+    with SceneReader(info, landsat.BANDS[1:]) as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 41, 43), image)
+
+
+def test_a_search_result_is_a_list_of_scenes(tmp_path):
+    image = pixels()
+    assets = band_assets(tmp_path, image)
+    features = [item(name, assets) for name in (STEM, STEM.replace("0613", "0629"))]
+    (tmp_path / "search.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
+    assert [open_scene(found).name for found in read_items(tmp_path / "search.json")] == [f["id"] for f in features]
+
+
+def test_an_item_on_the_network(tmp_path):
+    image = pixels()
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, band_assets(tmp_path, image))))
+    with serve(tmp_path) as served:
+        info = open_scene(read_items(f"{served.address}/item.json")[0])
+        assert all(path.startswith(served.address) for path, _ in info.files.values())
+        np.testing.assert_array_equal(read(info), image[3:8, 4:10])
+        with pytest.raises(SceneError, match="gone.json is no STAC item: HTTPError"):
+            read_items(f"{served.address}/gone.json")
+
+
+def test_what_is_no_item_of_landsat_is_named(tmp_path):
+    write = lambda content: (tmp_path / "bad.json").write_text(json.dumps(content))
+    assets = band_assets(tmp_path, pixels())
+    two = {**assets, "red": {**assets["red"], "raster:bands": [{"scale": 0.0001, "offset": 0}]}}
+    for content, message in (
+        ([1], "bad.json is no STAC item"),
+        ({"type": "Feature"}, "bad.json is no STAC item"),
+        ({"type": "FeatureCollection", "features": []}, "holds no item"),
+        (item("S2A_x", assets, platform="sentinel-2a"), "platform 'sentinel-2a' is none of Landsat"),
+        (item(STEM, {"thumbnail": {"href": "a.jpg"}}), r"none of its assets \(thumbnail\) is a band of landsat8"),
+        (item(STEM, two), "its assets hold collection2_dn and hls"),
+    ):
+        write(content)
+        with pytest.raises(SceneError, match=message):
+            read_items(tmp_path / "bad.json")
