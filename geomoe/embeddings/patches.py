@@ -45,23 +45,27 @@ def embed_dataset(
     source = data.builder(name, data_dir)
     classes = list(source.info.features["labels"].feature.names or ())
     options: dict[str, Any] = dict(resize_mode=resize_mode, hour=hour)
-    origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes)
+    origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes, records=data.fingerprint(source))
     facts = sink.facts(encoder, InputSpec(resize_mode=resize_mode), origin)
-    parts = Parts(sink.output, {**facts, "block": sinks.BLOCK})
-    batches_a_part = max(sinks.BLOCK // sink.batch_size, 1)
-    total, done = data.num_examples(source, split), parts.done
+    parts = Parts(sink.output, facts)
+    total, done = data.num_examples(source, split), parts.rows
     options |= dict(img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=encoder.statistics)
-    batches = data.load(source, split, start_batch=done * batches_a_part, **options)
-    seen = min(done * batches_a_part * sink.batch_size, total)
-    sink.progress(seen, total)
-    block: list[Columns] = []
-    for batch in batches.as_numpy_iterator():
-        block.append(_rows_of_batch(encoder, sink, batch, bool(classes)))
-        seen += len(batch["id"])
-        sink.progress(seen, total)
-        if len(block) == batches_a_part or seen >= total:
-            parts.add(done, block)
-            done, block = done + 1, []
+    start, repeated = divmod(done, sink.batch_size)  # parts may end within a batch of this size
+    sink.progress(done, total)
+    block, waiting = list[Columns](), 0
+    for batch in data.load(source, split, start_batch=start, **options).as_numpy_iterator():
+        rows = {name: column[repeated:] for name, column in _rows_of_batch(encoder, sink, batch, bool(classes)).items()}
+        repeated = 0
+        block.append(rows)
+        waiting += len(rows["id"])
+        sink.progress(done + waiting, total)
+        if waiting >= sinks.BLOCK:
+            parts.add(parts.done, block)
+            block, done, waiting = [], done + waiting, 0
+    if done + waiting != total:
+        raise ValueError(f"{name} split {split} gave {done + waiting} patches and says that it has {total}; prepare it again")
+    if waiting:
+        parts.add(parts.done, block)
     return sink.finish(parts, facts)
 
 

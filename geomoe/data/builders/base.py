@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from typing import Any
 
@@ -20,6 +21,12 @@ from geomoe.data.geotiff import PatchError
 from geomoe.data.tensorflow_setup import tfds
 
 VERSION = "1.0.0"
+
+
+def check_config_name(name: str) -> None:
+    """Raise ValueError for the name of a dataset's configuration that is no plain name of a folder; "" is none."""
+    if name and not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"{name!r} is no name for a dataset: letters, digits, '_', '-' and '.' make one")
 
 
 class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -50,6 +57,8 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         self.workers, self.strict, self.keep_nodata = workers, strict, keep_nodata
         self._progress = progress or (lambda done, total: None)
         self.resumed_shards = 0
+        config = kwargs.get("config")
+        check_config_name(config if isinstance(config, str) else getattr(config, "name", ""))
         super().__init__(**kwargs)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
