@@ -16,7 +16,7 @@ from typing import Any
 from geomoe import landsat
 from geomoe.data import records
 from geomoe.data.builders.conversion import Progress, Shard, ShardResult, convert, cut_into_shards
-from geomoe.data.builders.listing import Listing, Reader, write_skipped
+from geomoe.data.builders.listing import Listing, Reader, check_split, write_skipped
 from geomoe.data.geotiff import PatchError
 from geomoe.data.tensorflow_setup import tfds
 
@@ -93,6 +93,8 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         del dl_manager, download_config
         self._require_source()
         listing = self.list_source()
+        for split in listing.splits:
+            check_split(split)
         total = sum(len(entries) for entries in listing.splits.values())
         if total == 0:
             raise ValueError(f"no patch in {self.source}; see the layout that {self.name} expects in its docstring")
