@@ -26,7 +26,7 @@ from geomoe.models.routing import Routing
 from geomoe.training.checkpoints import load_params, read_run, write_run
 from geomoe.training.state import init_params
 from geomoe.version import __version__
-from geomoe.weights import load_torch_checkpoint
+from geomoe.weights import read_torch_checkpoint
 
 _NAT = np.datetime64("NaT", "s")
 Images = np.ndarray | Sequence[np.ndarray]
@@ -38,7 +38,7 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
     Args:
         path: a run directory of `train.py`, or published PyTorch weights (`.pth`).
         checkpoint: of a run directory: "last", "best" (by validation loss), or a step.
-        **options: for weights of unknown sizes, as for `geomoe.weights.load_torch_checkpoint`.
+        **options: for weights of unknown sizes, as for `geomoe.weights.read_torch_checkpoint`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no such checkpoint.
@@ -53,8 +53,9 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
         params.pop("heads", None)  # of the objectives, which end with pretraining
         config, statistics = ModelConfig.from_dict(run["model"]), Statistics.of(run["statistics"])
         return PretrainedEncoder(config, params, statistics, f"{path} step {step}", run["config"]["loss"]["normalise_targets"])
-    config, params = load_torch_checkpoint(path, **options)
-    return PretrainedEncoder(config, params, Statistics.published("bigearthnet_landsat"), path)
+    weights = read_torch_checkpoint(path, **options)
+    statistics = weights.statistics or Statistics.published("bigearthnet_landsat")
+    return PretrainedEncoder(weights.config, weights.params, statistics, path, weights.normalised_targets)
 
 
 @functools.lru_cache(maxsize=1)

@@ -57,6 +57,13 @@ def test_an_interrupted_conversion_goes_on_and_a_changed_source_starts_anew(tmp_
     builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "third")
     builder.download_and_prepare()
     assert builder.resumed_shards == 0 and builder.info.splits["train"].num_examples == 11
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        BigearthnetLandsat(source=source, data_dir=tmp_path / "fourth").download_and_prepare()
+    write_tif(source / "images" / f"{ids[0]}.tif", pixels(seed=99))  # another image of the same name and size
+    builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "fourth")
+    builder.download_and_prepare()
+    assert builder.resumed_shards == 0
 
 
 def test_a_shard_cut_short_is_written_again(tmp_path):

@@ -5,6 +5,7 @@ The shards of a conversion stand in a folder `.conversion` of the data_dir; at i
 
 import collections
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -27,6 +28,15 @@ def check_config_name(name: str) -> None:
     """Raise ValueError for the name of a dataset's configuration that is no plain name of a folder; "" is none."""
     if name and not re.fullmatch(r"\w[\w.-]*", name):
         raise ValueError(f"{name!r} is no name for a dataset: letters, digits, '_', '-' and '.' make one")
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of modification of a file; zeros where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -96,7 +106,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         for split in listing.splits:
             check_split(split)
         total = sum(len(entries) for entries in listing.splits.values())
-        if total == 0:
+        if total == 0 and not listing.skipped:
             raise ValueError(f"no patch in {self.source}; see the layout that {self.name} expects in its docstring")
         if self.strict and listing.skipped:
             first = listing.skipped[0]
@@ -108,7 +118,9 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         if not any(result.records for result in results):
             path = write_skipped(folder, skipped)
             kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(collections.Counter(row.kind for row in skipped).items()))
-            raise ValueError(f"none of the {total} patches of {self.source} can be used ({kinds}); see {path}")
+            raise ValueError(
+                f"none of the {total + len(listing.skipped)} patches of {self.source} can be used ({kinds}); see {path}"
+            )
         self._take_over(listing, list(zip(shards, results)))
         write_skipped(os.fspath(self.data_path), skipped)
         shutil.rmtree(folder)
@@ -120,8 +132,10 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             raise FileNotFoundError(f"the source folder {self.source} does not exist")
 
     def _shard_folder(self, listing: Listing) -> str:
-        """The folder of shards of this very listing: those of another one are never taken for it."""
-        names = json.dumps([[split, *entry] for split, entries in listing.splits.items() for entry in entries], default=str)
+        """The folder of shards of this very listing and state of its files: those of another one are never taken for it."""
+        state = functools.cache(_state)
+        rows = [[split, *entry, state(entry.path)] for split, entries in listing.splits.items() for entry in entries]
+        names = json.dumps(rows, default=str)
         fingerprint = hashlib.sha256(f"{VERSION} {self.keep_nodata} {names}".encode()).hexdigest()[:12]
         config = self.builder_config.name if self.builder_config else "default"
         folder = os.path.join(self._data_dir_root, ".conversion", f"{self.name}-{config}-{fingerprint}")
