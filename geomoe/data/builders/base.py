@@ -16,12 +16,14 @@ from typing import Any
 
 from geomoe import landsat
 from geomoe.data import records
-from geomoe.data.builders.conversion import Progress, Shard, ShardResult, convert, cut_into_shards
+from geomoe.data.builders.conversion import Progress, Shard, ShardResult, content, convert, cut_into_shards
 from geomoe.data.builders.listing import Listing, Reader, check_split, write_skipped
 from geomoe.data.geotiff import PatchError
 from geomoe.data.tensorflow_setup import tfds
+from geomoe.files import atomic_open
 
 VERSION = "1.0.0"
+_SHARDS_FILE = "shards.json"  # of a prepared dataset: what each of its shards holds, and which part of the listing it is
 
 
 def check_config_name(name: str) -> None:
@@ -127,7 +129,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
 
     def _require_source(self) -> None:
         if not self.source:
-            raise ValueError(f"{self.name} is not prepared in {self.data_dir}; pass source=, or run geomoe.cli.prepare")
+            raise ValueError(f"{self.name} needs a source, the folder to convert")
         if not os.path.isdir(self.source):
             raise FileNotFoundError(f"the source folder {self.source} does not exist")
 
@@ -144,15 +146,63 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
 
     def _take_over(self, listing: Listing, shards: list[tuple[Shard, ShardResult]]) -> None:
         """Move finished shards to the dataset's folder and tell TFDS of them."""
-        infos = []
+        infos, manifest = [], []
         for split in listing.splits:
             filled = [(shard, result) for shard, result in shards if shard.split == split and result.records]
             if not filled:
                 continue
             names = dict(dataset_name=self.name, split=split, filetype_suffix="tfrecord")
             template = tfds.core.ShardedFileTemplate(self.data_path, **names)
-            for i, (shard, _) in enumerate(filled):
-                shutil.move(shard.path, template.sharded_filepath(shard_index=i, num_shards=len(filled)))
+            for i, (shard, result) in enumerate(filled):
+                path = os.fspath(template.sharded_filepath(shard_index=i, num_shards=len(filled)))
+                shutil.move(shard.path, path)
+                names_and_content = os.path.basename(path), os.path.basename(shard.path), result.records, result.sha256
+                manifest.append(dict(zip(("file", "part", "records", "sha256"), names_and_content)))
             lengths, size = [result.records for _, result in filled], sum(result.bytes for _, result in filled)
             infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
         self.info.set_splits(tfds.core.SplitDict(infos))
+        with atomic_open(os.path.join(self.data_path, _SHARDS_FILE)) as file:
+            json.dump(manifest, file, indent=1)
+
+    def verify(self) -> list[str]:
+        """Read every shard of the prepared dataset, and convert those that are damaged again from the source.
+
+        Returns:
+            The names of the shards that were written anew.
+
+        Raises:
+            FileNotFoundError: the dataset is not prepared, or was by a version that did not write down what shards hold.
+            ValueError: shards are damaged, and there is no source, or it gives other records than before; nothing is changed.
+        """
+        path = os.path.join(self.data_dir, _SHARDS_FILE)
+        if not os.path.exists(path):
+            raise FileNotFoundError(
+                f"there is no {path}: {self.name} is not prepared there, or by an earlier version; prepare it anew"
+            )
+        with open(path) as file:
+            manifest = json.load(file)
+        where = {row["file"]: os.path.join(self.data_dir, os.path.basename(row["file"])) for row in manifest}
+        damaged = [row for row in manifest if content(where[row["file"]]) != (row["records"], row["sha256"])]
+        if not damaged:
+            return []
+        names = [row["file"] for row in damaged]
+        what = f"{len(names)} of {len(manifest)} shards in {self.data_dir} are damaged ({', '.join(names[:3])})"
+        try:
+            self._require_source()
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"{what}; --source, or source=, rebuilds them: {error}") from None
+        listing = self.list_source()
+        folder = self._shard_folder(listing)
+        parts = {os.path.basename(shard.path): shard for shard in cut_into_shards(listing, folder, self.reader(), False)}
+        todo = [parts[row["part"]] for row in damaged if row["part"] in parts]
+        results, _ = convert(todo, self.workers, self._progress)
+        if [result.sha256 for result in results] != [row["sha256"] for row in damaged]:
+            shutil.rmtree(folder)
+            raise ValueError(
+                f"{what}, and {self.source} now gives other records than they had, so the source, its table or an option is "
+                f"another; remove {self.data_dir} and prepare it anew"
+            )
+        for shard, name in zip(todo, names):
+            shutil.move(shard.path, where[name])
+        shutil.rmtree(folder)
+        return names
