@@ -32,6 +32,7 @@ _NAT = np.datetime64("NaT", "s")
 Images = np.ndarray | Sequence[np.ndarray]
 
 
+@compilation.isolated
 def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options: Any) -> PretrainedEncoder:
     """Load a pretrained encoder.
 
@@ -94,6 +95,7 @@ class PretrainedEncoder:
     source: str  # where it was loaded from
     normalised_targets: bool = False  # whether it learned to reconstruct patches that were normalised each by itself
 
+    @compilation.isolated
     def __post_init__(self) -> None:
         self.params, self.statistics = dict(self.params), Statistics.of(self.statistics)
         self._encoder_params = jax.device_put(self.params["encoder"], NamedSharding(_local_mesh(), PartitionSpec()))
@@ -125,6 +127,7 @@ class PretrainedEncoder:
     def __repr__(self) -> str:
         return f"PretrainedEncoder({self.source}: {self.num_params:,} parameters, embeddings of {self.embed_dim})"
 
+    @compilation.isolated
     def apply_tokens(
         self, images: jax.Array | np.ndarray, week: Any, hour: Any, lat: Any, lon: Any, valid: Any = None
     ) -> TokenOutput:
@@ -203,6 +206,7 @@ class PretrainedEncoder:
             return z
         return z, {"normalized": True} if spec is None else self.record(spec)
 
+    @compilation.isolated
     def reconstruct(
         self,
         images: Images,
@@ -350,6 +354,7 @@ class PretrainedEncoder:
             return record | {"statistics": dict(self.statistics), "statistics_unit": "collection2_dn"}
         return record | {"statistics": dict(Statistics.of(spec.statistics)), "statistics_unit": spec.unit}
 
+    @compilation.isolated
     def embed_batch(
         self, images: np.ndarray, metadata: Sequence[np.ndarray], pool: Pool, size: int, valid: np.ndarray | None = None
     ) -> np.ndarray:
@@ -367,6 +372,7 @@ class PretrainedEncoder:
         padded = jax.device_put(_pad(inputs, size + -size % sharding.mesh.size), sharding)
         return np.asarray(_embed(self.config, pool, self._encoder_params, *padded))[: len(images)]
 
+    @compilation.isolated
     def random_weights(self, seed: int = 0) -> PretrainedEncoder:
         """The same architecture and statistics with fresh weights: a baseline."""
         return dataclasses.replace(self, params=init_params(MAE(self.config), seed), source=f"random weights, seed {seed}")

@@ -16,6 +16,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from geomoe import compilation
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE, param_shapes
@@ -69,6 +70,7 @@ def load_torch_checkpoint(
     return read_torch_checkpoint(path, num_heads, num_groups, max_params)[:2]
 
 
+@compilation.isolated
 def read_torch_checkpoint(
     path: str | os.PathLike, num_heads: int | None = None, num_groups: int | None = None, max_params: int = 100_000_000
 ) -> TorchCheckpoint:
