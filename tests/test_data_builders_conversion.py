@@ -1,5 +1,7 @@
 """Conversion: resumable, parallel, whole."""
 
+import shutil
+
 import numpy as np
 import pytest
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
@@ -139,3 +141,23 @@ def test_damaged_shards_are_found_and_rebuilt_one_by_one(tmp_path, capsys):
     assert all(path.read_bytes() == b"" for path in shards[:7])
     with pytest.raises(FileNotFoundError, match="shards.json: bigearthnet_landsat is not prepared there"):
         BigearthnetLandsat(data_dir=tmp_path / "other").verify()
+
+
+def test_a_source_that_has_changed_is_said_to_have(tmp_path, capsys):
+    """Corrected labels are not taken silently for those of before, nor are those of before for them."""
+    ids = [BIGEARTHNET_ID.format(8, i) for i in range(3)]
+    command = ["--dataset", "bigearthnet_landsat", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path / "source")]
+    source, changed = write_bigearthnet(tmp_path / "source", ids), "from other files or labels than the source has now"
+    prepare.main(command)
+    prepare.main(command)
+    said = capsys.readouterr().err
+    assert "is prepared already" in said and changed not in said
+    label = source / "labels" / f"{ids[1]}_labels_metadata.json"
+    label.write_text(label.read_text().replace("Airports", "Sea and ocean"))
+    prepare.main(command)
+    assert changed in capsys.readouterr().err
+    (tmp_path / "data" / "bigearthnet_landsat" / "19" / "1.0.0" / "shards.json").unlink()  # as earlier versions left it
+    prepare.main(command)
+    shutil.rmtree(source)
+    prepare.main(command)
+    assert changed not in capsys.readouterr().err

@@ -118,7 +118,8 @@ def _prepare(builder_class: Any, options: dict[str, Any], args: argparse.Namespa
     used = sum(counts.values())
     splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     if there:
-        console.print(f"{builder.data_dir} is prepared already ({splits}); remove it to convert again")
+        changed = ", from other files or labels than the source has now" if builder.source_has_changed() else ""
+        console.print(f"{builder.data_dir} is prepared already ({splits}){changed}; remove it to convert again", soft_wrap=True)
     else:
         resumed = f", {builder.resumed_shards} shards from an earlier run" if builder.resumed_shards else ""
         console.print(

@@ -234,16 +234,16 @@ def check_whole(source: tfds.core.DatasetBuilder, names: set[str] | None = None)
         DamagedDatasetError: a shard is absent, or holds another number of records.
     """
     for split in source.info.splits.values():
-        paths = [os.fspath(path) for path in split.filepaths]
-        if names is not None and names.isdisjoint(map(os.path.basename, paths)):
+        paths = list(split.filepaths)
+        if names is not None and names.isdisjoint(path.name for path in paths):
             continue
-        there = [path for path in paths if os.path.exists(path)]
-        if len(there) == len(paths) and sum(map(os.path.getsize, paths)) == split.num_bytes:
+        sizes = {path: path.stat().length for path in paths if path.exists()}
+        if len(sizes) == len(paths) and sum(sizes.values()) == split.num_bytes:
             continue
         for path, expected in zip(paths, split.shard_lengths):
-            found = records.count(path) if path in there else -1
+            found = records.count(path) if path in sizes else -1
             if found != expected:
-                state = f"holds {found} records" if found >= 0 else "is cut within a record" if path in there else "is absent"
+                state = f"holds {found} records" if found >= 0 else "is cut within a record" if path in sizes else "is absent"
                 what = f"{path} {state}, and {source.name} says {expected}"
                 raise DamagedDatasetError(f"{what}; `python -m geomoe.cli.prepare ... --verify` rebuilds it from its source")
 
@@ -253,8 +253,9 @@ def fingerprint(source: tfds.core.DatasetBuilder) -> str:
     digest = hashlib.sha256(repr(source.info.features["labels"].feature.names).encode())
     for split in source.info.splits.values():
         for path in split.filepaths:
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
     return digest.hexdigest()
 
 

@@ -1,11 +1,11 @@
 """The record of every prepared dataset: as TFDS declares it, as bytes, and read back."""
 
-import os
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from geomoe import landsat, metadata
 from geomoe.data.tensorflow_setup import tf, tfds
@@ -71,10 +71,10 @@ def parse(raw: tf.Tensor) -> dict[str, Any]:
     return tf.io.parse_example(raw, _STORED)
 
 
-def count(path: str | os.PathLike[str]) -> int:
+def count(path: epath.Path) -> int:
     """Count the records of a TFRecord file by their lengths, without reading them; -1 where the file ends within one."""
-    size, position, total = os.path.getsize(path), 0, 0
-    with open(path, "rb") as file:
+    size, position, total = path.stat().length, 0, 0
+    with path.open("rb") as file:
         while position + 8 <= size:
             file.seek(position)
             position += struct.unpack("<Q", file.read(8))[0] + 16  # length and its checksum, the record and its checksum

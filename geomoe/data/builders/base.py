@@ -23,7 +23,9 @@ from geomoe.data.tensorflow_setup import tfds
 from geomoe.files import atomic_open
 
 VERSION = "1.0.0"
-_SHARDS_FILE = "shards.json"  # of a prepared dataset: what each of its shards holds, and which part of the listing it is
+_SHARDS_FILE = (
+    "shards.json"  # of a prepared dataset: the state of its source, what each shard holds, and which part of the listing it is
+)
 
 
 def check_config_name(name: str) -> None:
@@ -135,14 +137,18 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
 
     def _shard_folder(self, listing: Listing) -> str:
         """The folder of shards of this very listing and state of its files: those of another one are never taken for it."""
-        state = functools.cache(_state)
-        rows = [[split, *entry, state(entry.path)] for split, entries in listing.splits.items() for entry in entries]
-        names = json.dumps(rows, default=str)
-        fingerprint = hashlib.sha256(f"{VERSION} {self.keep_nodata} {names}".encode()).hexdigest()[:12]
         config = self.builder_config.name if self.builder_config else "default"
-        folder = os.path.join(self._data_dir_root, ".conversion", f"{self.name}-{config}-{fingerprint}")
+        name = f"{self.name}-{config}-{self._source_state(listing)[:12]}"
+        folder = os.path.join(self._data_dir_root, ".conversion", name)
         os.makedirs(folder, exist_ok=True)
         return folder
+
+    def _source_state(self, listing: Listing) -> str:
+        """SHA-256 in hex of a listing, the sizes and times of its files, and what else decides on its records."""
+        state = functools.cache(_state)
+        second = lambda entry: state(entry.details) if isinstance(entry.details, str) else None  # a file of labels
+        rows = [[split, *e, state(e.path), second(e)] for split, entries in listing.splits.items() for e in entries]
+        return hashlib.sha256(f"{VERSION} {self.keep_nodata} {json.dumps(rows, default=str)}".encode()).hexdigest()
 
     def _take_over(self, listing: Listing, shards: list[tuple[Shard, ShardResult]]) -> None:
         """Move finished shards to the dataset's folder and tell TFDS of them."""
@@ -156,13 +162,34 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             for i, (shard, result) in enumerate(filled):
                 path = os.fspath(template.sharded_filepath(shard_index=i, num_shards=len(filled)))
                 shutil.move(shard.path, path)
-                names_and_content = os.path.basename(path), os.path.basename(shard.path), result.records, result.sha256
-                manifest.append(dict(zip(("file", "part", "records", "sha256"), names_and_content)))
+                part = {"file": os.path.basename(path), "part": os.path.basename(shard.path)}
+                manifest.append({**part, "records": result.records, "sha256": result.sha256})
             lengths, size = [result.records for _, result in filled], sum(result.bytes for _, result in filled)
             infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
         self.info.set_splits(tfds.core.SplitDict(infos))
         with atomic_open(os.path.join(self.data_path, _SHARDS_FILE)) as file:
-            json.dump(manifest, file, indent=1)
+            json.dump({"source": self._source_state(listing), "shards": manifest}, file, indent=1)
+
+    def _manifest(self) -> dict[str, Any]:
+        path = os.path.join(self.data_dir, _SHARDS_FILE)
+        if not os.path.exists(path):
+            what = f"{self.name} is not prepared there, or by an earlier version; prepare it anew"
+            raise FileNotFoundError(f"there is no {path}: {what}")
+        with open(path) as file:
+            manifest: dict[str, Any] = json.load(file)
+        return manifest
+
+    def source_has_changed(self) -> bool:
+        """Whether the source has other files, labels or times of modification than when the dataset was prepared.
+
+        False as well where there is no source, or an earlier version did not write down what it was.
+        """
+        try:
+            self._require_source()
+            before = self._manifest()["source"]
+        except (ValueError, FileNotFoundError):
+            return False
+        return bool(before != self._source_state(self.list_source()))
 
     def verify(self) -> list[str]:
         """Read every shard of the prepared dataset, and convert those that are damaged again from the source.
@@ -174,13 +201,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             FileNotFoundError: the dataset is not prepared, or was by a version that did not write down what shards hold.
             ValueError: shards are damaged, and there is no source, or it gives other records than before; nothing is changed.
         """
-        path = os.path.join(self.data_dir, _SHARDS_FILE)
-        if not os.path.exists(path):
-            raise FileNotFoundError(
-                f"there is no {path}: {self.name} is not prepared there, or by an earlier version; prepare it anew"
-            )
-        with open(path) as file:
-            manifest = json.load(file)
+        manifest = self._manifest()["shards"]
         where = {row["file"]: os.path.join(self.data_dir, os.path.basename(row["file"])) for row in manifest}
         damaged = [row for row in manifest if content(where[row["file"]]) != (row["records"], row["sha256"])]
         if not damaged:
