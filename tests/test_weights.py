@@ -131,6 +131,24 @@ def test_weights_of_another_shape_are_refused_and_named(tmp_path, name, change):
         load_torch_checkpoint(altered(tmp_path, {name: lambda a: np.ascontiguousarray(change(a))}))
 
 
+def test_a_projection_that_one_layer_does_not_share_is_kept(tmp_path):
+    """The last layer's alone, or a bias alone: each expert keeps its own."""
+    for name in ("decoder_layers.1.moe.experts.2.W2.weight", "encoder.layers.0.moe.experts.1.V.bias"):
+        config, params = load_torch_checkpoint(altered(tmp_path, {name: lambda a: a + 1}))
+        assert not config.share_projections
+        save_torch_checkpoint(tmp_path / "again.pth", params, config)
+        again = torch_format.read(tmp_path / "again.pth")["model_state"]
+        np.testing.assert_array_equal(again[name], torch_format.read(PTH)["model_state"][name] + 1)
+
+
+def test_the_repeated_projection_may_be_absent_and_must_not_differ(tmp_path):
+    state = torch_format.read(PTH)["model_state"]
+    torch_format.write(tmp_path / "x.pth", {k: v for k, v in state.items() if not k.startswith("patch_embed.")})
+    jax.tree.map(np.testing.assert_array_equal, load_torch_checkpoint(PTH)[1], load_torch_checkpoint(tmp_path / "x.pth")[1])
+    with pytest.raises(ValueError, match=r"patch_embed.bias and encoder.patch_proj.bias differ"):
+        load_torch_checkpoint(altered(tmp_path, {"patch_embed.bias": lambda a: a + 1}))
+
+
 def test_statistics_go_with_the_weights(tmp_path):
     """By command, from a run directory to a .pth and back: z-scores, embeddings and heads of a size of its own are the same."""
     model = build_mae(**MICRO, width=24, num_heads=2, num_groups=1)

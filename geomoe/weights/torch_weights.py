@@ -100,7 +100,7 @@ def read_torch_checkpoint(
             raise ValueError(f"{empty[0]} is empty: its shape is {state[empty[0]].shape}")
         state = {name: np.asarray(value, np.float32) for name, value in state.items()}
         config = _infer_config(state, num_heads or extra.get("num_heads"), num_groups or extra.get("num_groups"))
-        shapes = _torch_shapes(config)
+        shapes = {name: shape for name, shape in _torch_shapes(config).items() if name in state or not _is_repeated(name)}
         missing = sorted(shapes.keys() - state.keys())
         unknown = [name for name in state if name not in shapes]
         if missing or unknown:
@@ -110,6 +110,9 @@ def read_torch_checkpoint(
                 raise ValueError(f"{name} has the shape {state[name].shape}; a model of these weights needs {shape}")
             if not np.isfinite(state[name]).all():
                 raise ValueError(f"{name} holds NaN or infinite values: the weights are damaged, or their training diverged")
+        for name in filter(_is_repeated, shapes):
+            if not np.array_equal(state[name], state[original := f"encoder.patch_proj.{name.rsplit('.', 1)[1]}"]):
+                raise ValueError(f"{name} and {original} differ, and are one parameter of the model")
         if (stats := extra["statistics"]) is not None and len(stats.mean) != config.in_channels:
             raise ValueError(f"it has statistics of {len(stats.mean)} bands, and the model takes {config.in_channels}")
         shared = config.share_projections
@@ -119,6 +122,11 @@ def read_torch_checkpoint(
         raise ValueError(f"{path}: {text}") from error
     params = flax.traverse_util.unflatten_dict(flat)
     return TorchCheckpoint(config, params, extra["statistics"], extra["normalised_targets"])
+
+
+def _is_repeated(name: str) -> bool:
+    """Whether a key repeats another one's value."""
+    return name.startswith("patch_embed.")
 
 
 def _read_extra(extra: Any) -> dict[str, Any]:
@@ -266,8 +274,8 @@ def _infer_config(state: dict[str, np.ndarray], num_heads: int | None, num_group
         raise ValueError(
             f"{num_heads} heads and {num_groups} groups do not fit keys of width {kv_width} in a model of width {width}"
         )
-    weight = lambda e, part: state[f"encoder.layers.0.moe.experts.{e}.{part}.weight"]
-    shared = all(np.array_equal(weight(0, part), weight(e, part)) for part in ("V", "W2") for e in range(experts[0]))
+    of_expert = [(name, m) for name in state if (m := re.fullmatch(r"(.*\.experts\.)\d+(\.(?:V|W2)\..*)", name))]
+    shared = all(np.array_equal(state[name], state[f"{m[1]}0{m[2]}"]) for name, m in of_expert)
     attention = dict(num_heads=num_heads, num_groups=num_groups)
     image = dict(img_size=side * patch_size, patch_size=patch_size, in_channels=in_channels)
     decoder = dict(

@@ -30,8 +30,8 @@ _SHARDS_FILE = (
 
 def check_config_name(name: str) -> None:
     """Raise ValueError for the name of a dataset's configuration that is no plain name of a folder; "" is none."""
-    if name and not re.fullmatch(r"\w[\w.-]*", name):
-        raise ValueError(f"{name!r} is no name for a dataset: letters, digits, '_', '-' and '.' make one")
+    if name and not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
+        raise ValueError(f"{name!r} is no name for a dataset: it must not begin with '.' or hold '/' or a backslash")
 
 
 def _state(path: str) -> tuple[int, int]:
