@@ -9,12 +9,14 @@ import ctypes
 import functools
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import jax
 
 CPU_OPTIONS = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 _CPU_IMAGES = 32
+Function = TypeVar("Function", bound=Callable[..., Any])
+_process = {"used": False, "forked": False}  # whether JAX was used in this process; whether this is a fork of one where it was
 _KNOWN_JAX = (0, 10)  # an XLA that does not know an option refuses to start
 
 
@@ -51,6 +53,27 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
         return jax.jit(function, compiler_options=CPU_OPTIONS if cpu else None, **options)
 
     return functools.wraps(function)(lambda *args: compiled()(*args))
+
+
+def isolated(function: Function) -> Function:
+    """Have a function of the library run by JAX's defaults, 32 bits and broadcasting of any rank, whatever the program sets.
+
+    The function raises RuntimeError in a fork of a process that has used JAX, whose threads a fork lacks: it would hang.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **options: Any) -> Any:
+        if _process["forked"]:
+            start = "multiprocessing.get_context('spawn'), or multiprocessing_context='spawn' of a DataLoader"
+            raise RuntimeError(f"JAX does not survive a fork; start worker processes by {start}")
+        _process["used"] = True
+        with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
+            return function(*args, **options)
+
+    return cast(Function, run)
+
+
+os.register_at_fork(after_in_child=lambda: _process.update(forked=_process["used"]))
 
 
 def images_at_once(count: int, devices: int) -> int:

@@ -26,19 +26,20 @@ from geomoe.models.routing import Routing
 from geomoe.training.checkpoints import load_params, read_run, write_run
 from geomoe.training.state import init_params
 from geomoe.version import __version__
-from geomoe.weights import load_torch_checkpoint
+from geomoe.weights import read_torch_checkpoint
 
 _NAT = np.datetime64("NaT", "s")
 Images = np.ndarray | Sequence[np.ndarray]
 
 
+@compilation.isolated
 def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options: Any) -> PretrainedEncoder:
     """Load a pretrained encoder.
 
     Args:
         path: a run directory of `train.py`, or published PyTorch weights (`.pth`).
         checkpoint: of a run directory: "last", "best" (by validation loss), or a step.
-        **options: for weights of unknown sizes, as for `geomoe.weights.load_torch_checkpoint`.
+        **options: for weights of unknown sizes, as for `geomoe.weights.read_torch_checkpoint`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no such checkpoint.
@@ -53,8 +54,9 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
         params.pop("heads", None)  # of the objectives, which end with pretraining
         config, statistics = ModelConfig.from_dict(run["model"]), Statistics.of(run["statistics"])
         return PretrainedEncoder(config, params, statistics, f"{path} step {step}", run["config"]["loss"]["normalise_targets"])
-    config, params = load_torch_checkpoint(path, **options)
-    return PretrainedEncoder(config, params, Statistics.published("bigearthnet_landsat"), path)
+    weights = read_torch_checkpoint(path, **options)
+    statistics = weights.statistics or Statistics.published("bigearthnet_landsat")
+    return PretrainedEncoder(weights.config, weights.params, statistics, path, weights.normalised_targets)
 
 
 @functools.lru_cache(maxsize=1)
@@ -93,6 +95,7 @@ class PretrainedEncoder:
     source: str  # where it was loaded from
     normalised_targets: bool = False  # whether it learned to reconstruct patches that were normalised each by itself
 
+    @compilation.isolated
     def __post_init__(self) -> None:
         self.params, self.statistics = dict(self.params), Statistics.of(self.statistics)
         self._encoder_params = jax.device_put(self.params["encoder"], NamedSharding(_local_mesh(), PartitionSpec()))
@@ -124,6 +127,7 @@ class PretrainedEncoder:
     def __repr__(self) -> str:
         return f"PretrainedEncoder({self.source}: {self.num_params:,} parameters, embeddings of {self.embed_dim})"
 
+    @compilation.isolated
     def apply_tokens(
         self, images: jax.Array | np.ndarray, week: Any, hour: Any, lat: Any, lon: Any, valid: Any = None
     ) -> TokenOutput:
@@ -202,6 +206,7 @@ class PretrainedEncoder:
             return z
         return z, {"normalized": True} if spec is None else self.record(spec)
 
+    @compilation.isolated
     def reconstruct(
         self,
         images: Images,
@@ -349,6 +354,7 @@ class PretrainedEncoder:
             return record | {"statistics": dict(self.statistics), "statistics_unit": "collection2_dn"}
         return record | {"statistics": dict(Statistics.of(spec.statistics)), "statistics_unit": spec.unit}
 
+    @compilation.isolated
     def embed_batch(
         self, images: np.ndarray, metadata: Sequence[np.ndarray], pool: Pool, size: int, valid: np.ndarray | None = None
     ) -> np.ndarray:
@@ -366,6 +372,7 @@ class PretrainedEncoder:
         padded = jax.device_put(_pad(inputs, size + -size % sharding.mesh.size), sharding)
         return np.asarray(_embed(self.config, pool, self._encoder_params, *padded))[: len(images)]
 
+    @compilation.isolated
     def random_weights(self, seed: int = 0) -> PretrainedEncoder:
         """The same architecture and statistics with fresh weights: a baseline."""
         return dataclasses.replace(self, params=init_params(MAE(self.config), seed), source=f"random weights, seed {seed}")

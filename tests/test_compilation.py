@@ -1,14 +1,18 @@
 """What XLA is told, and when it is not."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
 
 import jax
 import jax.numpy as jnp
-from conftest import ROOT
+import numpy as np
+import pytest
+from conftest import PTH, ROOT
 
-from geomoe import compilation
+import geomoe
+from geomoe import compilation, probing
 
 
 def test_flags_are_added_once_and_the_users_win(monkeypatch):
@@ -44,3 +48,56 @@ def test_importing_geomoe_is_quick_and_brings_no_tensorflow():
         "assert not any(m == 'tensorflow' or m.startswith('tensorflow.') for m in sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_other_defaults_of_the_program_change_nothing(encoder):
+    """Double precision and no broadcasting of ranks, as another library may ask for: the same numbers, and its own stay."""
+    rng = np.random.default_rng(0)
+    x, images = rng.standard_normal((60, 6)).astype(np.float32), rng.integers(8000, 12000, (4, 8, 8, 7)).astype(np.uint16)
+    y, several = (x[:, 0] > 0).astype(int) + (x[:, 1] > 1), (x[:, :3] > 0.5).astype(int)
+    z, shape = rng.standard_normal((8, 8, 8, 7)).astype(np.float32), dict(num_filters=8)
+    fields = {name: rng.standard_normal((8, 2)).astype(np.float32) for name in ("week", "hour", "lat", "lon")}
+    rows = {"image": z, "labels": np.arange(8) % 2, **fields}
+
+    def everything():
+        classes, pairs = (x[:40], y[:40]), (x[:20], x[20:40], np.arange(20) % 2 == 0)
+        results = [
+            probing.linear_probe(classes, (x[40:], y[40:]), task="multiclass", resamples=20),
+            probing.linear_probe((x[:40], several[:40]), (x[40:], several[40:]), task="multilabel", C=(0.1, 1.0), resamples=0),
+            probing.knn_probe(classes, (x[40:], y[40:]), task="multiclass", resamples=0),
+            probing.finetune(rows, rows, encoder=encoder, task="multiclass", epochs=1, resamples=0),
+            probing.change_probe(pairs, pairs, resamples=0),
+        ]
+        arrays = [result.scores for result in results] + [np.array(list(results[0].intervals.values()))]
+        arrays += [encoder.embed(images), encoder.reconstruct(images).reconstruction, encoder.routing(images).gates[0]]
+        arrays += [geomoe.load(PTH).random_weights(1).embed(images), probing.RandomConvFeatures(z, **shape)(z)]
+        return arrays
+
+    expected = everything()
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        found = everything()
+        assert jax.numpy.ones(1).dtype == np.float64
+    for a, b in zip(expected, found):
+        assert a.dtype == b.dtype
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def _embed_into(queue, encoder, images):
+    try:
+        queue.put(encoder.embed(images).shape)
+    except RuntimeError as error:
+        queue.put(str(error))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_fork_is_told_to_be_spawned(encoder):
+    """It would hang in JAX, whose threads a fork lacks."""
+    images = np.full((1, 8, 8, 7), 9000, np.uint16)
+    encoder.embed(images)
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    worker = context.Process(target=_embed_into, args=(queue, encoder, images), daemon=True)
+    worker.start()
+    assert "start worker processes by multiprocessing.get_context('spawn')" in queue.get(timeout=120)
+    worker.join()
+    assert encoder.embed(images).shape == (1, 16)  # the parent goes on

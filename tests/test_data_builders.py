@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import subprocess
 import sys
 
@@ -198,6 +199,65 @@ def test_a_folder_with_a_table(tmp_path):
     np.testing.assert_array_equal(test["labels"], [[0, 1]])
     assert (test["latitude"][0], test["longitude"][0]) == (-10.5, 170.25)
     assert builder.info.metadata["task"] == "multilabel"
+
+
+def labelled(tmp_path, text, files=("p1", "p2", "p3"), name="x"):
+    """What a table makes of a folder: task, classes of each patch, and the patches that were skipped."""
+    for i, file in enumerate(files):
+        write_tif(tmp_path / "in" / f"{file}.tif", pixels(seed=i))
+    (tmp_path / "t.csv").write_text(text)
+    builder = prepared(
+        LandsatFolder(source=tmp_path / "in", labels=tmp_path / "t.csv", config=name, data_dir=tmp_path / "data")
+    )
+    names = builder.info.features["labels"].feature.names
+    found = {
+        key: [names[k] for k in e["labels"]] for split in builder.info.splits for key, e in examples(builder, split).items()
+    }
+    return builder.info.metadata["task"], found, [(row.kind, row.id) for row in read_skipped(builder.data_dir)]
+
+
+def test_a_label_is_one_class_and_a_missing_one_is_counted(tmp_path):
+    found = labelled(tmp_path, "id,label\np1,Water; deep\np2,nan\np3,\n")
+    assert found == ("multiclass", {"p1": ["Water; deep"]}, [("missing label", "p2"), ("missing label", "p3")])
+    found = labelled(tmp_path, "id,labels\np1,a;b; NA\np2,b\np3,NA\n", name="y")
+    assert found == ("multilabel", {"p1": ["a", "b"], "p2": ["b"]}, [("missing label", "p3")])
+    found = labelled(tmp_path, "id,label,time\np1,,2020-01-01\np2,NA,\np3,,\n", name="z")  # a table of times alone
+    assert found == ("none", {"p1": [], "p2": [], "p3": []}, [])
+
+
+def test_patches_of_one_name_in_folders_of_classes(tmp_path):
+    files = [f"{folder}/{i}" for folder in ("Forest", "River [old]") for i in range(2)]
+    text = "id,label\n" + "".join(f"{file.replace('/', chr(92))}.TIF,{file.split('/')[0]}\n" for file in files)
+    task, found, skipped = labelled(tmp_path, text, files)
+    assert found == {file: [file.split("/")[0]] for file in files} and not skipped
+    absolute = f"id,label\n{tmp_path}/in/Forest/0.tif,a\n1,b\n"
+    with pytest.raises(ValueError, match=r"t.csv, line 3: '1' names 2 files"):
+        labelled(tmp_path, absolute, files, "absolute")
+    task, found, skipped = labelled(tmp_path, absolute.replace("\n1,", "\nForest/1,"), files, "absolute")
+    assert found == {"Forest/0": ["a"], "Forest/1": ["b"]} and [kind for kind, _ in skipped] == ["missing label"] * 2
+    for text, message in (
+        ("id,label\nForest/0,a\n../in/Forest/1,b\n", "line 3: .* leads out of the folder"),
+        ("id,label\nForest/0,a\nForest/0.tif,b\n", "line 3: 'Forest/0' has other values here than in .*line 2"),
+        ("id,label\nq1,a\nq2,b\n", "none of the 4 GeoTIFFs of .*/in has a row in .*t.csv: its ids are as 'q1', .*'Forest/0'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            labelled(tmp_path, text, files, "flawed")
+
+
+def test_names_that_are_no_text_and_endings_in_any_case(tmp_path):
+    ids = [BIGEARTHNET_ID.format(9, 1), BIGEARTHNET_ID.format(9, 2)]
+    source = write_bigearthnet(tmp_path / "big", ids)
+    (source / "images" / f"{ids[1]}.tif").rename(source / "images" / f"{ids[1]}.TIF")
+    (source / "bigearthnet-train.csv").write_text("\n".join(ids))
+    assert sorted(examples(prepared(BigearthnetLandsat(source=source, data_dir=tmp_path)))) == ids
+    write_tif(tmp_path / "euro" / "Forest" / "Forest_1.Tif", pixels(8))
+    assert list(examples(prepared(EurosatLandsat(source=tmp_path / "euro", data_dir=tmp_path)))) == ["Forest_1"]
+    write_tif(tmp_path / "in" / "x.tif", pixels())
+    (tmp_path / "in" / "x.tif").rename(tmp_path / "in" / os.fsdecode(b"Z\xfcrich.TIFF"))
+    (tmp_path / "in" / os.fsdecode(b"\xff.tif")).write_bytes(b"no")
+    builder = prepared(LandsatFolder(source=tmp_path / "in", data_dir=tmp_path))
+    assert list(examples(builder)) == [r"Z\xfcrich"]
+    assert [(row.kind, row.id) for row in read_skipped(builder.data_dir)] == [("unreadable image", r"\xff")]
 
 
 def test_times_of_a_folder_by_table_then_name_then_tag(tmp_path):

@@ -1,9 +1,12 @@
 """Conversion: resumable, parallel, whole."""
 
+import shutil
+
 import numpy as np
 import pytest
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
+from geomoe.cli import prepare
 from geomoe.data.builders import BigearthnetLandsat, conversion
 from geomoe.data.builders.listing import Entry, Listing
 
@@ -57,6 +60,13 @@ def test_an_interrupted_conversion_goes_on_and_a_changed_source_starts_anew(tmp_
     builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "third")
     builder.download_and_prepare()
     assert builder.resumed_shards == 0 and builder.info.splits["train"].num_examples == 11
+    calls.clear()
+    with pytest.raises(KeyboardInterrupt):
+        BigearthnetLandsat(source=source, data_dir=tmp_path / "fourth").download_and_prepare()
+    write_tif(source / "images" / f"{ids[0]}.tif", pixels(seed=99))  # another image of the same name and size
+    builder = BigearthnetLandsat(source=source, data_dir=tmp_path / "fourth")
+    builder.download_and_prepare()
+    assert builder.resumed_shards == 0
 
 
 def test_a_shard_cut_short_is_written_again(tmp_path):
@@ -65,7 +75,8 @@ def test_a_shard_cut_short_is_written_again(tmp_path):
     shard = conversion.Shard("train", str(tmp_path / "s.tfrecord"), [Entry("a", "")], lambda entry: record, False)
     assert conversion.finished(shard) is None
     result = conversion.write_shard(shard)
-    assert conversion.finished(shard) == result == (1, (tmp_path / "s.tfrecord").stat().st_size, [])
+    assert conversion.finished(shard) == result
+    assert result._replace(sha256="") == (1, (tmp_path / "s.tfrecord").stat().st_size, "", [])
     (tmp_path / "s.tfrecord").write_bytes((tmp_path / "s.tfrecord").read_bytes()[:-1])
     assert conversion.finished(shard) is None
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.tif", "s.tfrecord", "s.tfrecord.json"]
@@ -84,3 +95,69 @@ def test_workers_write_the_same_records(tmp_path, monkeypatch):
         contents.append([path.read_bytes() for path in files])
     assert contents[0] == contents[1] and len(contents[0]) > 2
     assert np.sum([ids[2].encode() in content for content in contents[0]]) == 1
+
+
+def damage_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def test_damaged_shards_are_found_and_rebuilt_one_by_one(tmp_path, capsys):
+    """Emptied, lost, with a flipped bit, or another shard of the same length: as they were; the others are not touched."""
+    ids = [BIGEARTHNET_ID.format(4, i) for i in range(9)]
+    source = write_bigearthnet(tmp_path / "source", ids)
+    label = source / "labels" / f"{ids[3]}_labels_metadata.json"
+    label.rename(tmp_path / "label")  # the patch of one shard is skipped, so that shards and parts are numbered otherwise
+    (source / "bigearthnet-train.csv").write_text("\n".join(ids[:8]))
+    (source / "bigearthnet-test.csv").write_text(ids[8])
+    BigearthnetLandsat(source=source, data_dir=tmp_path / "data").download_and_prepare()
+    folder = tmp_path / "data" / "bigearthnet_landsat" / "19" / "1.0.0"
+    shards = sorted(folder.glob("*.tfrecord*"))
+    assert len(shards) == 8
+    whole = {path.name: path.read_bytes() for path in shards}
+    command = ["--dataset", "bigearthnet_landsat", "--data_dir", str(tmp_path / "data"), "--verify"]
+    prepare.main(command)
+    assert "are whole" in capsys.readouterr().err
+    shards[1].write_bytes(b"")
+    shards[2].unlink()
+    damage_bit(shards[4])
+    shards[6].write_bytes(shards[7].read_bytes())
+    with pytest.raises(ValueError, match="4 of 8 shards in .*--source, or source=, rebuilds them"):
+        prepare.main(command)
+    times = {path: path.stat().st_mtime_ns for path in (shards[0], shards[3], shards[5], shards[7])}
+    prepare.main([*command, "--source", str(source)])
+    assert {path.name: path.read_bytes() for path in sorted(folder.glob("*.tfrecord*"))} == whole
+    assert times == {path: path.stat().st_mtime_ns for path in times}
+    assert BigearthnetLandsat(data_dir=tmp_path / "data").verify() == []
+    assert not list((tmp_path / "data" / ".conversion").iterdir())
+    # A source that has changed gives other records: they do not go among those of before.
+    label.write_bytes((tmp_path / "label").read_bytes())
+    write_tif(source / "images" / f"{ids[0]}.tif", pixels(seed=50))
+    for path in shards[:7]:
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="7 of 8 shards .* gives other records than they had"):
+        prepare.main([*command, "--source", str(source)])
+    assert all(path.read_bytes() == b"" for path in shards[:7])
+    with pytest.raises(FileNotFoundError, match="shards.json: bigearthnet_landsat is not prepared there"):
+        BigearthnetLandsat(data_dir=tmp_path / "other").verify()
+
+
+def test_a_source_that_has_changed_is_said_to_have(tmp_path, capsys):
+    """Corrected labels are not taken silently for those of before, nor are those of before for them."""
+    ids = [BIGEARTHNET_ID.format(8, i) for i in range(3)]
+    command = ["--dataset", "bigearthnet_landsat", "--data_dir", str(tmp_path / "data"), "--source", str(tmp_path / "source")]
+    source, changed = write_bigearthnet(tmp_path / "source", ids), "from other files or labels than the source has now"
+    prepare.main(command)
+    prepare.main(command)
+    said = capsys.readouterr().err
+    assert "is prepared already" in said and changed not in said
+    label = source / "labels" / f"{ids[1]}_labels_metadata.json"
+    label.write_text(label.read_text().replace("Airports", "Sea and ocean"))
+    prepare.main(command)
+    assert changed in capsys.readouterr().err
+    (tmp_path / "data" / "bigearthnet_landsat" / "19" / "1.0.0" / "shards.json").unlink()  # as earlier versions left it
+    prepare.main(command)
+    shutil.rmtree(source)
+    prepare.main(command)
+    assert changed not in capsys.readouterr().err

@@ -1,17 +1,13 @@
 """Split files and tables of labels: read, or refused with a message that names them."""
 
-import csv
-import io
-
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from geomoe.data.builders import BigearthnetLandsat, EurosatLandsat
-from geomoe.data.builders.landsat_folder import read_table
-from geomoe.data.builders.listing import Entry, Listing, Skipped, read_lines, read_skipped, write_skipped
+from geomoe.data.builders import BigearthnetLandsat, EurosatLandsat, LandsatFolder
+from geomoe.data.builders.landsat_folder import read_labels
+from geomoe.data.builders.listing import Entry, Listing, Skipped, read_skipped, write_skipped
 
 fast = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-LINE = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), min_size=1, max_size=12).map(str.strip)
 
 
 def test_the_first_of_entries_with_one_id_stays_over_all_splits():
@@ -28,16 +24,8 @@ def test_the_first_of_entries_with_one_id_stays_over_all_splits():
 def test_what_was_skipped_comes_back(tmp_path):
     rows = [Skipped("all nodata", "a", "/x,y/a.tif", 'with "quotes"'), Skipped("clouds", "b", "/b", "line\nbreak")]
     assert read_skipped(tmp_path) == []
-    write_skipped(tmp_path, rows)
-    assert read_skipped(tmp_path) == rows
-
-
-@fast
-@given(st.lists(LINE.filter(bool), max_size=6))
-def test_lines_of_a_split_file_come_back(tmp_path, lines):
-    path = tmp_path / "split.txt"
-    path.write_text("\n\n".join(f"  {line}\t" for line in lines) + "\r\n", encoding="utf-8")
-    assert read_lines(path) == lines
+    write_skipped(tmp_path, [*rows, Skipped("clouds", "c", "/Z\udcfcrich.tif", "")])  # a path in bytes that are no text
+    assert read_skipped(tmp_path) == [*rows, Skipped("clouds", "c", r"/Z\udcfcrich.tif", "")]
 
 
 @fast
@@ -65,53 +53,56 @@ def test_a_first_line_that_names_no_patch_is_a_header(tmp_path, first, ids):
     assert [entry.id for entry in listing.splits["val"]] == ids and list(listing.splits) == ["val"]
 
 
-CELL = st.text(st.characters(blacklist_categories=("Cs", "Cc", "Zl", "Zp")), max_size=8).map(str.strip)
+@pytest.mark.parametrize("text", ["../up", "/etc/x", "S2_1/../../x", "C:\\S2_1", "a\\..\\b"])
+def test_ids_that_lead_out_of_the_source_are_refused(tmp_path, text):
+    (tmp_path / "images").mkdir()
+    for name, builder in (("bigearthnet-train.csv", BigearthnetLandsat), ("eurosat-train.txt", EurosatLandsat)):
+        (tmp_path / name).write_text(f"S2_1\n{text}\n")
+        with pytest.raises(ValueError, match=f"{name}, line 2: .* leads out of the folder"):
+            builder(source=tmp_path, data_dir=tmp_path / "data").list_source()
 
 
-@fast
-@given(st.dictionaries(CELL.filter(lambda text: text and not text.lower().endswith((".tif", ".tiff"))), CELL, max_size=5))
-def test_tables_of_labels_come_back(tmp_path, labels):
-    path = tmp_path / "labels.csv"
-    text = io.StringIO()
-    csv.writer(text).writerows([["id", "label"], *((f"{key}.tif", label) for key, label in labels.items())])
-    path.write_text(text.getvalue(), encoding="utf-8", newline="")
-    assert read_table(path) == {key: {"id": f"{key}.tif", "label": label} for key, label in labels.items()}
+@pytest.mark.parametrize("split", ["../up", "/tmp/x", "all", "a/b", "a b", ""])
+def test_splits_that_are_no_names_are_refused_before_anything_is_written(tmp_path, split, monkeypatch):
+    monkeypatch.setattr(EurosatLandsat, "list_source", lambda self: Listing({split: [Entry("a", "a.tif")]}))
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ValueError, match="is no name of a split"):
+        EurosatLandsat(source=tmp_path / "in", data_dir=tmp_path / "data").download_and_prepare()
+    assert not list((tmp_path / "data").rglob("*.tfrecord*"))
 
 
-@fast
-@given(
-    st.one_of(
-        st.binary(max_size=80),
-        st.text(max_size=60).map(lambda text: f"id,label,split\n{text}".encode("utf-8", "surrogatepass")),
-        st.text('ab,";\n\r\0 .tif', max_size=60).map(lambda text: f"id,labels,time\n{text}".encode()),
-    )
-)
-def test_any_table_is_read_or_named(tmp_path, content):
-    path = tmp_path / "labels.csv"
-    path.write_bytes(content)
-    try:
-        rows = read_table(path)
-    except ValueError as error:
-        assert "labels.csv" in str(error)
-    else:
-        assert all(isinstance(value, str) for row in rows.values() for value in row.values()) and "" not in rows
+@pytest.mark.parametrize("config", ["..", "../x", "/x", "a/b"])
+def test_configurations_that_are_no_names_are_refused(tmp_path, config):
+    with pytest.raises(ValueError, match="is no name for a dataset"):
+        LandsatFolder(data_dir=tmp_path, config=config)
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
         ("id,klass\none,field\n", "labels.csv: columns are .*klass"),
-        ("name\none\n", "needed: id"),
-        ("id,label\none,a\none,b\n", "line 3: the id 'one' stands twice"),
-        ("id,label\none,a,b\n", "line 2: more fields than the 2 columns"),
-        ("id,label\n,a\n", "line 2: the id is empty"),
-        ("id,split\none,../up\n", "line 2: '../up' is no name of a split"),
-        ("id,split\none,all\n", "'all' is no name of a split"),
-        ('id,label\none,"a\nb"\n', "holds a line break"),
+        ("id,split\none,../up\n", "labels.csv, line 2: '../up' is no name of a split"),
+        ("id,split\none,train\ntwo,all\n", "labels.csv, line 3: 'all' is no name of a split"),
+        ("id,label,labels\none,a,a;b\n", "columns label .* and labels .*: keep one"),
     ],
 )
-def test_flaws_of_tables_are_named(tmp_path, text, message):
+def test_flaws_of_tables_of_labels_are_named(tmp_path, text, message):
     path = tmp_path / "labels.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        read_table(path)
+        read_labels(path)
+
+
+@fast
+@given(st.text('ab,";/\\.\n\r ', max_size=60).map(lambda text: f"id,labels,split\n{text}"))
+def test_any_table_of_labels_lists_patches_or_is_named(tmp_path, text):
+    (tmp_path / "labels.csv").write_text(text, newline="")
+    (tmp_path / "source").mkdir(exist_ok=True)
+    (tmp_path / "source" / "a.tif").touch()
+    try:
+        listing = LandsatFolder(source=tmp_path / "source", labels=tmp_path / "labels.csv", data_dir=tmp_path).list_source()
+    except ValueError as error:
+        assert "labels.csv" in str(error)
+    else:
+        entries = [entry for entries in listing.splits.values() for entry in entries]
+        assert [entry.path for entry in entries] in ([], [str(tmp_path / "source" / "a.tif")])

@@ -1,5 +1,7 @@
 """Batches: what they hold, their order, and where they go on."""
 
+import shutil
+
 import numpy as np
 import pytest
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
@@ -10,6 +12,7 @@ from geomoe.data.builders import BigearthnetLandsat, EurosatLandsat, LandsatFold
 from geomoe.landsat import Statistics
 
 NAME = "synthetic_landsat/small"
+RAW = Statistics((0.0,) * 7, (1.0,) * 7, "none")
 
 
 @pytest.fixture(scope="module")
@@ -211,3 +214,60 @@ def test_the_published_hour_on_request(tmp_path):
     hours = [next(data.load(builder, "train", hour=hour).as_numpy_iterator())["hour"][0] for hour in ("utc", "published")]
     angles = np.array([10, 1]) * 2 * np.pi / 24
     np.testing.assert_allclose(hours, np.stack([np.sin(angles), np.cos(angles)], axis=1), atol=1e-6)
+
+
+def with_shard(synthetic_dir, folder, damage):
+    """A copy of the small dataset of which `damage` has been at one shard of the training split."""
+    shutil.copytree(synthetic_dir / "synthetic_landsat" / "small", folder / "synthetic_landsat" / "small")
+    damage(sorted(folder.glob("synthetic_landsat/small/1.0.0/*-train.tfrecord-00003*"))[0])
+    return dict(name_or_builder="synthetic_landsat/small", data_dir=folder, img_size=8, batch_size=8, statistics=RAW)
+
+
+def cut(records):
+    """Keep the first so many records: each has its length, in 8 bytes, before it and 8 bytes of checksums beside it."""
+
+    def damage(path):
+        content, end = path.read_bytes(), 0
+        for _ in range(records):
+            end += int.from_bytes(content[end : end + 8], "little") + 16
+        path.write_bytes(content[:end])
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: path.write_bytes(b""), "holds 0 records, and synthetic_landsat says 12"),
+        (cut(5), "holds 5 records, and synthetic_landsat says 12"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-3]), "is cut within a record"),
+        (lambda path: path.unlink(), "is absent"),
+    ],
+    ids=["emptied", "cut at a record's border", "cut within a record", "lost"],
+)
+def test_a_damaged_shard_is_named_before_the_first_batch(synthetic_dir, tmp_path, damage, message):
+    options = with_shard(synthetic_dir, tmp_path, damage)
+    for train in (True, False):
+        with pytest.raises(data.DamagedDatasetError, match=f"train.tfrecord-00003-of-00008 {message}.*--verify"):
+            data.load(**options, split="train", train=train)
+    with pytest.raises(data.DamagedDatasetError):
+        data.compute_statistics("synthetic_landsat/small", "train", tmp_path)
+    assert len(list(data.load(**options, split="test"))) == 6  # the other splits are whole
+
+
+def test_the_fingerprint_is_of_the_records_alone(synthetic_dir, tmp_path):
+    def of(name, data_dir=synthetic_dir):
+        return data.fingerprint(data.builder(f"synthetic_landsat/{name}", data_dir))
+
+    shutil.copytree(synthetic_dir / "synthetic_landsat" / "small", tmp_path / "synthetic_landsat" / "elsewhere")
+    assert of("small") == of("elsewhere", tmp_path) != of("small_dominant")  # the same images with other labels
+    labels = tmp_path / "synthetic_landsat" / "elsewhere" / "1.0.0" / "labels.labels.txt"
+    names = labels.read_text().splitlines()
+    labels.write_text("\n".join([names[1], names[0], *names[2:]]) + "\n")
+    assert of("small") != of("elsewhere", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["..", "../x", "a/b", "a\\b", "/etc", ".hidden"])
+def test_a_name_that_leads_out_of_the_data_dir_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="is no name for a dataset"):
+        data.builder(f"landsat_folder/{name}", tmp_path)

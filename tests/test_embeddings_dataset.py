@@ -1,5 +1,7 @@
 """Prepared datasets to files, by command; probes on these files."""
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import PTH
@@ -8,6 +10,7 @@ from embedding_tools import SIZE
 from geomoe import embeddings
 from geomoe.cli import embed as cli
 from geomoe.data import synthetic
+from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
 from geomoe.embeddings import sink as sinks
 from geomoe.probing import knn_probe, linear_probe
 
@@ -35,26 +38,58 @@ def test_every_patch_of_a_split_with_its_labels(encoder, synthetic_dir, tmp_path
         embeddings.embed_dataset(encoder, embeddings.Sink(tmp_path / "x.tif"), NAME, "val", data_dir=synthetic_dir)
 
 
-def test_an_interrupted_dataset_goes_on(encoder, synthetic_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "first, then, stop_at, resumes_at", [(8, 8, 30, 24), (8, 12, 30, 24), (12, 8, 40, 24), (5, 7, 44, 40), (16, 64, 40, 32)]
+)
+def test_an_interrupted_dataset_goes_on_with_any_batch_size(
+    encoder, synthetic_dir, tmp_path, monkeypatch, first, then, stop_at, resumes_at
+):
+    """Parts have at least 20 rows here and end with a batch; every row of the 48 comes once, in the order of the records."""
     monkeypatch.setattr(sinks, "BLOCK", 20)
 
     def stop(done, total):
-        if done > 30:
+        if done > stop_at:
             raise KeyboardInterrupt
 
-    run = lambda name, **options: embeddings.embed_dataset(
-        encoder, embeddings.Sink(tmp_path / name, batch_size=8, **options), NAME, "test", data_dir=synthetic_dir
-    )
-    run("whole.npz")
+    def run(name, batch_size, **options):
+        sink = embeddings.Sink(tmp_path / name, batch_size=batch_size, **options)
+        return embeddings.embed_dataset(encoder, sink, NAME, "test", data_dir=synthetic_dir)
+
+    run("whole.npz", 48)
     with pytest.raises(KeyboardInterrupt):
-        run("cut.npz", progress=stop)
+        run("cut.npz", first, progress=stop)
     seen = []
-    run("cut.npz", progress=lambda done, total: seen.append(done))
-    assert seen[0] == 16 and seen[-1] == 48
+    assert run("cut.npz", then, progress=lambda done, total: seen.append(done))["patches"] == 48
+    assert seen[0] == resumes_at and seen[-1] == 48
     one, two = (embeddings.read(tmp_path / name) for name in ("whole.npz", "cut.npz"))
     assert len(set(one["id"])) == 48
-    for name in ("id", "vector", "labels", "time"):
+    for name in ("id", "labels", "time"):
         np.testing.assert_array_equal(one[name], two[name])
+    np.testing.assert_allclose(one["vector"], two["vector"], atol=1e-5)
+
+
+def test_parts_of_other_records_are_refused(encoder, tmp_path):
+    """A dataset that was prepared anew under the same name, with as many patches."""
+
+    def prepare(seed):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        config = SyntheticConfig(name="own", counts={"test": 12}, seed=seed)
+        SyntheticLandsat(config=config, data_dir=tmp_path / "data").download_and_prepare()
+
+    def stop(done, total):
+        if done == total:
+            raise KeyboardInterrupt
+
+    def run(**options):
+        sink = embeddings.Sink(tmp_path / "x.npz", batch_size=4, **options)
+        return embeddings.embed_dataset(encoder, sink, "synthetic_landsat/own", "test", data_dir=tmp_path / "data")
+
+    prepare(0)
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=stop)
+    prepare(1)
+    with pytest.raises(ValueError, match=r"parts of another run \(records differ\)"):
+        run()
 
 
 def test_by_command_and_probes_on_its_files(encoder, synthetic_dir, tmp_path, capsys):

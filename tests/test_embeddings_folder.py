@@ -1,5 +1,7 @@
 """Folders of patches to files."""
 
+import os
+
 import numpy as np
 import pytest
 from embedding_tools import make_ground
@@ -96,3 +98,48 @@ def test_folders_that_cannot_be_used_are_named(encoder, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             embeddings.Sink(tmp_path / path, **options)
+
+
+def test_a_folder_of_which_nothing_can_be_used(encoder, ground, tmp_path):
+    write_tif(tmp_path / "in" / "a.tif", ground[..., :3])
+    (tmp_path / "in" / "b.tif").write_bytes(b"no")
+    for name in ("x.npz", "x.parquet"):
+        with pytest.raises(
+            ValueError, match="none of the 2 GeoTIFFs of .*in can be used; the first: .*a.tif: wrong band count"
+        ):
+            embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / name), tmp_path / "in")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_names_that_are_no_text_and_linked_folders(encoder, ground, tmp_path):
+    pytest.importorskip("pyarrow")
+    write_tif(tmp_path / "elsewhere" / "x.tif", ground)
+    (tmp_path / "elsewhere" / "x.tif").rename(tmp_path / "elsewhere" / os.fsdecode(b"Z\xfcrich.TIF"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
+    embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "x.parquet"), tmp_path / "in")
+    assert embeddings.read(tmp_path / "x.parquet")["id"].tolist() == [r"link/Z\xfcrich"]
+
+
+def test_a_resumed_folder_is_the_same_folder(encoder, ground, tmp_path, monkeypatch):
+    """As many files, of which one is another: the parts of the first run are not taken."""
+    monkeypatch.setattr(sinks, "BLOCK", 2)
+    for name in "abcd":
+        write_tif(tmp_path / "in" / f"{name}.tif", ground)
+
+    def stop(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    def run(**options):
+        sink = embeddings.Sink(tmp_path / "x.npz", batch_size=2, **options)
+        return embeddings.embed_folder(encoder, sink, tmp_path / "in")
+
+    with pytest.raises(KeyboardInterrupt):
+        run(progress=stop)
+    (tmp_path / "in" / "a.tif").rename(tmp_path / "in" / "e.tif")
+    with pytest.raises(ValueError, match=r"parts of another run \(files_sha256 differ\); remove the folder"):
+        run()
+    (tmp_path / "in" / "e.tif").rename(tmp_path / "in" / "a.tif")
+    seen = []
+    assert run(progress=lambda done, total: seen.append(done))["patches"] == 4 and seen[0] == 2

@@ -58,3 +58,28 @@ def test_targets_of_a_regression():
         strength_grid("C", "best", ())
     with pytest.raises(ValueError, match="alpha = 'best'"):
         ridge_probe((x, np.arange(3.0)), (x, np.arange(3.0)), alpha="best")
+
+
+def test_labels_of_truth_values_are_classes_and_text_is_refused():
+    x = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+    flags = x[:, 0] > 0
+    fit = lambda labels: linear_probe((x[:40], labels[:40]), (x[40:], labels[40:]), task="multiclass", resamples=0)
+    np.testing.assert_array_equal(fit(flags).scores, fit(flags.astype(int)).scores)
+    names = np.array(["forest", "water"])[flags.astype(int)]
+    for text in (names, names.astype(object), names.astype(bytes)):
+        with pytest.raises(ValueError, match=r"train labels are text; pass class indices: .*np.unique"):
+            fit(text)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_test_split_without_positives_has_no_average_precision():
+    x = np.random.default_rng(0).standard_normal((60, 3)).astype(np.float32)
+    labels = (x > 0.5).astype(int)
+    for probe in (linear_probe, knn_probe):
+        result = probe((x[:40], labels[:40]), (x[40:], 0 * labels[40:]), task="multilabel", resamples=20)
+        none = {name for name, value in result.metrics.items() if np.isnan(value)}
+        assert none == {"micro_mAP", "macro_mAP", "macro_precision", "macro_recall", "macro_f1"}
+        assert result.metrics["accuracy"] == (result.predictions == 0).all(axis=1).mean()
+        assert none == {name for name, (low, high) in result.intervals.items() if np.isnan(low) and np.isnan(high)}
+    with pytest.raises(ValueError, match="no row of the validation split has a class"):
+        linear_probe((x[:40], labels[:40]), (x[40:], labels[40:]), val=(x, 0 * labels), C=(0.1, 1.0), task="multilabel")

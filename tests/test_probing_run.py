@@ -2,19 +2,22 @@
 
 import copy
 import json
+import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from conftest import DATA, ROOT
+from conftest import DATA, PTH, ROOT
 
 from geomoe.data import synthetic
+from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
 from geomoe.pretrained import load
 from geomoe.probing import ProbeResult, default_probe_config, embed_split, load_probe, run as probe_run
 from geomoe.probing.config import BASELINES
 from geomoe.probing.tables import verdict
 
+FACTS = dict(class_names=synthetic.CLASSES, task="multilabel", description="")
 SIZES = {"train": 96, "val": 32, "test": 48}
 
 
@@ -45,6 +48,29 @@ def test_probing_run(run_dir, synthetic_dir, name, test_split):
     again, _ = probe_run.run(config)  # from the results file
     assert [row.mean["micro_mAP"] for row in again] == pytest.approx([row.mean["micro_mAP"] for row in rows], abs=1e-6)
     assert (run_dir / "probes" / "results.csv").read_text() == before
+
+
+def test_corrected_labels_are_scored_anew(encoder, tmp_path, monkeypatch):
+    """A dataset prepared again under its name with other labels, as many; and what was stored for the same records stays."""
+    config = default_probe_config()
+    config.checkpoint, config.output = str(PTH), str(tmp_path / "out")
+    config.data.name, config.data.data_dir = "synthetic_landsat/own", str(tmp_path / "data")
+    config.baselines, config.seeds, config.probes, config.resamples = (), (0,), ("knn",), 0
+    counts = {"train": 24, "test": 24}
+
+    def scores(dominant):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        own = SyntheticConfig(name="own", counts=counts, dominant=dominant)
+        SyntheticLandsat(config=own, data_dir=tmp_path / "data").download_and_prepare()
+        return probe_run.run(config)[0][0].mean["micro_mAP"]
+
+    fits = []
+    knn_probe = probe_run.knn_probe
+    monkeypatch.setattr(probe_run, "knn_probe", lambda *args, **options: fits.append(1) or knn_probe(*args, **options))
+    monkeypatch.setattr(SyntheticLandsat, "facts", lambda self: FACTS)  # one task for both
+    first = scores(False)
+    assert scores(False) == pytest.approx(first) and len(fits) == 1
+    assert scores(True) != pytest.approx(first) and len(fits) == 2
 
 
 def test_probe_script_prints_the_table(run_dir, synthetic_dir):

@@ -1,6 +1,9 @@
 """PyTorch checkpoints without PyTorch: there and back, damaged, hostile."""
 
 import pickle
+import resource
+import struct
+import time
 import zipfile
 
 import jax
@@ -8,9 +11,13 @@ import numpy as np
 import pytest
 from conftest import DATA, MICRO, PTH
 
+import geomoe
+from geomoe.cli import convert
+from geomoe.landsat import Statistics
 from geomoe.models import build_mae
+from geomoe.pretrained import PretrainedEncoder
 from geomoe.training import init_params
-from geomoe.weights import TorchFormatError, load_torch_checkpoint, save_torch_checkpoint, torch_format
+from geomoe.weights import TorchFormatError, load_torch_checkpoint, read_torch_checkpoint, save_torch_checkpoint, torch_format
 
 
 def test_a_checkpoint_survives_the_way_to_flax_and_back(tmp_path):
@@ -82,6 +89,193 @@ def test_missing_keys_are_named(tmp_path):
     torch_format.write(tmp_path / "short.pth", {"model_state": state})
     with pytest.raises(ValueError, match="encoder.layers.1.attn.q_proj.weight"):
         load_torch_checkpoint(tmp_path / "short.pth")
+
+
+def altered(tmp_path, changes, **extra):
+    """The published weights with some values changed."""
+    state = torch_format.read(PTH)["model_state"]
+    path = tmp_path / "altered.pth"
+    torch_format.write(path, {"model_state": state | {name: change(state[name]) for name, change in changes.items()}, **extra})
+    return path
+
+
+def with_value(value):
+    """A function that puts a value into the middle of an array."""
+
+    def change(array):
+        array = array.copy()
+        array.reshape(-1)[array.size // 2] = value
+        return array
+
+    return change
+
+
+DECODER = "decoder_layers.0.attn.out_proj.weight"
+
+
+@pytest.mark.parametrize("name", [DECODER, "mask_token", "encoder.layers.2.moe.experts.0.W.bias", "decoder_pos_embed"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused_and_named(tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"altered.pth: {name} holds NaN or infinite"):
+        load_torch_checkpoint(altered(tmp_path, {name: with_value(value)}))
+
+
+@pytest.mark.parametrize(
+    "name", ["decoder_pred.weight", "decoder_norm.bias", "encoder.cls_token", "encoder.layers.1.attn.v_proj.weight", DECODER]
+)
+@pytest.mark.parametrize("change", [lambda a: a[..., :-1], lambda a: a[None], lambda a: np.concatenate([a, a], axis=-1)])
+def test_weights_of_another_shape_are_refused_and_named(tmp_path, name, change):
+    if name == "decoder_norm.bias" and change(np.zeros((1, 2))).ndim == 2:
+        pytest.skip("one case of a vector is enough")
+    with pytest.raises(ValueError, match=rf"altered.pth: {name} has the shape .*needs \("):
+        load_torch_checkpoint(altered(tmp_path, {name: lambda a: np.ascontiguousarray(change(a))}))
+
+
+def test_a_projection_that_one_layer_does_not_share_is_kept(tmp_path):
+    """The last layer's alone, or a bias alone: each expert keeps its own."""
+    for name in ("decoder_layers.1.moe.experts.2.W2.weight", "encoder.layers.0.moe.experts.1.V.bias"):
+        config, params = load_torch_checkpoint(altered(tmp_path, {name: lambda a: a + 1}))
+        assert not config.share_projections
+        save_torch_checkpoint(tmp_path / "again.pth", params, config)
+        again = torch_format.read(tmp_path / "again.pth")["model_state"]
+        np.testing.assert_array_equal(again[name], torch_format.read(PTH)["model_state"][name] + 1)
+
+
+def test_the_repeated_projection_may_be_absent_and_must_not_differ(tmp_path):
+    state = torch_format.read(PTH)["model_state"]
+    torch_format.write(tmp_path / "x.pth", {k: v for k, v in state.items() if not k.startswith("patch_embed.")})
+    jax.tree.map(np.testing.assert_array_equal, load_torch_checkpoint(PTH)[1], load_torch_checkpoint(tmp_path / "x.pth")[1])
+    with pytest.raises(ValueError, match=r"patch_embed.bias and encoder.patch_proj.bias differ"):
+        load_torch_checkpoint(altered(tmp_path, {"patch_embed.bias": lambda a: a + 1}))
+
+
+def test_statistics_go_with_the_weights(tmp_path):
+    """By command, from a run directory to a .pth and back: z-scores, embeddings and heads of a size of its own are the same."""
+    model = build_mae(**MICRO, width=24, num_heads=2, num_groups=1)
+    statistics = Statistics(tuple(range(9000, 9007)), tuple(range(2000, 2007)), "computed:mine:train")
+    encoder = PretrainedEncoder(model.config, init_params(model, 0), statistics, "here", True)
+    encoder.save_run(tmp_path / "run")
+    convert.main(["--checkpoint", str(tmp_path / "run"), "--output", str(tmp_path / "w.pth")])
+    again = geomoe.load(tmp_path / "w.pth")
+    assert again.statistics == statistics and again.normalised_targets and again.fingerprint == encoder.fingerprint
+    assert (again.config.num_heads, again.config.num_groups) == (2, 1)
+    images = np.random.default_rng(0).integers(8000, 12000, (2, 16, 16, 7)).astype(np.uint16)
+    np.testing.assert_array_equal(again.embed(images), encoder.embed(images))
+    assert geomoe.load(PTH).statistics == Statistics.published("bigearthnet_landsat")  # published weights have none
+    assert read_torch_checkpoint(PTH).statistics is None
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(statistics={"mean": (1.0,) * 7, "std": (0.0,) * 7, "source": "x"}), "std > 0"),
+        (dict(statistics={"mean": (float("nan"),) * 7, "std": (1.0,) * 7, "source": "x"}), "no meaning"),
+        (dict(statistics={"mean": (1.0,) * 6, "std": (1.0,) * 6, "source": "x"}), "statistics of 6 bands"),
+        (dict(num_heads="many"), "'geomoe' is damaged"),
+        (dict(statistics=None), "'geomoe' is damaged"),
+    ],
+)
+def test_damaged_statistics_are_refused(tmp_path, change, message):
+    extra = {"statistics": {"mean": (1.0,) * 7, "std": (1.0,) * 7, "source": "x"}, "normalised_targets": False}
+    extra |= {"num_heads": 4, "num_groups": 2}
+    assert read_torch_checkpoint(altered(tmp_path, {}, geomoe=extra)).statistics.mean == (1.0,) * 7
+    with pytest.raises(ValueError, match=f"altered.pth: .*{message}"):
+        read_torch_checkpoint(altered(tmp_path, {}, geomoe=extra | change))
+
+
+def archive(path, body, storages=(), compression=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", compression) as out:
+        out.writestr("x/data.pkl", body)
+        for key, raw in enumerate(storages):
+            out.writestr(f"x/data/{key}", raw)
+    return path
+
+
+def tensor(shape, strides, offset=0):
+    """The pickle opcodes of a tensor on the storage 0."""
+    whole = lambda value: pickle.dumps(value, protocol=2)[2:-1]
+    storage = b"(" + whole("storage") + b"ctorch\nFloatStorage\n" + whole("0") + whole("cpu") + whole(1) + b"tQ"
+    empty = b"ccollections\nOrderedDict\n)R"
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
+        + whole(offset)
+        + whole(shape)
+        + whole(strides)
+        + b"\x89"
+        + empty
+        + b"tR"
+    )
+
+
+def state_dict(*pairs):
+    items = b"".join(pickle.dumps(name, protocol=2)[2:-1] + value for name, value in pairs)
+    return b"\x80\x02}(" + items + b"u."
+
+
+def laughs(depth=60):
+    """A list of two references to a list of two references ..., 2 ** depth values if anything walks it."""
+    body = b"\x80\x02]q\x00"
+    for i in range(depth):
+        body += b"](h" + bytes([i]) + b"h" + bytes([i]) + b"eq" + bytes([i + 1])
+    return body
+
+
+BOMBS = {
+    "zero strides": (state_dict(("encoder.pos_embed", tensor((10**9, 10**9), (0, 0)))), [b"\0" * 4], "100,000,000 values"),
+    "many small ones": (state_dict(*[("k", tensor((10**7,), (0,)))] * 20), [b"\0" * 4], "100,000,000 values"),
+    "no elements": (state_dict(("encoder.pos_embed", tensor((10**15, 0), (0, 0)))), [b"\0" * 4], "is empty"),
+    "huge strides": (state_dict(("encoder.pos_embed", tensor((2,), (2**61,)))), [b"\0" * 4], "reaches past its storage"),
+    "negative": (state_dict(("encoder.pos_embed", tensor((2,), (-1,)))), [b"\0" * 8], "which is none"),
+    "text for a shape": (state_dict(("encoder.pos_embed", tensor("ab", "cd"))), [b"\0" * 8], "which is none"),
+    "memo": (b"\x80\x02}r" + struct.pack("<I", 2**32 - 1) + b".", [], "no geo-moe-mae weights"),
+    "a value of references": (laughs() + b"}X\x11\0\0\0encoder.pos_embedh<s.", [], "is no tensor"),
+    "a storage of references": (laughs() + b"h<Q.", [], "unknown kind of storage"),
+    "a key of references": (laughs() + b"}(h<K\x01u.", [], "damaged"),
+    "long numbers": (b"\x80\x02\x8b" + struct.pack("<i", 10**6) + b"\x7f" * 10**6 + b".", [], "no geo-moe-mae weights"),
+    "long text": (b"\x80\x04\x8d" + struct.pack("<Q", 10**15) + b"x.", [], "damaged"),
+    "a long pickle": (b"\x80\x02" + b"N0" * 2_500_000 + b"N.", [], "data.pkl has 5,000,00"),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_bombs_are_refused_at_once_and_in_little_memory(tmp_path, name):
+    body, storages, message = BOMBS[name]
+    path = archive(tmp_path / "bomb.pth", body, storages)
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    with pytest.raises(ValueError, match=f"bomb.pth.*{message}") as raised:
+        load_torch_checkpoint(path)
+    assert time.perf_counter() - began < 2 and len(str(raised.value)) < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kilobytes
+
+
+def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path):
+    body = state_dict(("encoder.pos_embed", tensor((1,), (1,))))
+    path = archive(tmp_path / "bomb.pth", body, [b"\0" * 50_000_000], zipfile.ZIP_DEFLATED)
+    with pytest.raises(TorchFormatError, match="unpack to 50,000,"):
+        load_torch_checkpoint(path)
+
+
+def test_numbers_of_layers_that_leave_others_out_are_refused(tmp_path):
+    state = torch_format.read(PTH)["model_state"]
+    for name, message in (
+        ("encoder.layers.1000000000.norm1.weight", r"no encoder.layers.3, but others"),
+        ("encoder.layers.0.moe.experts.1000000000.W.weight", r"no encoder.layers.0.moe.experts.3, but others"),
+        ("decoder_layers.1000000000.norm1.weight", r"no decoder_layers.2, but others"),
+    ):
+        torch_format.write(tmp_path / "x.pth", {"model_state": {**state, name: np.zeros(1, np.float32)}})
+        began = time.perf_counter()
+        with pytest.raises(ValueError, match=f"x.pth: there is {message}"):
+            load_torch_checkpoint(tmp_path / "x.pth")
+        assert time.perf_counter() - began < 2
+
+
+def test_a_larger_model_is_read_where_that_is_asked_for(tmp_path):
+    count = sum(value.size for value in torch_format.read(PTH)["model_state"].values())
+    load_torch_checkpoint(PTH, max_params=count)
+    for read in (load_torch_checkpoint, geomoe.load):
+        with pytest.raises(TorchFormatError, match=f"more than {count - 1:,} values in all. max_params takes more"):
+            read(PTH, max_params=count - 1)
 
 
 @pytest.mark.long

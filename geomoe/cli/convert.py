@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     elif args.output.endswith(".pth"):
         from geomoe.weights import save_torch_checkpoint
 
-        save_torch_checkpoint(args.output, encoder.params, encoder.config)
+        save_torch_checkpoint(args.output, encoder.params, encoder.config, encoder.statistics, encoder.normalised_targets)
         size = os.path.getsize(args.output) / 1e6
         print(f"{args.output}: {size:.1f} MB, PyTorch's format, {encoder.num_params:,} parameters")
     else:

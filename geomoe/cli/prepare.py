@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import rich.console
+import rich.progress
 import rich.table
 
 from geomoe.cli.setup import clear_errors, start
@@ -38,6 +39,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--strict", action="store_true", help="stop at the first flawed patch")
     parser.add_argument("--keep_nodata", action="store_true", help="keep patches in which every pixel is 0")
+    parser.add_argument(
+        "--verify", action="store_true", help="check the shards of a prepared dataset; with its source, rebuild damaged ones"
+    )
     parser.add_argument("--statistics", action="store_true", help="compute and print statistics of a prepared dataset's bands")
     parser.add_argument("--split", default="train", help="split for --statistics (default: train)")
     args = parser.parse_args(argv)
@@ -60,15 +64,15 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"--{next(iter(scene_only))} is for landsat_scene")
     console = rich.console.Console(stderr=True)
     synthetic = base == "synthetic_landsat"
-    if not synthetic and args.source is None and not args.statistics:
+    if not synthetic and args.source is None and not args.statistics and not args.verify:
         raise ValueError(f"--source is missing: the folder that holds {base}")
-    if synthetic or args.source is not None:
+    if synthetic or args.source is not None or args.verify:
         options = ({} if synthetic else {"source": args.source}) | scene_only | ({"config": config} if config else {})
         if base == "landsat_folder":
             options["labels"] = args.labels
         if args.sensor:
             options["sensor"] = args.sensor
-        _prepare(data.BUILDERS[base], options, args, console)
+        (_verify if args.verify else _prepare)(data.BUILDERS[base], options, args, console)
     if args.statistics:
         statistics = data.compute_statistics(args.dataset, args.split, args.data_dir)
         path = os.path.join(data.builder(args.dataset, args.data_dir).data_dir, "statistics.json")
@@ -78,20 +82,33 @@ def main(argv: list[str] | None = None) -> None:
         console.print(f"written to {path}; a run computes its own with --config.data.statistics=computed")
 
 
+def _builder(builder_class: Any, options: dict[str, Any], args: argparse.Namespace, bar: rich.progress.Progress) -> Any:
+    task = bar.add_task(f"converting {args.dataset}", total=None)
+    return builder_class(
+        data_dir=args.data_dir,
+        workers=args.workers,
+        strict=args.strict,
+        keep_nodata=args.keep_nodata,
+        progress=lambda done, total: bar.update(task, completed=done, total=total),
+        **options,
+    )
+
+
+def _verify(builder_class: Any, options: dict[str, Any], args: argparse.Namespace, console: rich.console.Console) -> None:
+    with progress_bar(console) as bar:
+        builder = _builder(builder_class, options, args, bar)
+        rebuilt = builder.verify()
+    console.print(
+        f"rebuilt: {', '.join(rebuilt)}" if rebuilt else f"all shards in {builder.data_dir} are whole", soft_wrap=True
+    )
+
+
 def _prepare(builder_class: Any, options: dict[str, Any], args: argparse.Namespace, console: rich.console.Console) -> None:
     from geomoe.data.builders import read_skipped
 
     began = time.monotonic()
     with progress_bar(console) as bar:
-        task = bar.add_task(f"converting {args.dataset}", total=None)
-        builder = builder_class(
-            data_dir=args.data_dir,
-            workers=args.workers,
-            strict=args.strict,
-            keep_nodata=args.keep_nodata,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            **options,
-        )
+        builder = _builder(builder_class, options, args, bar)
         there = os.path.exists(os.path.join(builder.data_dir, "dataset_info.json"))
         if not there:
             builder.download_and_prepare()
@@ -101,7 +118,8 @@ def _prepare(builder_class: Any, options: dict[str, Any], args: argparse.Namespa
     used = sum(counts.values())
     splits = ", ".join(f"{count:,} {name}" for name, count in counts.items())
     if there:
-        console.print(f"{builder.data_dir} is prepared already ({splits}); remove it to convert again")
+        changed = ", from other files or labels than the source has now" if builder.source_has_changed() else ""
+        console.print(f"{builder.data_dir} is prepared already ({splits}){changed}; remove it to convert again", soft_wrap=True)
     else:
         resumed = f", {builder.resumed_shards} shards from an earlier run" if builder.resumed_shards else ""
         console.print(

@@ -6,6 +6,7 @@ exactly the batches that would have come: `load(..., start_batch=n)`.
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from geomoe import landsat, metadata
 from geomoe.data import records
 from geomoe.data.augment import DRAWS, Augment, Preparation
 from geomoe.data.builders import BUILDERS
+from geomoe.data.builders.base import check_config_name
 from geomoe.data.preprocess import RANDOM_RESIZE_MODES, RESIZE_MODES, has_data
 from geomoe.data.tensorflow_setup import tf, tfds
 from geomoe.landsat import Statistics
@@ -29,6 +31,10 @@ class DatasetNotPreparedError(FileNotFoundError):
     """There is no such prepared dataset."""
 
 
+class DamagedDatasetError(ValueError):
+    """A prepared dataset does not hold the records that it says it holds."""
+
+
 def builder(name: str, data_dir: str | os.PathLike[str]) -> tfds.core.DatasetBuilder:
     """Open a prepared dataset, "name" or "name/config", as TFDS reads it.
 
@@ -39,6 +45,7 @@ def builder(name: str, data_dir: str | os.PathLike[str]) -> tfds.core.DatasetBui
     base, _, config = name.partition("/")
     if base not in BUILDERS:
         raise ValueError(f"unknown dataset {base!r}; there are {', '.join(BUILDERS)}")
+    check_config_name(config)
     root = os.path.join(os.fspath(data_dir), base)
     if not config:
         default = BUILDERS[base].BUILDER_CONFIGS[0].name if BUILDERS[base].BUILDER_CONFIGS else ""
@@ -136,6 +143,7 @@ def load(
     Raises:
         ValueError: an option has no meaning, or the split holds fewer examples than a batch in training.
         DatasetNotPreparedError: the dataset is not prepared.
+        DamagedDatasetError: a shard of the split lacks records.
     """
     options = dataclasses.replace(options, **changes)
     source = name_or_builder
@@ -208,10 +216,47 @@ def _make_batch(
 def _raw_records(source: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
     """Read the serialized records of a split, in the order in which they were written."""
     files = source.info.splits[split].file_instructions
+    check_whole(source, {os.path.basename(file.filename) for file in files})
     pieces = [tf.data.TFRecordDataset(os.fspath(file.filename)).skip(file.skip).take(file.take) for file in files]
     if not pieces:
         raise ValueError(f"{source.name} split {split} is empty")
     return functools.reduce(lambda ds, piece: ds.concatenate(piece), pieces)
+
+
+def check_whole(source: tfds.core.DatasetBuilder, names: set[str] | None = None) -> None:
+    """Compare the shards of a prepared dataset with what it says of them: their size, and where that differs their records.
+
+    Args:
+        source: the builder.
+        names: file names of shards; the splits that have none of them are left out. None is all splits.
+
+    Raises:
+        DamagedDatasetError: a shard is absent, or holds another number of records.
+    """
+    for split in source.info.splits.values():
+        paths = list(split.filepaths)
+        if names is not None and names.isdisjoint(path.name for path in paths):
+            continue
+        sizes = {path: path.stat().length for path in paths if path.exists()}
+        if len(sizes) == len(paths) and sum(sizes.values()) == split.num_bytes:
+            continue
+        for path, expected in zip(paths, split.shard_lengths):
+            found = records.count(path) if path in sizes else -1
+            if found != expected:
+                state = f"holds {found} records" if found >= 0 else "is cut within a record" if path in sizes else "is absent"
+                what = f"{path} {state}, and {source.name} says {expected}"
+                raise DamagedDatasetError(f"{what}; `python -m geomoe.cli.prepare ... --verify` rebuilds it from its source")
+
+
+def fingerprint(source: tfds.core.DatasetBuilder) -> str:
+    """SHA-256 in hex of a prepared dataset's records and class names: distinguishes two that were prepared under one name."""
+    digest = hashlib.sha256(repr(source.info.features["labels"].feature.names).encode())
+    for split in source.info.splits.values():
+        for path in split.filepaths:
+            with path.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+    return digest.hexdigest()
 
 
 def num_examples(source: tfds.core.DatasetBuilder, split: str) -> int:

@@ -1,9 +1,11 @@
 """The record of every prepared dataset: as TFDS declares it, as bytes, and read back."""
 
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from geomoe import landsat, metadata
 from geomoe.data.tensorflow_setup import tf, tfds
@@ -67,3 +69,14 @@ def serialize(record: Mapping[str, Any]) -> bytes:
 def parse(raw: tf.Tensor) -> dict[str, Any]:
     """Read (B,) serialized records: images as (B,) strings of uint16 and (B, 3) shapes, labels ragged."""
     return tf.io.parse_example(raw, _STORED)
+
+
+def count(path: epath.Path) -> int:
+    """Count the records of a TFRecord file by their lengths, without reading them; -1 where the file ends within one."""
+    size, position, total = path.stat().length, 0, 0
+    with path.open("rb") as file:
+        while position + 8 <= size:
+            file.seek(position)
+            position += struct.unpack("<Q", file.read(8))[0] + 16  # length and its checksum, the record and its checksum
+            total += 1
+    return total if position == size else -1

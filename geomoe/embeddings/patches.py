@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from geomoe import data, metadata
+from geomoe.data.folder import File, find_geotiffs, fingerprint
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.preprocess import InputSpec, has_data
 from geomoe.embeddings import sink as sinks
@@ -45,23 +46,25 @@ def embed_dataset(
     source = data.builder(name, data_dir)
     classes = list(source.info.features["labels"].feature.names or ())
     options: dict[str, Any] = dict(resize_mode=resize_mode, hour=hour)
-    origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes)
+    origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes, records=data.fingerprint(source))
     facts = sink.facts(encoder, InputSpec(resize_mode=resize_mode), origin)
-    parts = Parts(sink.output, {**facts, "block": sinks.BLOCK})
-    batches_a_part = max(sinks.BLOCK // sink.batch_size, 1)
-    total, done = data.num_examples(source, split), parts.done
+    parts = Parts(sink.output, facts)
+    total, done = data.num_examples(source, split), parts.rows
     options |= dict(img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=encoder.statistics)
-    batches = data.load(source, split, start_batch=done * batches_a_part, **options)
-    seen = min(done * batches_a_part * sink.batch_size, total)
-    sink.progress(seen, total)
-    block: list[Columns] = []
-    for batch in batches.as_numpy_iterator():
-        block.append(_rows_of_batch(encoder, sink, batch, bool(classes)))
-        seen += len(batch["id"])
-        sink.progress(seen, total)
-        if len(block) == batches_a_part or seen >= total:
-            parts.add(done, block)
-            done, block = done + 1, []
+    start, repeated = divmod(done, sink.batch_size)  # parts may end within a batch of this size
+    sink.progress(done, total)
+    block, waiting = list[Columns](), 0
+    for batch in data.load(source, split, start_batch=start, **options).as_numpy_iterator():
+        rows = {name: column[repeated:] for name, column in _rows_of_batch(encoder, sink, batch, bool(classes)).items()}
+        repeated = 0
+        block.append(rows)
+        waiting += len(rows["id"])
+        sink.progress(done + waiting, total)
+        if waiting >= sinks.BLOCK:
+            parts.add(parts.done, block)
+            block, done, waiting = [], done + waiting, 0
+    if waiting:
+        parts.add(parts.done, block)
     return sink.finish(parts, facts)
 
 
@@ -98,42 +101,49 @@ def embed_folder(
         skipped: called for each file that cannot be read.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such folder, no GeoTIFF in it, or the sink is a raster.
+        FileNotFoundError, ValueError: there is no such folder, no GeoTIFF in it that can be used, or the sink is a raster.
     """
     sink.check_table()
     spec = spec or InputSpec(resize_mode="centre_crop")
     root = os.fspath(folder)
     if not os.path.isdir(root):
         raise FileNotFoundError(f"{root} is no folder")
-    paths = (os.path.join(folder, name) for folder, _, names in os.walk(root) for name in names)
-    files = sorted(os.path.relpath(path, root) for path in paths if path.lower().endswith((".tif", ".tiff")))
+    files = find_geotiffs(root)
     if not files:
         raise ValueError(f"{root} holds no .tif file")
-    facts = sink.facts(encoder, spec, {"folder": os.path.abspath(root), "files": len(files)})
-    parts = Parts(sink.output, facts)
+    origin = {"folder": os.path.abspath(root), "files": len(files), "files_sha256": fingerprint(files)}
+    facts = sink.facts(encoder, spec, origin)
+    parts, first = Parts(sink.output, facts), list[str]()
     sink.progress(min(parts.done * sinks.BLOCK, len(files)), len(files))
+
+    def left_out(error: PatchError) -> None:
+        first.append(str(error))
+        skipped(error)
+
     for index in range(parts.done, -(-len(files) // sinks.BLOCK)):
         end, block = min((index + 1) * sinks.BLOCK, len(files)), []
         for start in range(index * sinks.BLOCK, end, sink.batch_size):
             stop = min(start + sink.batch_size, end)
-            block.append(_rows_of_files(encoder, sink, root, files[start:stop], spec, skipped))
+            block.append(_rows_of_files(encoder, sink, files[start:stop], spec, left_out))
             sink.progress(stop, len(files))
         parts.add(index, block)
+    if not parts.rows:
+        parts.remove()
+        raise ValueError(f"none of the {len(files)} GeoTIFFs of {root} can be used{'; the first: '.join(['', *first[:1]])}")
     return sink.finish(parts, facts)
 
 
 def _rows_of_files(
-    encoder: PretrainedEncoder, sink: Sink, root: str, names: list[str], spec: InputSpec, skipped: Callable[[PatchError], None]
+    encoder: PretrainedEncoder, sink: Sink, files: list[File], spec: InputSpec, skipped: Callable[[PatchError], None]
 ) -> Columns:
     """Rows of the readable ones of some files."""
     unit = str(spec.known().unit)
     ids, patches = [], []
-    for name in names:
-        path = os.path.join(root, name)
+    for file in files:
         try:
             options: dict[str, Any] = dict(sensor=spec.sensor, names=spec.bands, unit=unit)
-            patches.append(read_patch(path, need_crs=False, keep_nodata=True, **options))
-            ids.append(os.path.splitext(name)[0])
+            patches.append(read_patch(file.path, need_crs=False, keep_nodata=True, **options))
+            ids.append(file.id)
         except PatchError as error:
             skipped(error)
     times = [metadata.acquisition_time(name=os.path.basename(i), date_tag=patch.date_tag) for i, patch in zip(ids, patches)]

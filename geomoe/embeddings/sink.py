@@ -16,7 +16,7 @@ from geomoe.models.pooling import TOKENS, Pool, check_pool, pool_name
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.version import __version__
 
-BLOCK = 8192  # patches of a part
+BLOCK = 8192  # patches of a part, or a little more
 
 
 class Parts:
@@ -50,6 +50,16 @@ class Parts:
             count += 1
         return count
 
+    @property
+    def rows(self) -> int:
+        """Number of rows of these parts."""
+        return sum(len(self._columns(index, "embedded")["embedded"]) for index in range(self.done))
+
+    def _columns(self, index: int, *names: str) -> Columns:
+        """The columns of a part, all or some."""
+        with np.load(self._path(index), allow_pickle=False) as part:
+            return {name: part[name] for name in names or part.files}
+
     def add(self, index: int, pieces: list[Columns]) -> None:
         """Write a part, the rows of some pieces after each other."""
         columns = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
@@ -58,8 +68,7 @@ class Parts:
 
     def __iter__(self) -> Iterator[Columns]:
         for index in range(self.done):
-            with np.load(self._path(index), allow_pickle=False) as part:
-                yield dict(part)
+            yield self._columns(index)
 
     def remove(self) -> None:
         """Delete the folder."""

@@ -17,7 +17,13 @@ from geomoe.models.encoder import (
     patchify as patchify,
     unpatchify as unpatchify,
 )
-from geomoe.models.mae import MAE as MAE, MAEOutput as MAEOutput, autoencode as autoencode, random_masking as random_masking
+from geomoe.models.mae import (
+    MAE as MAE,
+    MAEOutput as MAEOutput,
+    autoencode as autoencode,
+    param_shapes as param_shapes,
+    random_masking as random_masking,
+)
 
 
 def build_encoder(size: str = "S", img_size: int = 40, patch_size: int = 4, in_channels: int = 7, **options: Any) -> Encoder:

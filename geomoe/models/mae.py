@@ -151,3 +151,12 @@ def autoencode(model: MAE, params: Any, *inputs: Array, rngs: dict[str, Array] |
     """
     out: Any = model.apply({"params": params}, *inputs, rngs=rngs, **options)
     return out
+
+
+def param_shapes(model: MAE) -> Any:
+    """The tree of a model's parameters as shapes (`jax.ShapeDtypeStruct`), without memory or time for their values."""
+    cfg = model.config
+    shapes = [(1, cfg.img_size, cfg.img_size, cfg.in_channels), *[(1, 2)] * 4, (1, cfg.num_patches)]
+    *inputs, noise = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    init = lambda key, *inputs, noise: model.init({"params": key}, *inputs, mask_noise=noise)["params"]
+    return jax.eval_shape(init, jax.random.key(0), *inputs, noise=noise)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from geomoe import landsat
+from geomoe import compilation, landsat
 from geomoe.metadata import FIELDS
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder
@@ -136,6 +136,7 @@ class RandomConvFeatures:
         seed: of the patches drawn.
     """
 
+    @compilation.isolated
     def __init__(self, images: np.ndarray, num_filters: int = 256, size: int = 4, epsilon: float = 1e-3, seed: int = 0):
         n, height, width, channels = images.shape
         if n == 0 or min(height, width) < size:
@@ -154,6 +155,7 @@ class RandomConvFeatures:
         self._kernels = jnp.asarray(kernels.T.reshape(size, size, channels, num_filters), jnp.float32)
         self._bias = jnp.asarray(-mean @ kernels.T, jnp.float32)
 
+    @compilation.isolated
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Compute features: (N, H, W, C) z-scored -> (N, K) float32."""
         return np.asarray(_rectified_mean(jnp.asarray(images, jnp.float32), self._kernels, self._bias))

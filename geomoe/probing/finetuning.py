@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from geomoe import compilation
 from geomoe.metadata import FIELDS
 from geomoe.models import encode
 from geomoe.models.pooling import Pool, pool_name, pool_tokens
@@ -77,6 +78,7 @@ def rate_factors(params: Any, depth: int, blocks: int | None, decay: float) -> A
     return jax.tree_util.tree_map_with_path(factor, params)
 
 
+@compilation.isolated
 def finetune(
     train: Images,
     test: Images,

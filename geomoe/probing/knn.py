@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geomoe import compilation
 from geomoe.probing.config import protocol_options
 from geomoe.probing.metrics import ProbeResult, classification_result
 from geomoe.probing.splits import Split, labelled_splits
@@ -60,6 +61,7 @@ def _shortlist(rows: Array, squares: Array, queries: Array, listed: int) -> tupl
     return exact, index, least[:, -1] - rounding
 
 
+@compilation.isolated
 def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclidean") -> tuple[np.ndarray, np.ndarray]:
     """Find the k nearest rows of each query.
 

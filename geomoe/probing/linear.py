@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 import numpy as np
 
+from geomoe import compilation
 from geomoe.files import atomic_path
 from geomoe.probing.config import protocol_options
 from geomoe.probing.logistic import solve
@@ -130,6 +131,7 @@ def _mean_and_scale(features: np.ndarray, standardise: bool) -> tuple[np.ndarray
     return features.mean(axis=0, dtype=np.float64), np.where(std == 0, 1, std)
 
 
+@compilation.isolated
 def fit_logistic(
     features: np.ndarray,
     labels: np.ndarray,

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
+from geomoe import compilation
+
 if TYPE_CHECKING:
     from geomoe.probing.linear import LinearModel
 
@@ -68,17 +70,21 @@ def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: 
         `accuracy` (multi-class: overall accuracy; multi-label: share of rows that are right in every class); precision,
         recall, f1 and mAP as `micro_...` and `macro_...`; `ece`, the expected calibration error in 15 bins (multi-class: of the
         predicted class; multi-label: over all rows and classes). Macro averages are over the classes that occur in `labels`;
-        micro ones count all.
+        micro ones count all. Where no class occurs in any row, the macro averages and micro mAP are NaN.
     """
     labels, predictions, scores = _checked(labels, predictions, scores, task)
     present = labels.any(axis=0)
     metrics = {"accuracy": float((labels == predictions).all(axis=1).mean())}
     micro = precision_recall_fscore_support(labels, predictions, average="micro", zero_division=0)
-    macro = precision_recall_fscore_support(labels[:, present], predictions[:, present], average="macro", zero_division=0)
+    macro, average_precision = [float("nan")] * 3, dict.fromkeys(("micro_mAP", "macro_mAP"), float("nan"))
+    if present.any():
+        columns = labels[:, present], predictions[:, present], scores[:, present]
+        macro = precision_recall_fscore_support(*columns[:2], average="macro", zero_division=0)
+        average_precision["micro_mAP"] = average_precision_score(labels, scores, average="micro")
+        average_precision["macro_mAP"] = average_precision_score(columns[0], columns[2], average="macro")
     for name, values in (("micro", micro), ("macro", macro)):
         metrics |= {f"{name}_precision": values[0], f"{name}_recall": values[1], f"{name}_f1": values[2]}
-    metrics["micro_mAP"] = average_precision_score(labels, scores, average="micro")
-    metrics["macro_mAP"] = average_precision_score(labels[:, present], scores[:, present], average="macro")
+    metrics |= average_precision
     gaps, sizes = _calibration(labels, scores, task)
     metrics["ece"] = float(np.abs(gaps.sum(axis=0)).sum() / sizes.sum())
     return {name: float(value) for name, value in metrics.items()}
@@ -93,6 +99,7 @@ def regression_metrics(targets: np.ndarray, predictions: np.ndarray) -> dict[str
     return {"r2": float(r2.mean()), "rmse": float(np.sqrt((error / len(targets)).mean()))}
 
 
+@compilation.isolated
 def bootstrap(
     labels: np.ndarray,
     predictions: np.ndarray,
@@ -240,8 +247,11 @@ def _decide(scores: np.ndarray, task: str) -> np.ndarray:
 
 
 def main_score(labels: np.ndarray, scores: np.ndarray, task: str) -> float:
-    """The main metric of the task for probabilities (N, K) against labels (N, K) 0/1."""
-    return classification_metrics(labels, _decide(scores, task), scores, task)[main_metric(task)]
+    """The main metric of the task for probabilities (N, K) against labels (N, K) 0/1; ValueError where it is none."""
+    score = classification_metrics(labels, _decide(scores, task), scores, task)[main_metric(task)]
+    if np.isnan(score):
+        raise ValueError("no row of the validation split has a class, so nothing can be chosen on it")
+    return score
 
 
 def classification_result(

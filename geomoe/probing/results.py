@@ -100,14 +100,14 @@ class RowFile(Generic[RowT]):
 class ResultKey:
     """What tells one result from every other."""
 
-    dataset: str
+    dataset: str  # its name and the start of its fingerprint
     train_split: str
     test_split: str  # "folds" for cross-validation
     task: str
     protocol: str  # "none" where no protocol was named
     probe: str
     features: str  # the encoder or the baseline
-    encoder: str  # its source and the start of its fingerprint
+    encoder: str  # its source and the starts of the fingerprints of its weights and statistics
     pool: str  # short form, as "mean+metadata"
     settings: str  # every other option of the run
     seed: int

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -84,7 +85,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
     if d.name == CHANGE_DATA:
         task, fit = "change", functools.partial(_fit_change, config, ChangeData(config, encoder))
         probes: Sequence[str] = [f"change {method}" for method in METHODS]
-        dataset, classes = CHANGE_DATA, ["unchanged", "changed"]
+        dataset, content, classes = CHANGE_DATA, "", ["unchanged", "changed"]
         train, test = d.pairs // 2, d.pairs - d.pairs // 2
     else:
         source = datasets.builder(d.name, d.data_dir)
@@ -93,7 +94,8 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
             raise ValueError(f"{d.name} was prepared without labels; there is nothing to probe")
         splits = SplitData(config, encoder, source)
         fit, probes = functools.partial(_fit, config, task, splits), config.probes
-        dataset, classes = source.info.full_name, list(source.info.features["labels"].feature.names)
+        dataset, content = source.info.full_name, f" {datasets.fingerprint(source)[:12]}"
+        classes = list(source.info.features["labels"].feature.names)
         train = datasets.num_examples(source, d.train_split)
         test = datasets.num_examples(source, d.test_split) if d.test_split else None
     facts: dict[str, Any] = dict(protocol=config.protocol or "none", dataset=dataset, classes=classes, train=train, test=test)
@@ -103,9 +105,10 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
     stem = os.path.join(folder, d.name.replace("/", "_"))
     results = Results(os.path.join(folder, "results.csv")) if folder else None
 
-    shared: dict[str, Any] = dict(dataset=dataset, train_split=d.train_split, test_split=d.test_split or "folds")
+    shared: dict[str, Any] = dict(dataset=dataset + content, train_split=d.train_split, test_split=d.test_split or "folds")
     shared |= dict(protocol=facts["protocol"], pool=pool_name(config.pool))
-    shared["encoder"] = f"{encoder.source} {encoder.fingerprint[:12]}"
+    numbers = hashlib.sha256(repr((encoder.statistics.mean, encoder.statistics.std)).encode()).hexdigest()
+    shared["encoder"] = f"{encoder.source} {encoder.fingerprint[:12]} {numbers[:8]}"
     task_of = lambda probe: "regression" if probe == "ridge" else task
 
     def scores(features: str, probe: str, seed: int) -> Scores:

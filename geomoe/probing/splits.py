@@ -39,6 +39,9 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
             raise ValueError(f"{name} is empty")
         if not np.isfinite(features).all():
             raise ValueError(f"{name} features hold NaN or infinite values")
+        if labels.dtype.kind in "SUOT" and any(isinstance(label, str | bytes) for label in labels.reshape(-1)):
+            indices = "names, indices = np.unique(labels, return_inverse=True) of all splits together gives them"
+            raise ValueError(f"{name} labels are text; pass class indices: {indices}")
         whole = labels.astype(np.int64)
         if labels.dtype.kind not in "iub" and not np.array_equal(labels, whole):
             raise ValueError(f"{name} labels must be class indices or 0/1, got {labels.dtype}")

@@ -10,16 +10,20 @@ import operator
 import os
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.traverse_util
 import jax
 import numpy as np
 
+from geomoe import compilation
+from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
+from geomoe.models import MAE, param_shapes
 from geomoe.models.config import NUM_PREFIX_TOKENS, SIZES, ModelConfig
 from geomoe.weights import torch_format
 
+_EXTRA = "geomoe"  # key of what geomoe writes beside the weights
 _ARRAYS = ("mask_token", "pos_embed", "cls_token")  # parameters that are no layer's
 _BRANCHES = {"W": "w", "V": "v", "W2": "w2"}  # an expert's layers, in PyTorch and here
 _GATES = {"Wg": "clean", "Wnoise": "noise"}  # the router's
@@ -44,60 +48,119 @@ def _modules(config: ModelConfig) -> Iterator[tuple[str, tuple[str, ...], int]]:
         yield f"{block}.moe.", (*path, "moe"), experts
 
 
-def _torch_names(config: ModelConfig) -> set[str]:
-    """The keys of the `model_state` of an architecture."""
-    names: set[str] = set()
-    for name, path, experts in _modules(config):
-        layers = [f"{name}gate.{part}" for part in _GATES] if experts else [name]
-        layers += [f"{name}experts.{e}.{part}" for e in range(experts) for part in _BRANCHES]
-        names |= {name} if path[-1] in _ARRAYS else {f"{layer}.{part}" for layer in layers for part in ("weight", "bias")}
-    return names
+class TorchCheckpoint(NamedTuple):
+    """What a `.pth` file holds of a model."""
+
+    config: ModelConfig
+    params: dict[str, Any]  # {"encoder": ..., "decoder": ...}, float32 numpy arrays
+    statistics: Statistics | None  # of the z-score, where geomoe wrote the file; published files have none
+    normalised_targets: bool  # whether the model learned to reconstruct patches that were normalised each by itself
+
+
+def _torch_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """The shape of each key of the `model_state` of an architecture."""
+    without_memory = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), param_shapes(MAE(config)))
+    return {name: array.shape for name, array in torch_state(without_memory, config).items()}
 
 
 def load_torch_checkpoint(
-    path: str | os.PathLike, num_heads: int | None = None, num_groups: int | None = None
+    path: str | os.PathLike, num_heads: int | None = None, num_groups: int | None = None, max_params: int = 100_000_000
 ) -> tuple[ModelConfig, dict]:
+    """Read the architecture and the parameters of `read_torch_checkpoint`, which says more."""
+    return read_torch_checkpoint(path, num_heads, num_groups, max_params)[:2]
+
+
+@compilation.isolated
+def read_torch_checkpoint(
+    path: str | os.PathLike, num_heads: int | None = None, num_groups: int | None = None, max_params: int = 100_000_000
+) -> TorchCheckpoint:
     """Read published weights, without PyTorch and without running anything from the file.
 
     Args:
         path: a `.pth` file, `{"model_state": ...}` or a bare state dict.
-        num_heads, num_groups: of the encoder's attention. The weights do not tell them; None takes those of the published
-            size (or "tiny") with the same widths.
-
-    Returns:
-        The architecture, and the parameters {"encoder": ..., "decoder": ...} as float32 numpy arrays.
+        num_heads, num_groups: of the encoder's attention. The weights do not tell them; None takes those of a file that geomoe
+            wrote, else those of the published size (or "tiny") with the same widths.
+        max_params: values of all tensors of the file; one that declares more is refused before they are allocated.
 
     Raises:
         FileNotFoundError: there is no such file.
-        TorchFormatError: the file is damaged or holds more than plain tensors.
-        ValueError: the weights are not a geo-moe-mae model, or of an unknown size without `num_heads` and `num_groups`.
+        TorchFormatError: the file is damaged, holds more than plain tensors, or declares more values than `max_params`.
+        ValueError: the weights are not a geo-moe-mae model, or of an unknown size without `num_heads` and `num_groups`; or a
+            parameter has another shape than its model's, or is NaN or infinite.
     """
-    checkpoint = torch_format.read(path)
+    checkpoint = torch_format.read(path, max_params)
     state = checkpoint.get("model_state", checkpoint) if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or "encoder.pos_embed" not in state:
         raise ValueError(f"{path} holds no geo-moe-mae weights: no key 'encoder.pos_embed' in its 'model_state'")
-    state = {name: np.asarray(value, np.float32) for name, value in state.items()}
     try:
-        config = _infer_config(state, num_heads, num_groups)
-        names = _torch_names(config)
-        missing = sorted(names - state.keys())
-        extra = [name for name in state if name not in names and not name.startswith("patch_embed.")]
-        if missing or extra:
-            raise ValueError(f"missing keys {missing[:5]}, unknown keys {extra[:5]}")
+        extra = _read_extra(checkpoint.get(_EXTRA))
+        if strange := [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, np.ndarray))]:
+            raise ValueError(f"the value of {str(strange[0])[:80]!r} is no tensor")
+        if empty := [name for name, value in state.items() if not value.size]:
+            raise ValueError(f"{empty[0]} is empty: its shape is {state[empty[0]].shape}")
+        state = {name: np.asarray(value, np.float32) for name, value in state.items()}
+        config = _infer_config(state, num_heads or extra.get("num_heads"), num_groups or extra.get("num_groups"))
+        shapes = {name: shape for name, shape in _torch_shapes(config).items() if name in state or not _is_repeated(name)}
+        missing = sorted(shapes.keys() - state.keys())
+        unknown = [name for name in state if name not in shapes]
+        if missing or unknown:
+            raise ValueError(f"missing keys {missing[:5]}, unknown keys {unknown[:5]}")
+        for name, shape in shapes.items():
+            if state[name].shape != shape:
+                raise ValueError(f"{name} has the shape {state[name].shape}; a model of these weights needs {shape}")
+            if not np.isfinite(state[name]).all():
+                raise ValueError(f"{name} holds NaN or infinite values: the weights are damaged, or their training diverged")
+        for name in filter(_is_repeated, shapes):
+            if not np.array_equal(state[name], state[original := f"encoder.patch_proj.{name.rsplit('.', 1)[1]}"]):
+                raise ValueError(f"{name} and {original} differ, and are one parameter of the model")
+        if (stats := extra["statistics"]) is not None and len(stats.mean) != config.in_channels:
+            raise ValueError(f"it has statistics of {len(stats.mean)} bands, and the model takes {config.in_channels}")
         shared = config.share_projections
         flat = {path: _flax_params(state, name, path, shared) for name, path, _ in _modules(config)}
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    return config, flax.traverse_util.unflatten_dict(flat)
+    except (KeyError, ValueError, IndexError, ArithmeticError) as error:
+        text = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path}: {text}") from error
+    params = flax.traverse_util.unflatten_dict(flat)
+    return TorchCheckpoint(config, params, extra["statistics"], extra["normalised_targets"])
 
 
-def save_torch_checkpoint(path: str | os.PathLike, params: Any, model_config: ModelConfig) -> None:
+def _is_repeated(name: str) -> bool:
+    """Whether a key repeats another one's value."""
+    return name.startswith("patch_embed.")
+
+
+def _read_extra(extra: Any) -> dict[str, Any]:
+    """Check what geomoe writes beside the weights: statistics, num_heads, num_groups and normalised_targets."""
+    if extra is None:
+        return {"statistics": None, "normalised_targets": False}
+    try:
+        statistics = Statistics.of(extra["statistics"])
+        numbers = [*statistics.mean, *statistics.std]
+        heads = {name: int(extra[name]) for name in ("num_heads", "num_groups")}
+        if not np.isfinite(numbers).all() or not all(heads.values()) or not isinstance(statistics.source, str):
+            raise ValueError("a value has no meaning")
+        return {"statistics": statistics, "normalised_targets": bool(extra["normalised_targets"]), **heads}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its entry {_EXTRA!r} is damaged ({type(error).__name__}: {error})") from None
+
+
+def save_torch_checkpoint(
+    path: str | os.PathLike,
+    params: Any,
+    model_config: ModelConfig,
+    statistics: Statistics | None = None,
+    normalised_targets: bool = False,
+) -> None:
     """Write parameters in the published format, `{"epoch", "model_state", "best_train_loss"}`.
+
+    With `statistics` there is an entry "geomoe" more, of plain numbers and text, which the published code does not read.
 
     Args:
         path: the file to write; it appears whole or not at all.
         params: {"encoder": ..., "decoder": ...}, as from training or `load_torch_checkpoint`.
         model_config: the architecture, or its `to_dict()`.
+        statistics: of the z-score that the encoder expects; None leaves them, and what follows, out.
+        normalised_targets: whether it learned to reconstruct patches that were normalised each by itself.
 
     Raises:
         ValueError: the architecture is not one that the published format can hold.
@@ -111,7 +174,12 @@ def save_torch_checkpoint(path: str | os.PathLike, params: Any, model_config: Mo
             "(model.selection_bias); export StableHLO instead (geomoe.export.stablehlo.export_encoder)"
         )
     state = torch_state(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), config)
-    torch_format.write(path, {"epoch": 0, "model_state": state, "best_train_loss": float("inf")})
+    tree = {"epoch": 0, "model_state": state, "best_train_loss": float("inf")}
+    if statistics is not None:
+        numbers = {"mean": statistics.mean, "std": statistics.std, "source": statistics.source}
+        heads = {"num_heads": config.num_heads, "num_groups": config.num_groups}
+        tree[_EXTRA] = {"statistics": numbers, "normalised_targets": normalised_targets, **heads}
+    torch_format.write(path, tree)
 
 
 def torch_state(tree: dict, config: ModelConfig) -> dict[str, np.ndarray]:
@@ -130,7 +198,7 @@ def torch_state(tree: dict, config: ModelConfig) -> dict[str, np.ndarray]:
 
 def _torch_layer(name: str, params: dict) -> dict[str, np.ndarray]:
     """A linear layer or a norm under PyTorch's names."""
-    weight = params["scale"] if "scale" in params else np.ascontiguousarray(params["kernel"].T)
+    weight = params["scale"] if "scale" in params else params["kernel"].T
     return {f"{name}.weight": weight, f"{name}.bias": params["bias"]}
 
 
@@ -177,8 +245,12 @@ def _flax_params(state: dict[str, np.ndarray], name: str, path: tuple[str, ...],
 
 
 def _count(state: dict[str, np.ndarray], pattern: str) -> int:
-    """How many of a kind the names tell, which number them from 0."""
-    return 1 + max((int(m[1]) for m in (re.match(pattern, name) for name in state) if m), default=-1)
+    """How many of a kind the names tell, which number them from 0; ValueError where numbers are left out."""
+    numbers = {m[1] for m in (re.match(pattern, name) for name in state) if m}
+    if absent := {str(i) for i in range(len(numbers))} - numbers:
+        plain = re.sub(r"\\(.)", r"\1", pattern).replace("(d+)", min(absent, key=int)).rstrip(".")
+        raise ValueError(f"there is no {plain}, but others of its kind with higher numbers")
+    return len(numbers)
 
 
 def _infer_config(state: dict[str, np.ndarray], num_heads: int | None, num_groups: int | None) -> ModelConfig:
@@ -202,8 +274,8 @@ def _infer_config(state: dict[str, np.ndarray], num_heads: int | None, num_group
         raise ValueError(
             f"{num_heads} heads and {num_groups} groups do not fit keys of width {kv_width} in a model of width {width}"
         )
-    weight = lambda e, part: state[f"encoder.layers.0.moe.experts.{e}.{part}.weight"]
-    shared = all(np.array_equal(weight(0, part), weight(e, part)) for part in ("V", "W2") for e in range(experts[0]))
+    of_expert = [(name, m) for name in state if (m := re.fullmatch(r"(.*\.experts\.)\d+(\.(?:V|W2)\..*)", name))]
+    shared = all(np.array_equal(state[name], state[f"{m[1]}0{m[2]}"]) for name, m in of_expert)
     attention = dict(num_heads=num_heads, num_groups=num_groups)
     image = dict(img_size=side * patch_size, patch_size=patch_size, in_channels=in_channels)
     decoder = dict(

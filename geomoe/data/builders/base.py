@@ -5,21 +5,42 @@ The shards of a conversion stand in a folder `.conversion` of the data_dir; at i
 
 import collections
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 from typing import Any
 
 from geomoe import landsat
 from geomoe.data import records
-from geomoe.data.builders.conversion import Progress, Shard, ShardResult, convert, cut_into_shards
-from geomoe.data.builders.listing import Listing, Reader, write_skipped
+from geomoe.data.builders.conversion import Progress, Shard, ShardResult, content, convert, cut_into_shards
+from geomoe.data.builders.listing import Listing, Reader, check_split, write_skipped
 from geomoe.data.geotiff import PatchError
 from geomoe.data.tensorflow_setup import tfds
+from geomoe.files import atomic_open
 
 VERSION = "1.0.0"
+_SHARDS_FILE = (
+    "shards.json"  # of a prepared dataset: the state of its source, what each shard holds, and which part of the listing it is
+)
+
+
+def check_config_name(name: str) -> None:
+    """Raise ValueError for the name of a dataset's configuration that is no plain name of a folder; "" is none."""
+    if name and not re.fullmatch(r"[^./\\\0][^/\\\0]*", name):
+        raise ValueError(f"{name!r} is no name for a dataset: it must not begin with '.' or hold '/' or a backslash")
+
+
+def _state(path: str) -> tuple[int, int]:
+    """Size and time of modification of a file; zeros where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
 
 
 class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -50,6 +71,8 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         self.workers, self.strict, self.keep_nodata = workers, strict, keep_nodata
         self._progress = progress or (lambda done, total: None)
         self.resumed_shards = 0
+        config = kwargs.get("config")
+        check_config_name(config if isinstance(config, str) else getattr(config, "name", ""))
         super().__init__(**kwargs)
 
     def download_and_prepare(self, **kwargs: Any) -> None:
@@ -84,8 +107,10 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         del dl_manager, download_config
         self._require_source()
         listing = self.list_source()
+        for split in listing.splits:
+            check_split(split)
         total = sum(len(entries) for entries in listing.splits.values())
-        if total == 0:
+        if total == 0 and not listing.skipped:
             raise ValueError(f"no patch in {self.source}; see the layout that {self.name} expects in its docstring")
         if self.strict and listing.skipped:
             first = listing.skipped[0]
@@ -97,37 +122,108 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         if not any(result.records for result in results):
             path = write_skipped(folder, skipped)
             kinds = ", ".join(f"{n} {kind}" for kind, n in sorted(collections.Counter(row.kind for row in skipped).items()))
-            raise ValueError(f"none of the {total} patches of {self.source} can be used ({kinds}); see {path}")
+            raise ValueError(
+                f"none of the {total + len(listing.skipped)} patches of {self.source} can be used ({kinds}); see {path}"
+            )
         self._take_over(listing, list(zip(shards, results)))
         write_skipped(os.fspath(self.data_path), skipped)
         shutil.rmtree(folder)
 
     def _require_source(self) -> None:
         if not self.source:
-            raise ValueError(f"{self.name} is not prepared in {self.data_dir}; pass source=, or run geomoe.cli.prepare")
+            raise ValueError(f"{self.name} needs a source, the folder to convert")
         if not os.path.isdir(self.source):
             raise FileNotFoundError(f"the source folder {self.source} does not exist")
 
     def _shard_folder(self, listing: Listing) -> str:
-        """The folder of shards of this very listing: those of another one are never taken for it."""
-        names = json.dumps([[split, *entry] for split, entries in listing.splits.items() for entry in entries], default=str)
-        fingerprint = hashlib.sha256(f"{VERSION} {self.keep_nodata} {names}".encode()).hexdigest()[:12]
+        """The folder of shards of this very listing and state of its files: those of another one are never taken for it."""
         config = self.builder_config.name if self.builder_config else "default"
-        folder = os.path.join(self._data_dir_root, ".conversion", f"{self.name}-{config}-{fingerprint}")
+        name = f"{self.name}-{config}-{self._source_state(listing)[:12]}"
+        folder = os.path.join(self._data_dir_root, ".conversion", name)
         os.makedirs(folder, exist_ok=True)
         return folder
 
+    def _source_state(self, listing: Listing) -> str:
+        """SHA-256 in hex of a listing, the sizes and times of its files, and what else decides on its records."""
+        state = functools.cache(_state)
+        second = lambda entry: state(entry.details) if isinstance(entry.details, str) else None  # a file of labels
+        rows = [[split, *e, state(e.path), second(e)] for split, entries in listing.splits.items() for e in entries]
+        return hashlib.sha256(f"{VERSION} {self.keep_nodata} {json.dumps(rows, default=str)}".encode()).hexdigest()
+
     def _take_over(self, listing: Listing, shards: list[tuple[Shard, ShardResult]]) -> None:
         """Move finished shards to the dataset's folder and tell TFDS of them."""
-        infos = []
+        infos, manifest = [], []
         for split in listing.splits:
             filled = [(shard, result) for shard, result in shards if shard.split == split and result.records]
             if not filled:
                 continue
             names = dict(dataset_name=self.name, split=split, filetype_suffix="tfrecord")
             template = tfds.core.ShardedFileTemplate(self.data_path, **names)
-            for i, (shard, _) in enumerate(filled):
-                shutil.move(shard.path, template.sharded_filepath(shard_index=i, num_shards=len(filled)))
+            for i, (shard, result) in enumerate(filled):
+                path = os.fspath(template.sharded_filepath(shard_index=i, num_shards=len(filled)))
+                shutil.move(shard.path, path)
+                part = {"file": os.path.basename(path), "part": os.path.basename(shard.path)}
+                manifest.append({**part, "records": result.records, "sha256": result.sha256})
             lengths, size = [result.records for _, result in filled], sum(result.bytes for _, result in filled)
             infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
         self.info.set_splits(tfds.core.SplitDict(infos))
+        with atomic_open(os.path.join(self.data_path, _SHARDS_FILE)) as file:
+            json.dump({"source": self._source_state(listing), "shards": manifest}, file, indent=1)
+
+    def _manifest(self) -> dict[str, Any]:
+        path = os.path.join(self.data_dir, _SHARDS_FILE)
+        if not os.path.exists(path):
+            what = f"{self.name} is not prepared there, or by an earlier version; prepare it anew"
+            raise FileNotFoundError(f"there is no {path}: {what}")
+        with open(path) as file:
+            manifest: dict[str, Any] = json.load(file)
+        return manifest
+
+    def source_has_changed(self) -> bool:
+        """Whether the source has other files, labels or times of modification than when the dataset was prepared.
+
+        False as well where there is no source, or an earlier version did not write down what it was.
+        """
+        try:
+            self._require_source()
+            before = self._manifest()["source"]
+        except (ValueError, FileNotFoundError):
+            return False
+        return bool(before != self._source_state(self.list_source()))
+
+    def verify(self) -> list[str]:
+        """Read every shard of the prepared dataset, and convert those that are damaged again from the source.
+
+        Returns:
+            The names of the shards that were written anew.
+
+        Raises:
+            FileNotFoundError: the dataset is not prepared, or was by a version that did not write down what shards hold.
+            ValueError: shards are damaged, and there is no source, or it gives other records than before; nothing is changed.
+        """
+        manifest = self._manifest()["shards"]
+        where = {row["file"]: os.path.join(self.data_dir, os.path.basename(row["file"])) for row in manifest}
+        damaged = [row for row in manifest if content(where[row["file"]]) != (row["records"], row["sha256"])]
+        if not damaged:
+            return []
+        names = [row["file"] for row in damaged]
+        what = f"{len(names)} of {len(manifest)} shards in {self.data_dir} are damaged ({', '.join(names[:3])})"
+        try:
+            self._require_source()
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"{what}; --source, or source=, rebuilds them: {error}") from None
+        listing = self.list_source()
+        folder = self._shard_folder(listing)
+        parts = {os.path.basename(shard.path): shard for shard in cut_into_shards(listing, folder, self.reader(), False)}
+        todo = [parts[row["part"]] for row in damaged if row["part"] in parts]
+        results, _ = convert(todo, self.workers, self._progress)
+        if [result.sha256 for result in results] != [row["sha256"] for row in damaged]:
+            shutil.rmtree(folder)
+            raise ValueError(
+                f"{what}, and {self.source} now gives other records than they had, so the source, its table or an option is "
+                f"another; remove {self.data_dir} and prepare it anew"
+            )
+        for shard, name in zip(todo, names):
+            shutil.move(shard.path, where[name])
+        shutil.rmtree(folder)
+        return names

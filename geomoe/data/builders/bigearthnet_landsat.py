@@ -1,7 +1,6 @@
 """BigEarthNet-L: 519,284 Landsat 8 patches of BigEarthNet's places and dates, with CORINE land-cover labels."""
 
 import functools
-import glob
 import json
 import os
 from typing import Any
@@ -11,8 +10,10 @@ import numpy as np
 from geomoe import landsat, metadata
 from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
-from geomoe.data.builders.listing import Entry, Listing, Reader, read_lines, read_splits
+from geomoe.data.builders.listing import Entry, Listing, Reader, read_splits
+from geomoe.data.folder import Names, find_geotiffs, plain_name
 from geomoe.data.preprocess import InputSpec, to_records
+from geomoe.data.tables import read_lines
 from geomoe.data.tensorflow_setup import tfds
 
 _NOMENCLATURES = {"19": landsat.BIGEARTHNET_CLASSES_19, "43": landsat.BIGEARTHNET_CLASSES_43}
@@ -80,22 +81,31 @@ class BigearthnetLandsat(LandsatBuilder):
         if not os.path.isdir(images):
             layout = "images/<id>.tif, labels/, bigearthnet-train.csv ..."
             raise FileNotFoundError(f"{self.source} has no folder images/; expected {layout}")
-        if splits := read_splits(self.source, "bigearthnet-{}.csv"):
-            ids = {split: self._ids(lines) for split, lines in splits.items()}
-        elif others := sorted(glob.glob(os.path.join(self.source, "*.csv"))):
-            ids = {"train": [patch_id for path in others for patch_id in self._ids(read_lines(path))]}
+        files = find_geotiffs(images)
+        names = Names(images, files)
+        if lines := read_splits(self.source, "bigearthnet-{}.csv"):
+            splits = {split: self._entries(names, stated) for split, stated in lines.items()}
+        elif others := sorted(name for name in os.listdir(self.source) if name.lower().endswith(".csv")):
+            stated = [read_lines(os.path.join(self.source, name)) for name in others]
+            splits = {"train": [entry for lines_of_one in stated for entry in self._entries(names, lines_of_one)]}
         else:
-            files = sorted(glob.glob(os.path.join(images, "*.tif")))
-            ids = {"train": [os.path.splitext(os.path.basename(path))[0] for path in files]}
-        return Listing({split: [self._entry(i) for i in split_ids] for split, split_ids in ids.items()}).drop_duplicates()
+            splits = {"train": [self._entry(file.id, file.path) for file in files]}
+        return Listing(splits).drop_duplicates()
 
-    def _ids(self, lines: list[str]) -> list[str]:
-        fields = [line.split(",")[0].strip().strip('"') for line in lines]
-        ids = [patch_id.removesuffix(".tif") for patch_id in fields if patch_id]
-        # A header names no patch: neither by its form nor by a file.
-        has_header = ids and "_" not in ids[0] and not os.path.exists(self._entry(ids[0]).path)
-        return ids[1:] if has_header else ids
+    def _entries(self, names: Names, lines: list[tuple[str, str]]) -> list[Entry]:
+        """The patches that the first fields of lines name; a first line that names none, by its form or a file, is a header."""
+        entries = []
+        for i, (where, line) in enumerate(lines):
+            text = line.split(",")[0].strip().strip('"')
+            if not text:
+                continue
+            try:
+                name, file = plain_name(text), names.find(text)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            if i or file or "_" in name:
+                entries.append(self._entry(name, file.path if file else os.path.join(self.source, "images", f"{name}.tif")))
+        return entries
 
-    def _entry(self, patch_id: str) -> Entry:
-        image = os.path.join(self.source, "images", f"{patch_id}.tif")
+    def _entry(self, patch_id: str, image: str) -> Entry:
         return Entry(patch_id, image, os.path.join(self.source, "labels", f"{patch_id}_labels_metadata.json"))

@@ -40,6 +40,7 @@ class ShardResult(NamedTuple):
 
     records: int
     bytes: int
+    sha256: str  # of the records, one after the other
     skipped: list[Skipped]
 
 
@@ -94,7 +95,7 @@ def finished(shard: Shard) -> ShardResult | None:
     try:
         with open(f"{shard.path}.json") as file:
             result = ShardResult(**json.load(file))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (FileNotFoundError, json.JSONDecodeError, TypeError):  # TypeError: of an earlier version
         return None
     if not os.path.exists(shard.path) or os.path.getsize(shard.path) != result.bytes:
         return None
@@ -118,14 +119,21 @@ def write_shard(shard: Shard) -> ShardResult:
                 written.update(raw)
                 writer.write(raw)
                 records += 1
-        # Reading back checks the checksum of every record against what reached the disk.
-        read, count = hashlib.sha256(), 0
-        for raw in tf.data.TFRecordDataset(path).as_numpy_iterator():
-            read.update(raw)
-            count += 1
-        if (count, read.digest()) != (records, written.digest()):
-            raise OSError(f"{path} does not read back as written: {count} of {records} records; is the disk full or failing?")
-    result = ShardResult(records, os.path.getsize(shard.path), skipped)
+        if content(path) != (records, written.hexdigest()):
+            raise OSError(f"{path} does not read back as written; is the disk full or failing?")
+    result = ShardResult(records, os.path.getsize(shard.path), written.hexdigest(), skipped)
     with atomic_open(f"{shard.path}.json") as file:
         json.dump(result._asdict(), file)
     return result
+
+
+def content(path: str) -> tuple[int, str]:
+    """Read a shard, which checks every record's checksum: number of records, and their SHA-256; (-1, "") if it is damaged."""
+    digest, count = hashlib.sha256(), 0
+    try:
+        for raw in tf.data.TFRecordDataset(path).as_numpy_iterator():
+            digest.update(raw)
+            count += 1
+    except (tf.errors.DataLossError, tf.errors.NotFoundError):
+        return -1, ""
+    return count, digest.hexdigest()

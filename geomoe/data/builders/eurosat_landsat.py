@@ -1,7 +1,6 @@
 """EuroSAT-L: 27,000 Landsat 8 patches of ten land-cover classes."""
 
 import functools
-import glob
 import os
 from typing import Any
 
@@ -11,6 +10,7 @@ from geomoe import landsat
 from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped, read_splits
+from geomoe.data.folder import Names, find_geotiffs, plain_name
 from geomoe.data.preprocess import InputSpec, to_records
 
 
@@ -43,13 +43,19 @@ class EurosatLandsat(LandsatBuilder):
         return functools.partial(read_entry, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
-        below = glob.glob(os.path.join(self.source, "*", "*.tif"))
-        names = read_splits(self.source, "eurosat-{}.txt") or {"train": sorted(map(os.path.basename, below))}
-        listing = Listing({split: [] for split in names})
-        for split, files in names.items():
-            for stem in (os.path.splitext(os.path.basename(name))[0] for name in files):
-                class_name = stem.rsplit("_", 1)[0]
-                path = os.path.join(self.source, class_name, f"{stem}.tif")
+        files = find_geotiffs(self.source)
+        names = Names(self.source, files)
+        lines = read_splits(self.source, "eurosat-{}.txt") or {"train": [("", file.id) for file in files]}
+        listing = Listing({split: [] for split in lines})
+        for split, stated in lines.items():
+            for where, text in stated:
+                try:
+                    stem = os.path.basename(plain_name(text))
+                    class_name = stem.rsplit("_", 1)[0]
+                    file = names.find(f"{class_name}/{stem}")
+                except ValueError as error:
+                    raise ValueError(f"{where}: {error}") from None
+                path = file.path if file else os.path.join(self.source, class_name, f"{stem}.tif")
                 if class_name in landsat.EUROSAT_CLASSES:
                     listing.splits[split].append(Entry(stem, path, landsat.EUROSAT_CLASSES.index(class_name)))
                 else:

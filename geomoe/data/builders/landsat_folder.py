@@ -1,10 +1,7 @@
 """A folder of GeoTIFF patches, with or without labels: the user's own data."""
 
-import csv
 import functools
-import glob
 import os
-import re
 from typing import Any
 
 import numpy as np
@@ -12,73 +9,58 @@ import numpy as np
 from geomoe import landsat, metadata
 from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
-from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped
+from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped, check_split
+from geomoe.data.folder import File, Names, find_geotiffs, plain_name
 from geomoe.data.preprocess import InputSpec, to_records
+from geomoe.data.tables import Row, is_missing, read_table
 from geomoe.data.tensorflow_setup import tfds
 
-Row = dict[str, str]  # a line of a labels table
 _COLUMNS = ("id", "label", "labels", "latitude", "longitude", "time", "split")
-_SPLIT = re.compile(r"(?!all$)[A-Za-z]\w*", re.ASCII)  # what TFDS takes as the name of a split
 
 
-def read_table(path: str | os.PathLike[str]) -> dict[str, Row]:
-    """Read a table of labels (see `LandsatFolder`) to its rows by id, the ending .tif taken off; ValueError if it is none."""
-    name = os.fspath(path)
-    rows: dict[str, Row] = {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = list(reader.fieldnames or ())
-            if "id" not in header or set(header) - set(_COLUMNS) or len(set(header)) < len(header):
-                raise ValueError(f"{name}: columns are {header}; needed: id; allowed: {', '.join(_COLUMNS)}, each once")
-            for line in reader:
-                where = f"{name}, line {reader.line_num}"
-                if any(line.pop(None, ())):
-                    raise ValueError(f"{where}: more fields than the {len(header)} columns {', '.join(header)}")
-                row = {column: (text or "").strip() for column, text in line.items()}
-                key = re.sub(r"\.tiff?$", "", row["id"], flags=re.IGNORECASE)
-                if not key:
-                    raise ValueError(f"{where}: the id is empty")
-                if any("\n" in text or "\r" in text for text in row.values()):
-                    raise ValueError(f"{where}: a field of {key!r} holds a line break")
-                if row.get("split") and not _SPLIT.fullmatch(row["split"]):
-                    raise ValueError(f"{where}: {row['split']!r} is no name of a split, as 'train' is")
-                if key in rows and rows[key] != row:
-                    raise ValueError(f"{where}: the id {row['id']!r} stands twice, with other values")
-                rows[key] = row
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise ValueError(f"{name} is no CSV table: {error}") from None
+def read_labels(path: str | os.PathLike[str]) -> list[Row]:
+    """Read a table of labels (see `LandsatFolder`); ValueError, naming the file and the line, if it is none."""
+    rows = read_table(path, _COLUMNS)
+    for where, row in rows:
+        if "label" in row and "labels" in row:
+            raise ValueError(f"{os.fspath(path)}: columns label (one class) and labels (several, joined by ';'): keep one")
+        if split := row.get("split"):
+            try:
+                check_split(split)
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
     return rows
 
 
-def _labels(row: Row) -> list[str]:
-    text = row.get("labels") or row.get("label") or ""
-    return [name.strip() for name in text.split(";") if name.strip()]
+def _labels(row: dict[str, str]) -> list[str]:
+    names = row["labels"].split(";") if "labels" in row else [row.get("label", "")]
+    return [name.strip() for name in names if not is_missing(name)]
 
 
-def _location(row: Row, table: str, patch_id: str) -> tuple[float, float] | None:
+def _location(row: dict[str, str], where: str) -> tuple[float, float] | None:
     """Latitude and longitude of a row, None where it lacks one."""
     try:
         latitude, longitude = (float(row.get(column) or "nan") for column in ("latitude", "longitude"))
     except ValueError as error:
-        raise geotiff.PatchError("bad coordinates", table, f"row of {patch_id}: {error}") from None
+        raise geotiff.PatchError("bad coordinates", where, str(error)) from None
     if np.isnan(latitude) or np.isnan(longitude):
         return None
     if not (abs(latitude) <= 90 and abs(longitude) <= 360):
-        raise geotiff.PatchError("bad coordinates", table, f"row of {patch_id}: {latitude}, {longitude} are not degrees")
+        raise geotiff.PatchError("bad coordinates", where, f"{latitude}, {longitude} are not degrees")
     return latitude, longitude
 
 
 def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
-    """Read one patch; `entry.details` is its row of the labels table (or an empty dict), the table's path and the sensor."""
-    row, table, sensor = (entry.details[key] for key in ("row", "table", "sensor"))
-    location = _location(row, table, entry.id)
+    """Read one patch; `entry.details` is its row of the labels table (or an empty dict), where that stands and the sensor."""
+    row, where, sensor = (entry.details[key] for key in ("row", "where", "sensor"))
+    location = _location(row, where)
     patch = geotiff.read_patch(entry.path, sensor=sensor, need_crs=location is None, keep_nodata=keep_nodata)
     explicit = row.get("time", "")
     try:
-        time = metadata.acquisition_time(explicit=explicit, name=entry.id, date_tag=patch.date_tag, strict=True)
+        name = os.path.basename(entry.id)
+        time = metadata.acquisition_time(explicit=explicit, name=name, date_tag=patch.date_tag, strict=True)
     except ValueError as error:
-        raise geotiff.PatchError("bad time stamp", table if explicit else entry.path, f"{entry.id}: {error}") from None
+        raise geotiff.PatchError("bad time stamp", where if explicit else entry.path, f"{entry.id}: {error}") from None
     latitude, longitude = location or (patch.latitude, patch.longitude)
     image = to_records(patch.image, InputSpec())
     image = landsat.with_coastal(image) if landsat.lacks_coastal(patch.sensor) else image
@@ -92,11 +74,14 @@ class LandsatFolder(LandsatBuilder):
     Those of Landsat 4, 5 and 7 (by the file's name, or by `sensor` for all) have 6 bands, SR_B1 to SR_B5 and SR_B7, which
     become the model's seven (`geomoe.landsat.with_coastal`). Bands go by the files' descriptions, where they name any.
 
-    `labels` is an optional CSV with a header: `id` (file name, with or without ending, or path below the folder), and any of
-    `label` (one class) or `labels` (several, joined by ";"), `latitude` and `longitude` (degrees; they stand in for a CRS),
-    `time` (ISO 8601, UTC) and `split`. Without it, every patch is in "train". A time that the table does not have is that of a
-    stamp in the patch's name, else of TIFFTAG_DATETIME, else unknown. `config` names the dataset, so that several folders can
-    live in one data_dir.
+    A patch's id is its path below the folder without the ending.
+
+    `labels` is an optional CSV with a header: `id` (the path below the folder, or as many of its last parts as tell it from
+    others, with or without the ending), and any of `label` (one class) or `labels` (several, joined by ";"), `latitude` and
+    `longitude` (degrees; they stand in for a CRS), `time` (ISO 8601, UTC) and `split`. A patch without a row, or in a table of
+    labels without one, is counted as skipped. Without a table, every patch is in "train". A time that the table does not have
+    is that of a stamp in the patch's name, else of TIFFTAG_DATETIME, else unknown. `config` names the dataset, so that several
+    folders can live in one data_dir.
     """
 
     name = "landsat_folder"
@@ -116,12 +101,12 @@ class LandsatFolder(LandsatBuilder):
         super().__init__(config=config and tfds.core.BuilderConfig(name=config, description="patches of a folder"), **kwargs)
 
     @functools.cached_property
-    def _table(self) -> dict[str, Row]:
-        """The labels table by id, empty if there is none."""
-        return {} if self.labels is None else read_table(self.labels)
+    def _table(self) -> list[Row]:
+        """The labels table, empty if there is none."""
+        return [] if self.labels is None else read_labels(self.labels)
 
     def facts(self) -> dict[str, Any]:
-        rows = self._table.values()
+        rows = [row.fields for row in self._table]
         task = "none"
         if any(_labels(row) for row in rows):
             task = "multilabel" if any("labels" in row for row in rows) else "multiclass"
@@ -133,23 +118,36 @@ class LandsatFolder(LandsatBuilder):
         return functools.partial(read_entry, class_names=names, keep_nodata=self.keep_nodata)
 
     def list_source(self) -> Listing:
-        table = self._table
-        listing = Listing({})
-        ends = (".tif", ".tiff", ".TIF", ".TIFF")
-        files = sorted(p for p in glob.glob(os.path.join(self.source, "**", "*"), recursive=True) if p.endswith(ends))
-        used = set()
-        for path in files:
-            relative = os.path.splitext(os.path.relpath(path, self.source))[0]
-            stem = os.path.basename(relative)
-            key = relative if relative in table else stem
-            used.add(key)
-            if table and key not in table:
-                listing.skipped.append(Skipped("missing label", stem, path, f"no row in {self.labels}"))
-                continue
-            row = table.get(key, {})
-            details = {"row": row, "table": self.labels or "", "sensor": self.sensor}
-            listing.splits.setdefault(row.get("split") or "train", []).append(Entry(stem, path, details))
-        for key in sorted(table.keys() - used):
-            message = f"{self.labels} has a row for it, but there is no such GeoTIFF"
-            listing.skipped.append(Skipped("missing image", key, os.path.join(self.source, key), message))
-        return listing.drop_duplicates()
+        files, listing = find_geotiffs(self.source), Listing({})
+        rows = self._rows_by_id(files, listing)
+        if self._table and files and not rows:
+            ids = f"its ids are as {self._table[0].fields['id']!r}, the files as {files[0].id!r}"
+            raise ValueError(f"none of the {len(files)} GeoTIFFs of {self.source} has a row in {self.labels}: {ids}")
+        labelled = any(_labels(row.fields) for row in self._table)
+        for file in files:
+            where, row = rows.get(file.id, Row("", {}))
+            if self._table and not row:
+                listing.skipped.append(Skipped("missing label", file.id, file.path, f"no row in {self.labels}"))
+            elif labelled and not _labels(row):
+                listing.skipped.append(Skipped("missing label", file.id, file.path, f"{where}: no label"))
+            else:
+                details = {"row": row, "where": where, "sensor": self.sensor}
+                listing.splits.setdefault(row.get("split") or "train", []).append(Entry(file.id, file.path, details))
+        return listing
+
+    def _rows_by_id(self, files: list[File], listing: Listing) -> dict[str, Row]:
+        """Each file's row of the table; rows without a file are counted as skipped."""
+        rows, names = dict[str, Row](), Names(self.source, files)
+        for where, row in self._table:
+            try:
+                file = names.find(row["id"])
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
+            if file is None:
+                path = os.path.join(self.source, plain_name(row["id"]))
+                listing.skipped.append(Skipped("missing image", row["id"], path, f"{where}: there is no such GeoTIFF"))
+            elif (before := rows.get(file.id)) and before.fields | {"id": ""} != row | {"id": ""}:
+                raise ValueError(f"{where}: {file.id!r} has other values here than in {before.where}")
+            else:
+                rows[file.id] = Row(where, row)
+        return rows

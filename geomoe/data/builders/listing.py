@@ -3,9 +3,11 @@
 import csv
 import dataclasses
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Self
 
+from geomoe.data.tables import read_lines
 from geomoe.files import atomic_open
 
 _SKIPPED_FILE = "skipped.csv"
@@ -53,25 +55,22 @@ class Listing:
         return self
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[str]:
-    """Read the lines of a split file that are not empty, without the blanks around them; ValueError if it is no text."""
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return [line.strip() for line in file if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{os.fspath(path)} is no text file: {error}") from None
-
-
-def read_splits(folder: str, name: str) -> dict[str, list[str]]:
-    """Read the lines of those split files that a folder has, as "eurosat-{}.txt" for train, val and test."""
+def read_splits(folder: str, name: str) -> dict[str, list[tuple[str, str]]]:
+    """Read the lines of those split files that a folder has, as "eurosat-{}.txt" for train, val and test, by `read_lines`."""
     paths = {split: os.path.join(folder, name.format(split)) for split in ("train", "val", "test")}
     return {split: read_lines(path) for split, path in paths.items() if os.path.exists(path)}
+
+
+def check_split(name: str) -> None:
+    """Raise ValueError for a name of a split that TFDS does not take, or that is no name of a file."""
+    if not re.fullmatch(r"(?!all$)[A-Za-z]\w*", name, re.ASCII):
+        raise ValueError(f"{name!r} is no name of a split, as 'train' is")
 
 
 def write_skipped(folder: str | os.PathLike[str], skipped: Iterable[Skipped]) -> str:
     """Write the patches that were left out to a table in a folder; return its path."""
     path = os.path.join(folder, _SKIPPED_FILE)
-    with atomic_open(path, newline="") as file:
+    with atomic_open(path, newline="", encoding="utf-8", errors="backslashreplace") as file:  # names need not be text
         csv.writer(file).writerows([Skipped._fields, *skipped])
     return path
 
@@ -81,5 +80,5 @@ def read_skipped(folder: str | os.PathLike[str]) -> list[Skipped]:
     path = os.path.join(folder, _SKIPPED_FILE)
     if not os.path.exists(path):
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return [Skipped(*row) for row in list(csv.reader(file))[1:]]
