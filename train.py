@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 
 from absl import flags
@@ -20,16 +21,17 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Index of this process.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
-def main(_: list[str]) -> None:
+def main(_: list[str]) -> int:
     setup.start(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     from geomoe.training import loop
 
     result = loop.train(_CONFIG.value, _WORKDIR.value)
     if result.finished:
-        loss = "" if math.isnan(result.val_loss) else f"validation loss {result.val_loss:.4f}, "  # nothing was left to do
+        loss = "" if math.isnan(result.val_loss) else f"validation loss {result.val_loss:.4f}, "
         print(f"done: step {result.step}, {loss}run directory {_WORKDIR.value}")
-    else:
-        print(f"stopped at step {result.step}; the same command goes on from there")
+        return 0
+    print(f"stopped at step {result.step}; the same command goes on from there")
+    return os.EX_TEMPFAIL  # 75: try again
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ from conftest import finish, real_data_config, rows_of, start_script, tiny_confi
 
 import geomoe
 from geomoe.training import load_params, loop, parallel, read_run
+from geomoe.training.evaluate import Evaluation
+from geomoe.training.run_file import locked
 from geomoe.training.run_log import COLUMNS
 from geomoe.version import __version__
 
@@ -72,12 +74,35 @@ def test_resume_gives_the_curve_of_an_uninterrupted_run_bit_for_bit(tmp_path, sy
     assert (tmp_path / "whole" / "expert_usage.csv").read_text() == (tmp_path / "parts" / "expert_usage.csv").read_text()
 
 
-def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
-    changes = {"optimizer.lr": 1e30, "optimizer.warmup_fraction": 0.5, "checkpoint.every_steps": 1}
-    with pytest.raises(loop.TrainingDiverged, match=r"step \d+: loss.*checkpoint of step \d+.*config.optimizer.lr"):
+@pytest.mark.parametrize("lr", [1e30, 1e4], ids=["infinite", "huge"])
+def test_a_step_that_explodes_is_not_checkpointed(tmp_path, lr):
+    """Step 1 has a learning rate of 0 yet; after step 2 the parameters are 1e30, or 1e4, in place of about 1."""
+    changes = {"optimizer.lr": lr, "optimizer.warmup_fraction": 0.5, "checkpoint.every_steps": 1}
+    message = r"step 2: loss.*norm.*Checkpoints of steps 1 are kept.*config.optimizer.lr in another --workdir"
+    with pytest.raises(loop.TrainingDiverged, match=message):
         loop.train(tiny_config(**changes), tmp_path)
-    _, params = load_params(tmp_path)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    step, params = load_params(tmp_path)
+    assert step == 1 and all(np.abs(leaf).max() < 10 for leaf in jax.tree.leaves(params))
+
+
+def test_metrics_tell_nan_from_growth(tmp_path):
+    def read(loss, param_norm):
+        metrics = loop.StepMetrics(2.0, lambda: [])
+        metrics.add(
+            7, parallel.replicate({k: np.float32(v) for k, v in dict(loss=loss, grad_norm=1, param_norm=param_norm).items()})
+        )
+        metrics.read()
+
+    read(1e30, 19.9)  # a batch of extreme values, whose gradient is clipped, is no damage
+    for loss, norm in ((np.nan, 2), (np.inf, 2), (1, np.nan), (1, 20.1)):
+        with pytest.raises(loop.TrainingDiverged, match="step 7: .*was 2 at the last checkpoint or start.*No checkpoint"):
+            read(loss, norm)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(Evaluation, "loss", property(lambda self: float("nan")))
+    with pytest.raises(loop.TrainingDiverged, match=r"step 3: validation loss nan.*No checkpoint"):
+        loop.train(tiny_config(), tmp_path)
 
 
 def test_a_workdir_with_another_config_is_refused(tmp_path):
@@ -86,7 +111,7 @@ def test_a_workdir_with_another_config_is_refused(tmp_path):
         loop.train(tiny_config(**{"train.num_steps": 3, "optimizer.lr": 0.01}), tmp_path)
     assert loop.train(tiny_config(**{"train.num_steps": 3, "log.every_steps": 2}), tmp_path).finished
     run = json.loads((tmp_path / "run.json").read_text())
-    del run["config"]["data"]["band_jitter"]  # as an older version wrote it
+    del run["config"]["data"]["band_jitter"], run["sha256"]  # as an older version wrote it
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert loop.train(tiny_config(**{"train.num_steps": 3}), tmp_path).finished
     with pytest.raises(ValueError, match=r"data.band_jitter: 0.0 -> 0.1"):
@@ -192,7 +217,7 @@ def test_sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
         assert line, "the run ended before its second step"
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and "stopped at step" in out, err
+    assert process.returncode == 75 and "stopped at step" in out, err
     stopped = int(out.split("stopped at step ")[1].split(";")[0])
     assert load_params(tmp_path)[0] == stopped
     process = start_script(command)
@@ -203,20 +228,51 @@ def test_sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     process.communicate()
 
 
-def test_a_stop_request_is_honoured_after_the_step_in_hand(tmp_path, monkeypatch):
-    add = loop.StepMetrics.add
+def stopped_in(monkeypatch, owner, name, call):
+    """SIGTERM comes during so many-th call of a method."""
+    method, calls = getattr(owner, name), []
 
-    def stop_at_two(self, step, metrics):
-        add(self, step, metrics)
-        if step == 2:
+    def stop(self, *args, **options):
+        calls.append(1)
+        if len(calls) == call:
             os.kill(os.getpid(), signal.SIGTERM)
+        return method(self, *args, **options)
 
-    monkeypatch.setattr(loop.StepMetrics, "add", stop_at_two)
-    result = loop.train(tiny_config(), tmp_path)
-    assert (result.step, result.finished) == (2, False) and load_params(tmp_path)[0] == 2
-    monkeypatch.setattr(loop.StepMetrics, "add", add)
+    monkeypatch.setattr(owner, name, stop)
+
+
+@pytest.mark.parametrize(
+    "owner, name, call, step",
+    [(loop.StepMetrics, "add", 2, 2), (loop.Evaluator, "__call__", 2, 4), (loop.Checkpoints, "save", 1, 4)],
+    ids=["in a step", "in an evaluation", "in a checkpoint"],
+)
+def test_a_stop_leaves_a_checkpoint_and_the_rest_is_that_of_a_whole_run(tmp_path, monkeypatch, owner, name, call, step):
+    """Evaluations of the whole run: before the checkpoint of step 3, at 4 and at 8."""
+    loop.train(tiny_config(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stopped_in(patch, owner, name, call)
+        result = loop.train(tiny_config(), tmp_path / "parts")
+    assert (result.step, result.finished) == (step, False) and load_params(tmp_path / "parts")[0] == step
+    assert loop.train(tiny_config(), tmp_path / "parts").finished
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+    for a, b in zip(*(jax.tree.leaves(load_params(tmp_path / part)[1]) for part in ("whole", "parts")), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_goes_on_from_the_last_whole_checkpoint(tmp_path, capsys):
+    loop.train(tiny_config(), tmp_path)
+    rows = rows_of(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "8" / "params")
     assert loop.train(tiny_config(), tmp_path).finished
-    assert [int(row["step"]) for row in rows_of(tmp_path) if row["loss"]] == list(range(1, 9))
+    err = capsys.readouterr().err
+    assert "step 8 is damaged (params/ is missing): moved to" in err and "resumed at step 6" in err
+    assert rows_of(tmp_path) == rows and load_params(tmp_path)[0] == 8
+
+
+def test_a_run_that_is_in_use_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match=f"in use by process {os.getpid()} on host"):
+        loop.train(tiny_config(), tmp_path)
+    assert loop.train(tiny_config(**{"train.num_steps": 1}), tmp_path).finished
 
 
 def test_every_option_of_the_config_reaches_the_step_and_the_evaluation(tmp_path, monkeypatch):

@@ -7,15 +7,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-_USER_ERRORS = (
-    ValueError,
-    FileNotFoundError,
-    FloatingPointError,
-    NotADirectoryError,
-    PermissionError,
-    AttributeError,
-    KeyError,
-)
+_USER_ERRORS = (ValueError, OSError, FloatingPointError, AttributeError, KeyError)
 
 
 def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
