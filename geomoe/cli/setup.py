@@ -45,7 +45,7 @@ def start(
 
     from geomoe import compilation
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs what it raises, and asyncio what else went wrong beside it
     absl.logging.use_absl_handler()  # before TensorFlow's C++ says that nobody has
     compilation.keep_freed_memory()
     compilation.set_flags()
