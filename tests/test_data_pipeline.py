@@ -1,12 +1,16 @@
 """Batches: what they hold, their order, and where they go on."""
 
+import time
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
 from geomoe import data, metadata
-from geomoe.data import synthetic
+from geomoe.data import pipeline, synthetic
 from geomoe.data.builders import BigearthnetLandsat, EurosatLandsat, LandsatFolder
+from geomoe.data.tensorflow_setup import tf
 from geomoe.landsat import Statistics
 
 NAME = "synthetic_landsat/small"
@@ -211,3 +215,18 @@ def test_the_published_hour_on_request(tmp_path):
     hours = [next(data.load(builder, "train", hour=hour).as_numpy_iterator())["hour"][0] for hour in ("utc", "published")]
     angles = np.array([10, 1]) * 2 * np.pi / 24
     np.testing.assert_allclose(hours, np.stack([np.sin(angles), np.cos(angles)], axis=1), atol=1e-6)
+
+
+def test_records_of_many_files_come_in_their_order_and_at_once(tmp_path):
+    """600 files of three records: a chain of `concatenate` took minutes for the first of them."""
+    paths = []
+    for i in range(600):
+        paths.append(tmp_path / f"{i:03d}.tfrecord")
+        with tf.io.TFRecordWriter(str(paths[-1])) as writer:
+            for j in range(3):
+                writer.write(f"{i}.{j}".encode())
+    files = [SimpleNamespace(filename=path, skip=1, take=-1 if i % 2 else 1) for i, path in enumerate(paths)]
+    start = time.monotonic()
+    records = [record.decode() for record in pipeline._read_files(files).as_numpy_iterator()]
+    assert records == [f"{i}.{j}" for i in range(600) for j in ((1, 2) if i % 2 else (1,))]
+    assert time.monotonic() - start < 20

@@ -54,19 +54,17 @@ def start(
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if coordinator is not None:
+    if coordinator is not None or distributed or os.environ.get("GEOMOE_DISTRIBUTED") == "1":
         _join(coordinator, num_processes, process_id)
-    elif distributed or os.environ.get("GEOMOE_DISTRIBUTED") == "1":
-        _join()
 
 
-def _join(*processes: Any) -> None:
+def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
     """Join the processes of a run. If one of them dies, JAX ends this one in a thread of its own, with a dump and by abort:
     the dump goes to a file, and the abort says a sentence."""
     import jax
 
     try:
-        jax.distributed.initialize(*processes, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
     except ValueError as error:
         raise ValueError(
             f"JAX cannot join processes ({error}): under Cloud TPU, Slurm, Open MPI and Kubernetes it finds them by itself "
@@ -107,8 +105,8 @@ def clear_errors(run: Callable[..., Any], *args: Any) -> int:
     try:
         run(*args)
     except Exception as error:
-        if _several_processes() and re.match(r"[A-Z_]+: ", str(error)):  # of a collective operation, as JAX words it
-            _other_ended(str(error).partition("\n")[0])
+        if _several_processes() and _lost_connection(error):
+            _other_ended(_text(error).partition("\n")[0])
         if not isinstance(error, _USER_ERRORS):
             raise
         print(f"error: {_text(error)}\n(GEOMOE_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
@@ -116,6 +114,12 @@ def clear_errors(run: Callable[..., Any], *args: Any) -> int:
             os._exit(1)  # an ordinary exit would wait for the others, who wait for this one
         return 1
     return 0
+
+
+def _lost_connection(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that of a collective operation or of the coordinator, as JAX words it."""
+    status = r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
+    return error is not None and (re.match(status, str(error)) is not None or _lost_connection(error.__cause__))
 
 
 def _several_processes() -> bool:
