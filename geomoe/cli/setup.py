@@ -132,7 +132,9 @@ def _text(error: BaseException) -> str:
     while error.args and isinstance(error.args[0], Exception):  # ml_collections puts a KeyError into an AttributeError
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    return f"unknown config key {text}" if "Did you mean" in text else text  # ml_collections names the key alone
+    if "Did you mean" in text or isinstance(error, KeyError) and " " not in text:  # which name the key alone
+        return f"unknown key {text}" if "Did you mean" not in text else f"unknown config key {text}"
+    return text
 
 
 def run_config_script(main: Callable[[list[str]], Any], example: str) -> int:
