@@ -4,11 +4,23 @@ A reader, or a run that was killed, never sees half a file: what is being writte
 """
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from typing import IO, Any
 
 PARTIAL = ".partial"
+
+
+@contextlib.contextmanager
+def names_file(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Put the path into errors of writing to an open file, which name none: a full disk, a quota, a limit of size."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from error
 
 
 @contextlib.contextmanager
@@ -19,15 +31,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
 
     Args:
         path: the file to make or replace; its folder is made where it is absent.
+
+    Raises:
+        OSError: the file cannot be written; it names the file.
     """
     target = os.fspath(path)
     os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
     partial = f"{target}{PARTIAL}"
     try:
-        yield partial
+        with names_file(target):
+            yield partial
         os.replace(partial, target)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.remove(partial)
         raise
 

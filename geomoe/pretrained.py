@@ -23,7 +23,8 @@ from geomoe.models import MAE, ModelConfig, TokenOutput, count_params, encode
 from geomoe.models.pooling import TOKENS, Pool, check_pool, pool_tokens, pool_width
 from geomoe.models.reconstruction import Reconstruction, reconstruct
 from geomoe.models.routing import Routing
-from geomoe.training.checkpoints import load_params, read_run, write_run
+from geomoe.training.checkpoints import load_params, write_run
+from geomoe.training.run_file import read_run
 from geomoe.training.state import init_params
 from geomoe.version import __version__
 from geomoe.weights import read_torch_checkpoint
@@ -38,12 +39,13 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
 
     Args:
         path: a run directory of `train.py`, or published PyTorch weights (`.pth`).
-        checkpoint: of a run directory: "last", "best" (by validation loss), or a step.
+        checkpoint: of a run directory: "last", "best" (by validation loss), or a step. A damaged one is left out with a
+            warning, or refused where it is the only one or asked for by its step.
         **options: for weights of unknown sizes, as for `geomoe.weights.read_torch_checkpoint`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no such checkpoint.
-        ValueError: the file is no geo-moe-mae checkpoint.
+        ValueError: the file is no geo-moe-mae checkpoint, or the checkpoint or the run directory's run.json is damaged.
     """
     path = os.fspath(path)
     if not os.path.exists(path):

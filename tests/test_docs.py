@@ -148,7 +148,7 @@ def test_flags_in_docs_exist():
     from geomoe.training.config import flatten
 
     keys = {"train": flatten(default_config().to_dict()), "probe": flatten(default_probe_config().to_dict())}
-    known = {"train": {"config", "workdir", "coordinator", "num_processes", "process_id"}, "probe": {"config"}}
+    known = {"train": {"config", "workdir", "coordinator", "num_processes", "process_id", "distributed"}, "probe": {"config"}}
     for page in [*PAGES, *SOURCES]:
         for script, rest in re.findall(r"python (train|probe)\.py([^`\n]*)", page.read_text()):
             for flag in re.findall(r"--([\w.]+)", rest):

@@ -1,5 +1,7 @@
 """Files appear whole or not at all."""
 
+import errno
+
 import pytest
 
 from geomoe.files import atomic_open, atomic_path
@@ -24,3 +26,11 @@ def test_a_failure_leaves_what_was_there(tmp_path):
     with pytest.raises(RuntimeError), atomic_path(tmp_path / "b"):
         raise RuntimeError  # before anything was written
     assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_full_disk_names_the_file(tmp_path):
+    with pytest.raises(OSError, match=rf"\[Errno {errno.ENOSPC}\] full: '{tmp_path}/a'"), atomic_open(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "full")
+    with pytest.raises(OSError, match="elsewhere"), atomic_open(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "full", "elsewhere")
+    assert list(tmp_path.iterdir()) == []

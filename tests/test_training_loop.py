@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import time
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from conftest import finish, real_data_config, rows_of, start_script, tiny_confi
 
 import geomoe
 from geomoe.training import load_params, loop, parallel, read_run
+from geomoe.training.evaluate import Evaluation
+from geomoe.training.run_file import locked
 from geomoe.training.run_log import COLUMNS
 from geomoe.version import __version__
 
@@ -72,12 +75,35 @@ def test_resume_gives_the_curve_of_an_uninterrupted_run_bit_for_bit(tmp_path, sy
     assert (tmp_path / "whole" / "expert_usage.csv").read_text() == (tmp_path / "parts" / "expert_usage.csv").read_text()
 
 
-def test_divergence_stops_with_the_last_good_checkpoint(tmp_path):
-    changes = {"optimizer.lr": 1e30, "optimizer.warmup_fraction": 0.5, "checkpoint.every_steps": 1}
-    with pytest.raises(loop.TrainingDiverged, match=r"step \d+: loss.*checkpoint of step \d+.*config.optimizer.lr"):
+@pytest.mark.parametrize("lr", [1e30, 1e4], ids=["infinite", "huge"])
+def test_a_step_that_explodes_is_not_checkpointed(tmp_path, lr):
+    """Step 1 has a learning rate of 0 yet; after step 2 the parameters are 1e30, or 1e4, in place of about 1."""
+    changes = {"optimizer.lr": lr, "optimizer.warmup_fraction": 0.5, "checkpoint.every_steps": 1}
+    message = r"step 2: loss.*norm.*Checkpoints of steps 1 are kept.*config.optimizer.lr in another --workdir"
+    with pytest.raises(loop.TrainingDiverged, match=message):
         loop.train(tiny_config(**changes), tmp_path)
-    _, params = load_params(tmp_path)
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+    step, params = load_params(tmp_path)
+    assert step == 1 and all(np.abs(leaf).max() < 10 for leaf in jax.tree.leaves(params))
+
+
+def test_metrics_tell_nan_from_growth(tmp_path):
+    def read(loss, param_norm):
+        metrics = loop.StepMetrics(2.0, lambda: [])
+        metrics.add(
+            7, parallel.replicate({k: np.float32(v) for k, v in dict(loss=loss, grad_norm=1, param_norm=param_norm).items()})
+        )
+        metrics.read()
+
+    read(1e30, 19.9)  # a batch of extreme values, whose gradient is clipped, is no damage
+    for loss, norm in ((np.nan, 2), (np.inf, 2), (1, np.nan), (1, 20.1)):
+        with pytest.raises(loop.TrainingDiverged, match="step 7: .*was 2 at the last checkpoint or start.*No checkpoint"):
+            read(loss, norm)
+
+
+def test_a_validation_loss_that_is_not_finite_ends_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(Evaluation, "loss", property(lambda self: float("nan")))
+    with pytest.raises(loop.TrainingDiverged, match=r"step 3: validation loss nan.*No checkpoint"):
+        loop.train(tiny_config(), tmp_path)
 
 
 def test_a_workdir_with_another_config_is_refused(tmp_path):
@@ -86,7 +112,7 @@ def test_a_workdir_with_another_config_is_refused(tmp_path):
         loop.train(tiny_config(**{"train.num_steps": 3, "optimizer.lr": 0.01}), tmp_path)
     assert loop.train(tiny_config(**{"train.num_steps": 3, "log.every_steps": 2}), tmp_path).finished
     run = json.loads((tmp_path / "run.json").read_text())
-    del run["config"]["data"]["band_jitter"]  # as an older version wrote it
+    del run["config"]["data"]["band_jitter"], run["sha256"]  # as an older version wrote it
     (tmp_path / "run.json").write_text(json.dumps(run))
     assert loop.train(tiny_config(**{"train.num_steps": 3}), tmp_path).finished
     with pytest.raises(ValueError, match=r"data.band_jitter: 0.0 -> 0.1"):
@@ -123,45 +149,72 @@ OVERRIDES = [
 ]
 
 
+def processes(port, count):
+    """The flags of each of the processes of a run; one process needs none."""
+    if count == 1:
+        return [[]]
+    return [[f"--coordinator=localhost:{port}", f"--num_processes={count}", f"--process_id={i}"] for i in range(count)]
+
+
 @pytest.mark.long
-def test_a_run_goes_on_with_another_number_of_processes(tmp_path, free_port):
-    """Two processes of one device each, stopped and resumed, and one process after them: the run of one process."""
-    steps = lambda number: f"--config.train.num_steps={number}"
-    finish(start_script(["train.py", *OVERRIDES, steps(6), f"--workdir={tmp_path / 'whole'}"]))
-    process = lambda i: ["--num_processes=2", f"--process_id={i}", f"--coordinator=localhost:{free_port}"]
-    common = ["train.py", *OVERRIDES, steps(6), f"--workdir={tmp_path / 'parts'}"]
-    finish(*(start_script([*common, *process(i)]) for i in (0, 1)))
-    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "6")  # as if it had been stopped before its last checkpoint
-    (out, _), _ = finish(*(start_script([*common, *process(i)]) for i in (0, 1)))
-    assert "done: step 6" in out
-    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "6")
-    finish(start_script(common))
-    whole, parts = rows_of(tmp_path / "whole"), rows_of(tmp_path / "parts")
+def test_a_run_goes_on_with_another_number_of_processes_and_devices(tmp_path, free_port):
+    """One process, two of one device, four, two of two devices, one again: the losses of one alone."""
+    command = ["train.py", *OVERRIDES, "--config.train.num_steps=10", "--config.log.eval_every_steps=5"]
+    finish(start_script([*command, f"--workdir={tmp_path / 'whole'}"]))
+    parts = tmp_path / "parts"
+    for count, devices in ((1, 1), (2, 1), (4, 1), (2, 2), (1, 1)):
+        if parts.exists():  # as if it had been stopped before its last checkpoints
+            for step in (10, 8) if (count, devices) == (2, 1) else (10,):
+                shutil.rmtree(parts / "checkpoints" / str(step))
+        flags = processes(free_port, count)
+        (out, _), *_ = finish(*(start_script([*command, f"--workdir={parts}", *each], devices=devices) for each in flags))
+        assert "done: step 10" in out
+    whole, parts = rows_of(tmp_path / "whole"), rows_of(parts)
     assert [r["step"] for r in whole] == [r["step"] for r in parts]
     for a, b in zip(whole, parts, strict=True):
-        for column in ("loss", "val_loss_masked"):
-            if a[column]:
-                assert float(a[column]) == pytest.approx(float(b[column]), rel=2e-5), column
-
-
-@pytest.mark.long
-def test_four_devices_in_one_process_and_in_two(tmp_path, free_port):
-    finish(start_script(["train.py", *OVERRIDES, f"--workdir={tmp_path / 'one'}"], devices=4))
-    common = [f"--workdir={tmp_path / 'two'}", f"--coordinator=localhost:{free_port}", "--num_processes=2"]
-    two = [["train.py", *OVERRIDES, *common, f"--process_id={i}"] for i in (0, 1)]
-    finish(*(start_script(args, devices=2) for args in two))
-    (out, _), _ = finish(*(start_script(args, devices=2) for args in two))  # finds its last checkpoint, nothing to do
-    assert "done: step 4" in out
-    one, two = rows_of(tmp_path / "one"), rows_of(tmp_path / "two")
-    assert [r["step"] for r in one] == [r["step"] for r in two] and len(one) >= 6
-    for a, b in zip(one, two, strict=True):
-        for column in ("loss", "loss_masked", "loss_info_nce", "val_loss_masked", "val_loss_info_nce", "grad_norm"):
+        for column in ("loss", "val_loss_masked", "grad_norm", "param_norm"):
             assert bool(a[column]) == bool(b[column])
             if a[column]:
                 assert float(a[column]) == pytest.approx(float(b[column]), rel=2e-5), column
-    trees = [load_params(tmp_path / name)[1] for name in ("one", "two")]
-    for a, b in zip(*map(jax.tree.leaves, trees), strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("end, seconds", [(signal.SIGKILL, 30), (signal.SIGSTOP, 30)], ids=["killed", "not answering"])
+@pytest.mark.parametrize("ended", [0, 1])
+def test_when_a_process_ends_the_others_end_with_a_sentence(tmp_path, free_port, end, seconds, ended):
+    command = ["train.py", *OVERRIDES, "--config.train.num_steps=100000", f"--workdir={tmp_path}"]
+    outputs = [open(tmp_path / f"err{i}", "w+") for i in (0, 1)]  # noqa: SIM115
+    both = [start_script([*command, *flags], stderr=err) for flags, err in zip(processes(free_port, 2), outputs, strict=True)]
+    while "step 4/" not in (tmp_path / "err0").read_text():
+        assert both[0].poll() is None and both[1].poll() is None, (tmp_path / "err0").read_text()
+        time.sleep(0.2)
+    both[ended].send_signal(end)
+    assert both[1 - ended].wait(timeout=seconds) == 75
+    both[ended].kill()
+    both[ended].wait()
+    err = (tmp_path / f"err{1 - ended}").read_text()
+    assert err.splitlines()[-1].startswith("error: another process of this run ended or cannot be reached; the same command")
+    assert "Traceback" not in err and "Fatal" not in err and "***" not in err
+
+
+@pytest.mark.long
+def test_processes_are_found_as_slurm_names_them(tmp_path):
+    """Slurm's variables, as JAX reads them; its port follows from the job's number."""
+    job = {
+        "SLURM_JOB_ID": str(os.getpid()),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+    }
+    command = ["train.py", *OVERRIDES, f"--workdir={tmp_path}", "--distributed"]
+    both = []
+    for i in (0, 1):
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}).items():
+                patch.setenv(name, value)
+            both.append(start_script(command))
+    (out, err), (second, _) = finish(*both)
+    assert "done: step 4" in out and "done: step 4" in second and "2 cpu devices" in err
 
 
 def test_script_errors_are_one_line(tmp_path):
@@ -177,6 +230,8 @@ def test_script_errors_are_one_line(tmp_path):
         ([], 1, "--config is missing, --workdir is missing; for example: python train.py --config configs/"),
         ([*OVERRIDES, workdir, "--bogus=1"], 1, "Unknown command line flag 'bogus'"),
         ([*OVERRIDES, workdir, "extra"], 1, "unknown argument 'extra'"),
+        ([*OVERRIDES, workdir, "--num_processes=2"], 1, "--coordinator, --process_id missing"),
+        ([*OVERRIDES, workdir, "--distributed"], 1, "JAX cannot join processes"),
     ]
     processes = [start_script(["train.py", *args], devices=devices) for args, devices, _ in cases]
     for process, (_, _, message) in zip(processes, cases, strict=True):
@@ -192,7 +247,7 @@ def test_sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
         assert line, "the run ended before its second step"
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 0 and "stopped at step" in out, err
+    assert process.returncode == 75 and "stopped at step" in out, err
     stopped = int(out.split("stopped at step ")[1].split(";")[0])
     assert load_params(tmp_path)[0] == stopped
     process = start_script(command)
@@ -203,20 +258,75 @@ def test_sigterm_stops_with_a_checkpoint_and_the_same_command_goes_on(tmp_path):
     process.communicate()
 
 
-def test_a_stop_request_is_honoured_after_the_step_in_hand(tmp_path, monkeypatch):
-    add = loop.StepMetrics.add
+@pytest.mark.long
+def test_runs_killed_at_random_moments_end_as_one_that_was_not(tmp_path):
+    """SIGKILL, while checkpoints are written most of the time; GEOMOE_KILLS says how often."""
+    kills, rng = int(os.environ.get("GEOMOE_KILLS", 3)), np.random.default_rng(0)
+    steps = [f"--config.train.num_steps={40 * kills}", "--config.log.every_steps=5", "--config.log.eval_every_steps=10"]
+    command = ["train.py", *OVERRIDES, *steps, "--config.checkpoint.every_steps=10"]
+    finish(start_script([*command, "--config.checkpoint.every_steps=1000", f"--workdir={tmp_path / 'whole'}"]))
+    step = 0
+    for _ in range(kills):
+        process = start_script([*command, f"--workdir={tmp_path / 'parts'}"])
+        until = step + rng.integers(0, 30)
+        while step < until and (line := process.stderr.readline()):
+            step = int(line.split()[1].partition("/")[0]) if line.startswith("step ") and "/" in line else step
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    (_, err) = finish(start_script([*command, f"--workdir={tmp_path / 'parts'}"]))[0]
+    assert "resumed at step" in err
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+    for a, b in zip(*(jax.tree.leaves(load_params(tmp_path / name)[1]) for name in ("whole", "parts")), strict=True):
+        np.testing.assert_array_equal(a, b)
 
-    def stop_at_two(self, step, metrics):
-        add(self, step, metrics)
-        if step == 2:
+
+def stopped_in(monkeypatch, owner, name, call):
+    """SIGTERM comes during so many-th call of a method."""
+    method, calls = getattr(owner, name), []
+
+    def stop(self, *args, **options):
+        calls.append(1)
+        if len(calls) == call:
             os.kill(os.getpid(), signal.SIGTERM)
+        return method(self, *args, **options)
 
-    monkeypatch.setattr(loop.StepMetrics, "add", stop_at_two)
-    result = loop.train(tiny_config(), tmp_path)
-    assert (result.step, result.finished) == (2, False) and load_params(tmp_path)[0] == 2
-    monkeypatch.setattr(loop.StepMetrics, "add", add)
+    monkeypatch.setattr(owner, name, stop)
+
+
+@pytest.mark.parametrize(
+    "owner, name, call, step",
+    [(loop.StepMetrics, "add", 2, 2), (loop.Evaluator, "__call__", 2, 4), (loop.Checkpoints, "save", 1, 4)],
+    ids=["in a step", "in an evaluation", "in a checkpoint"],
+)
+def test_a_stop_leaves_a_checkpoint_and_the_rest_is_that_of_a_whole_run(tmp_path, monkeypatch, owner, name, call, step):
+    """Evaluations of the whole run: before the checkpoint of step 3, at 4 and at 8."""
+    loop.train(tiny_config(), tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stopped_in(patch, owner, name, call)
+        result = loop.train(tiny_config(), tmp_path / "parts")
+    assert (result.step, result.finished) == (step, False) and load_params(tmp_path / "parts")[0] == step
+    assert loop.train(tiny_config(), tmp_path / "parts").finished
+    assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
+    for a, b in zip(*(jax.tree.leaves(load_params(tmp_path / part)[1]) for part in ("whole", "parts")), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_goes_on_from_the_last_whole_checkpoint(tmp_path, capsys):
+    loop.train(tiny_config(), tmp_path)
+    rows = rows_of(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "8" / "params")
     assert loop.train(tiny_config(), tmp_path).finished
-    assert [int(row["step"]) for row in rows_of(tmp_path) if row["loss"]] == list(range(1, 9))
+    err = capsys.readouterr().err
+    assert "step 8 is damaged (params/ is missing): moved to" in err and "resumed at step 6" in err
+    assert rows_of(tmp_path) == rows and load_params(tmp_path)[0] == 8
+
+
+def test_a_run_that_is_in_use_is_refused(tmp_path):
+    with locked(tmp_path), pytest.raises(ValueError, match=f"in use by process {os.getpid()} on host"):
+        loop.train(tiny_config(), tmp_path)
+    assert loop.train(tiny_config(**{"train.num_steps": 1}), tmp_path).finished
 
 
 def test_every_option_of_the_config_reaches_the_step_and_the_evaluation(tmp_path, monkeypatch):

@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import json
 import os
+import pathlib
 import re
 import resource
 import statistics
@@ -239,6 +241,64 @@ def input_(count: int = 2048, batch: int = 128, seconds: float = 4.0) -> list[Ro
     return rows
 
 
+def hosts(
+    counts: tuple[int, ...] = (1, 8, 64), shards: int = 1024, repeats: int = 4, count: int = 2442, batches: int = 300
+) -> list[Row]:
+    """The input of one of N hosts out of 10 million patches: 1,024 shards, all links to one of 4 x 2,442 synthetic patches.
+
+    Each host reads its own records, and shuffles in memory. `seconds` are those to the first batch of 128, `per_s` the rate of
+    the `batches` batches after it, `gbyte` the records of an epoch, `memory_gb` the process's peak so far.
+    """
+    from geomoe import data
+    from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
+
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        config = SyntheticConfig(name="bench", counts={"train": count, "val": 1, "test": 1}, dominant=False)
+        builder = SyntheticLandsat(config=config, data_dir=folder)
+        builder.download_and_prepare()
+        directory = os.fspath(builder.info.data_dir)
+        parts = sorted(name for name in os.listdir(directory) if "-train." in name)
+        prefix = os.path.join(directory, parts[0].rpartition("-00000-of-")[0])
+        records = repeats * b"".join(pathlib.Path(directory, name).read_bytes() for name in parts)
+        shared = pathlib.Path(directory, "records")
+        shared.write_bytes(records)
+        for i in range(shards):
+            os.link(shared, f"{prefix}-{i:05d}-of-{shards:05d}")
+        info = os.path.join(directory, "dataset_info.json")
+        with open(info) as file:
+            facts = json.load(file)
+        for split in facts["splits"]:
+            if split["name"] == "train":
+                split.update(shardLengths=[str(repeats * count)] * shards, numBytes=str(len(records) * shards))
+        with open(info, "w") as file:
+            json.dump(facts, file)
+        for processes in counts:
+            options = data.LoadOptions(
+                data_dir=folder,
+                statistics=Statistics.published("bigearthnet_landsat"),
+                batch_size=128 * processes,
+                process_count=processes,
+                resize_mode="random_crop",
+                augment=data.Augment(flips=True, rot90=True),
+                train=True,
+            )
+            start = time.perf_counter()
+            stream = data.load("synthetic_landsat/bench", "train", options).as_numpy_iterator()
+            next(stream)
+            first_s = time.perf_counter() - start
+            seconds = timed(lambda stream=stream: [next(stream) for _ in range(batches)], repeats=1)[0]
+            share = repeats * count * shards / processes
+            row = {
+                "part": "hosts",
+                "hosts": processes,
+                "patches": int(share),
+                "gbyte": share * len(records) / (repeats * count) / 1e9,
+            }
+            rows.append(row | {"seconds": first_s, "per_s": batches * 128 / seconds, "memory_gb": peak_memory()})
+    return rows
+
+
 def probe(rows: int = 50_000, width: int = 144, classes: int = 19) -> list[Row]:
     """The linear probe (C = 1), kNN (k = 5) and scikit-learn's linear probe; labels depend on random features."""
     from sklearn.linear_model import LogisticRegression
@@ -286,6 +346,7 @@ PARTS: dict[str, Callable[..., list[Row]]] = {
     "kernels": kernels_,
     "experts": experts,
     "input": input_,
+    "hosts": hosts,
     "probe": probe,
     "scene": scene_,
 }

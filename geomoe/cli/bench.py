@@ -39,7 +39,7 @@ _COLUMNS = {
     "memory_cached_gb": ("cached GB", "{:.2f}"),
     "gflop": ("GFLOP", "{:.0f}"),
     "model_gflop": ("model GFLOP", "{:.0f}"),
-    "gbyte": ("GB moved", "{:.1f}"),
+    "gbyte": ("GB", "{:.1f}"),
 }
 _SCALING: dict[str, list[tuple[str, tuple[int, ...]]]] = {
     "train": [("batch", (16, 32, 64)), ("devices", (1, 2))],
@@ -78,7 +78,7 @@ def _rows(part: str, size: str, scaling: bool) -> list[dict[str, Any]]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parts = ("train", "program", "embed", "kernels", "experts", "input", "probe", "scene")
+    parts = ("train", "program", "embed", "kernels", "experts", "input", "hosts", "probe", "scene")
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="all", choices=(*parts, "all"))
     parser.add_argument("--size", default="S", help="of the model (default: S)")

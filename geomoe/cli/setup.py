@@ -1,29 +1,43 @@
 """What every script does first: quiet libraries, the compilation cache, processes; and errors without a stack of frames."""
 
+import atexit
+import ctypes
 import os
 import re
+import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
-_USER_ERRORS = (
-    ValueError,
-    FileNotFoundError,
-    FloatingPointError,
-    NotADirectoryError,
-    PermissionError,
-    AttributeError,
-    KeyError,
-)
+_USER_ERRORS = (ValueError, OSError, FloatingPointError, AttributeError, KeyError)
 
 
-def start(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+TRY_AGAIN = os.EX_TEMPFAIL  # 75, the exit code of what the same command would go on with
+_HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process of a run counts as dead
+
+
+def start(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, distributed: bool = False
+) -> None:
     """Prepare JAX: a persistent compilation cache, and several processes where asked for.
 
-    The cache is in $GEOMOE_CACHE, or else ~/.cache/geomoe; an empty GEOMOE_CACHE turns it off. On TPU pods and under
-    cluster managers that JAX knows, set GEOMOE_DISTRIBUTED=1 and leave the arguments out.
+    The cache is in $GEOMOE_CACHE, or else ~/.cache/geomoe; an empty GEOMOE_CACHE turns it off.
+
+    Args:
+        coordinator, num_processes, process_id: host:port of process 0, how many processes, which this is; all or none.
+        distributed: find them as JAX does on Cloud TPU, Slurm, Open MPI and Kubernetes, as GEOMOE_DISTRIBUTED=1 says too.
+
+    Raises:
+        ValueError: some of the arguments are missing, or JAX recognises no cluster.
     """
+    processes = dict(coordinator=coordinator, num_processes=num_processes, process_id=process_id)
+    missing = [f"--{name}" for name, value in processes.items() if value is None]
+    if 0 < len(missing) < len(processes):
+        raise ValueError(
+            f"{', '.join(missing)} missing: several processes need --coordinator, --num_processes and --process_id"
+        )
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads data here
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")  # and announces this one before it does
     import absl.logging
@@ -31,7 +45,7 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
 
     from geomoe import compilation
 
-    absl.logging.set_verbosity(absl.logging.ERROR)
+    absl.logging.set_verbosity(absl.logging.FATAL)  # Orbax logs what it raises, and asyncio what else went wrong beside it
     absl.logging.use_absl_handler()  # before TensorFlow's C++ says that nobody has
     compilation.keep_freed_memory()
     compilation.set_flags()
@@ -40,10 +54,44 @@ def start(coordinator: str | None = None, num_processes: int | None = None, proc
     if cache:
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    if coordinator is not None:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    elif os.environ.get("GEOMOE_DISTRIBUTED") == "1":
-        jax.distributed.initialize()
+    if coordinator is not None or distributed or os.environ.get("GEOMOE_DISTRIBUTED") == "1":
+        _join(coordinator, num_processes, process_id)
+
+
+def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
+    """Join the processes of a run. If one of them dies, JAX ends this one in a thread of its own, with a dump and by abort:
+    the dump goes to a file, and the abort says a sentence."""
+    import jax
+
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS)
+    except ValueError as error:
+        raise ValueError(
+            f"JAX cannot join processes ({error}): under Cloud TPU, Slurm, Open MPI and Kubernetes it finds them by itself "
+            "(--distributed); elsewhere give --coordinator, --num_processes and --process_id"
+        ) from error
+    with tempfile.NamedTemporaryFile(prefix=f"geomoe-process-{jax.process_index()}-", suffix=".log", delete=False) as log:
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+        os.dup2(log.fileno(), 2)  # what is not Python's
+    atexit.register(os.remove, log.name)  # where all ends well
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def aborted(_: int) -> None:
+        _other_ended(f"JAX says more in {log.name}")
+
+    _HANDLERS.append(aborted)
+    ctypes.CDLL(None).signal(
+        signal.SIGABRT, aborted
+    )  # Python's own handlers wait for the main thread, which waits for the dead
+
+
+_HANDLERS: list[Any] = []  # kept alive for the system to call
+
+
+def _other_ended(detail: str) -> NoReturn:
+    again = "the same command on all of them goes on from the last checkpoint"
+    print(f"error: another process of this run ended or cannot be reached; {again} ({detail})", file=sys.stderr, flush=True)
+    os._exit(TRY_AGAIN)  # an ordinary exit would wait for the others
 
 
 def clear_errors(run: Callable[..., Any], *args: Any) -> int:
@@ -56,10 +104,27 @@ def clear_errors(run: Callable[..., Any], *args: Any) -> int:
         return 0
     try:
         run(*args)
-    except _USER_ERRORS as error:
-        print(f"error: {_text(error)}\n(GEOMOE_TRACEBACK=1 shows where)", file=sys.stderr)
+    except Exception as error:
+        if _several_processes() and _lost_connection(error):
+            _other_ended(_text(error).partition("\n")[0])
+        if not isinstance(error, _USER_ERRORS):
+            raise
+        print(f"error: {_text(error)}\n(GEOMOE_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
+        if _several_processes():
+            os._exit(1)  # an ordinary exit would wait for the others, who wait for this one
         return 1
     return 0
+
+
+def _lost_connection(error: BaseException | None) -> bool:
+    """Whether an error, or what it came from, is that of a collective operation or of the coordinator, as JAX words it."""
+    status = r"(UNKNOWN|UNAVAILABLE|INTERNAL|ABORTED|CANCELLED|DEADLINE_EXCEEDED|FAILED_PRECONDITION): "
+    return error is not None and (re.match(status, str(error)) is not None or _lost_connection(error.__cause__))
+
+
+def _several_processes() -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and jax.distributed.is_initialized()
 
 
 def _text(error: BaseException) -> str:
@@ -67,7 +132,9 @@ def _text(error: BaseException) -> str:
     while error.args and isinstance(error.args[0], Exception):  # ml_collections puts a KeyError into an AttributeError
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    return f"unknown config key {text}" if "Did you mean" in text else text  # ml_collections names the key alone
+    if "Did you mean" in text or isinstance(error, KeyError) and " " not in text:  # which name the key alone
+        return f"unknown key {text}" if "Did you mean" not in text else f"unknown config key {text}"
+    return text
 
 
 def run_config_script(main: Callable[[list[str]], Any], example: str) -> int:

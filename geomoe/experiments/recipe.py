@@ -1,6 +1,5 @@
 """Recipes: configurations from files, pretrained for a given time."""
 
-import csv
 import os
 import runpy
 import statistics
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import ml_collections
 
 from geomoe.training import loop, read_run
+from geomoe.training.run_log import read_table
 
 _TIMING_STEPS = 12
 
@@ -47,8 +47,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, list[fl
     result = loop.train(config, workdir)
     if not result.finished:  # a run that was asked to stop ends the comparison as well; its checkpoint stays
         raise SystemExit(f"stopped at step {result.step}; the same command goes on from there")
-    with open(os.path.join(workdir, "metrics.csv"), newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_table(os.path.join(workdir, "metrics.csv"))
     columns = ("images_per_second", "val_least_used_expert")
     return {column: [float(row[column]) for row in rows if row.get(column)] for column in columns}
 

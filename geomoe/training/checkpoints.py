@@ -1,8 +1,12 @@
-"""The run directory: what a run is (`run.json`), and its states (`checkpoints/`, by Orbax)."""
+"""The states of a run (`checkpoints/`, by Orbax): saved whole, verified before they are used."""
 
+import contextlib
+import dataclasses
 import json
 import os
-from collections.abc import Mapping
+import re
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -11,54 +15,13 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
-from geomoe.files import atomic_open
-from geomoe.training.config import default_config, differences, modernised
-from geomoe.training.parallel import replicate
+from geomoe.training.config import default_config
+from geomoe.training.integrity import DamagedCheckpoint, DamagedCheckpointWarning, SummedPath, damage, has_sums, step_damage
+from geomoe.training.parallel import agreed, replicate
+from geomoe.training.run_file import CHECKPOINTS, is_run, open_run
 from geomoe.training.state import TrainState
 
-RUN_FILE = "run.json"
-FOLDER = "checkpoints"
-
-
-def read_run(workdir: str | os.PathLike) -> dict[str, Any]:
-    """Read a run's facts: config (with today's keys), model, statistics, dataset and geomoe_version.
-
-    Raises:
-        FileNotFoundError: the folder is no run directory.
-    """
-    path = os.path.join(workdir, RUN_FILE)
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"{workdir} is no run directory of train.py: it has no {RUN_FILE}")
-    with open(path) as file:
-        run = json.load(file)
-    return {**run, "config": modernised(run["config"])}
-
-
-def known_statistics(workdir: str | os.PathLike) -> dict[str, Any] | None:
-    """The statistics of the run in a folder, or None if there is no run yet."""
-    return read_run(workdir)["statistics"] if os.path.exists(os.path.join(workdir, RUN_FILE)) else None
-
-
-def open_run(workdir: str | os.PathLike, facts: dict[str, Any]) -> None:
-    """Write a new run's facts, or check that the run that is there has the same configuration.
-
-    Raises:
-        ValueError: the folder holds a run with another configuration, or something else; the message names what differs.
-    """
-    path = os.path.join(workdir, RUN_FILE)
-    if os.path.exists(path):
-        if changed := differences(read_run(workdir)["config"], facts["config"]):
-            raise ValueError(
-                f"{workdir} holds a run with another config; take another --workdir, or the config of that run. "
-                f"Differences: {'; '.join(changed)}"
-            )
-        return
-    if os.path.isdir(os.path.join(workdir, FOLDER)):
-        raise ValueError(f"{workdir} has checkpoints but no {RUN_FILE}: it is no run directory of this version")
-    if jax.process_index() == 0:
-        os.makedirs(workdir, exist_ok=True)
-        with atomic_open(path) as file:
-            json.dump(facts, file, indent=1)
+DAMAGED = "damaged_checkpoints"  # where a run that goes on puts those that it cannot use
 
 
 def write_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any], params: Any) -> None:
@@ -72,12 +35,12 @@ def write_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any], params:
     Raises:
         ValueError: the folder holds a run already.
     """
-    if os.path.exists(os.path.join(workdir, RUN_FILE)):
+    if is_run(workdir):
         raise ValueError(f"{workdir} holds a run already")
     config = default_config()
     config.update_from_flattened_dict(facts["config"])
     open_run(workdir, {**facts, "config": config.to_dict(), "total_steps": 0})
-    with _manager(workdir) as manager:
+    with _writing(workdir), _manager(workdir) as manager:
         args = ocp.args.Composite(params=ocp.args.StandardSave(jax.tree.map(np.asarray, params)))
         manager.save(0, args=args, metrics={"val_loss": float("inf")})
 
@@ -86,10 +49,31 @@ def _val_loss(metrics: Mapping[str, float]) -> float:
     return metrics["val_loss"]
 
 
-def _manager(workdir: str | os.PathLike, **options: Any) -> ocp.CheckpointManager:
+def _folder(workdir: str | os.PathLike[str], *names: str | int) -> str:
+    return os.path.join(os.path.abspath(workdir), CHECKPOINTS, *map(str, names))
+
+
+def _steps(workdir: str | os.PathLike[str]) -> list[int]:
+    """The steps that a folder has, damaged ones too, in their order."""
+    folder = _folder(workdir)
+    return sorted(int(name) for name in (os.listdir(folder) if os.path.isdir(folder) else ()) if name.isdigit())
+
+
+def _manager(workdir: str | os.PathLike[str], **options: Any) -> ocp.CheckpointManager:
     options |= dict(best_fn=_val_loss, best_mode="min")  # without which it keeps no metrics
-    folder = os.path.abspath(os.path.join(workdir, FOLDER))
-    return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(**options))
+    options |= dict(temporary_path_class=SummedPath)
+    return ocp.CheckpointManager(_folder(workdir), options=ocp.CheckpointManagerOptions(**options))
+
+
+@contextlib.contextmanager
+def _writing(workdir: str | os.PathLike[str]) -> Iterator[None]:
+    """Says of what goes wrong in Orbax's threads where it was to write."""
+    try:
+        yield
+    except Exception as error:  # OSError, or what TensorStore makes of a full disk: ValueError, RuntimeError
+        raise OSError(
+            f"{_folder(workdir)} cannot be written ({_in_short(error)}); older checkpoints stay as they are"
+        ) from error
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
@@ -98,32 +82,86 @@ def _parts(state: TrainState) -> dict[str, Any]:
     return parts if state.teacher is None else parts | {"teacher": state.teacher}
 
 
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a run goes on from."""
+
+    state: TrainState
+    val_loss: float  # NaN where there was none yet
+    notes: list[str]  # what was damaged and where it is now, a sentence each
+
+
+def restore_latest(workdir: str | os.PathLike[str], like: TrainState) -> Restored | None:
+    """Restore the newest whole state of a run, placed as `like` is; None if the run has no checkpoint yet.
+
+    Damaged checkpoints are moved to `damaged_checkpoints/` in the run directory.
+
+    Raises:
+        DamagedCheckpoint: there are checkpoints, but no whole one; nothing is moved.
+    """
+    parts = _parts(jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+    damaged: dict[int, str] = {}
+    if jax.process_index() == 0:
+        found = {step: step_damage(_folder(workdir, step), [*parts, "metrics"]) for step in _steps(workdir)}
+        damaged = {step: reason for step, reason in found.items() if reason}
+    whole = [step for step in _steps(workdir) if step not in damaged]
+    while (step := agreed(whole.pop() if whole else -1)) >= 0:
+        folder = _folder(workdir, step)
+        try:
+            trees = {name: _restore(os.path.join(folder, name), tree) for name, tree in parts.items()}
+        except Exception as error:
+            if has_sums(folder) or jax.process_count() > 1:
+                raise
+            damaged[step] = _in_short(error)
+            continue
+        state = TrainState(replicate(np.int32(step)), trees["params"], trees["optimizer"], trees.get("teacher"))
+        val_loss = _read_val_loss(folder)
+        return Restored(state, val_loss if np.isfinite(val_loss) else float("nan"), _set_aside(workdir, damaged))
+    if damaged:
+        raise DamagedCheckpoint(_none_whole(workdir, damaged))
+    return None
+
+
+def _restore(path: str, like: Any) -> Any:
+    return ocp.StandardCheckpointHandler().restore(epath.Path(path), args=ocp.args.StandardRestore(like))
+
+
+def _set_aside(workdir: str | os.PathLike[str], damaged: Mapping[int, str]) -> list[str]:
+    notes = []
+    for step, reason in sorted(damaged.items()):
+        target = os.path.join(os.path.abspath(workdir), DAMAGED, str(step))
+        while os.path.exists(target):
+            target += "_"
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        os.rename(_folder(workdir, step), target)
+        notes.append(f"the checkpoint of step {step} is damaged ({reason}): moved to {target}")
+    return notes
+
+
 class Checkpoints:
     """Asynchronous saving of states; keeps the last `keep_last` and the best by validation loss."""
 
-    def __init__(self, workdir: str | os.PathLike, keep_last: int = 2):
+    def __init__(self, workdir: str | os.PathLike[str], keep_last: int = 2):
+        self._workdir = workdir
         policies = checkpoint_managers.preservation_policy
         best = policies.BestN(get_metric_fn=_val_loss, reverse=True, n=1)
         keep = policies.AnyPreservationPolicy([policies.LatestN(max(keep_last, 1)), best])
-        self._manager = _manager(workdir, preservation_policy=keep, enable_async_checkpointing=True)
+        with _writing(workdir):
+            self._manager = _manager(workdir, preservation_policy=keep, enable_async_checkpointing=True)
 
     def save(self, state: TrainState, step: int, val_loss: float) -> None:
-        """Start saving; returns when the state may be changed again."""
+        """Start saving; returns when the state may be changed again.
+
+        Raises:
+            OSError: this or the last checkpoint cannot be written.
+        """
         args = {name: ocp.args.StandardSave(tree) for name, tree in _parts(state).items()}
-        self._manager.save(step, args=ocp.args.Composite(**args), metrics={"val_loss": val_loss}, force=True)
+        with _writing(self._workdir):
+            self._manager.save(step, args=ocp.args.Composite(**args), metrics={"val_loss": val_loss}, force=True)
 
-    def restore_latest(self, like: TrainState) -> TrainState | None:
-        """The newest state, placed as `like` is, or None if there is none."""
-        step = self._manager.latest_step()
-        if step is None:
-            return None
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        args = {name: ocp.args.StandardRestore(tree) for name, tree in _parts(abstract).items()}
-        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
-        return TrainState(replicate(np.int32(step)), restored["params"], restored["optimizer"], restored.get("teacher"))
-
-    def latest_step(self) -> int | None:
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """The steps that are kept or being written, in their order."""
+        return sorted(self._manager.all_steps())
 
     def preempted(self, step: int) -> bool:
         """Whether a run of several processes has to stop, as all of them agree."""
@@ -131,11 +169,32 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        with _writing(self._workdir):
+            self._manager.wait_until_finished()
+            self._manager.close()
 
 
-def load_params(workdir: str | os.PathLike, which: str | int = "last") -> tuple[int, Any]:
+def _in_short(error: BaseException) -> str:
+    """What Orbax and TensorStore say, without the specification of what was read."""
+    text = re.split(r" ?\[tensorstore_spec|\n", str(error).strip())[0]
+    return f"{type(error).__name__}: {text}"
+
+
+def _none_whole(workdir: str | os.PathLike[str], damaged: Mapping[int, str]) -> str:
+    each = "; ".join(f"step {step}: {reason}" for step, reason in sorted(damaged.items()))
+    return f"{_folder(workdir)} has no whole checkpoint ({each}); put a copy of one there, or begin anew in another folder"
+
+
+def _read_val_loss(folder: str) -> float:
+    """The validation loss of a checkpoint; NaN where it has none."""
+    try:
+        with open(os.path.join(folder, "metrics", "metrics"), encoding="utf-8") as file:
+            return float(json.load(file)["val_loss"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return float("nan")
+
+
+def load_params(workdir: str | os.PathLike[str], which: str | int = "last") -> tuple[int, Any]:
     """Load the parameters of a run as numpy arrays, and their step.
 
     Args:
@@ -144,20 +203,48 @@ def load_params(workdir: str | os.PathLike, which: str | int = "last") -> tuple[
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
+        DamagedCheckpoint: the step that is asked for, or every one, is damaged; a ValueError.
+
+    Warns:
+        DamagedCheckpointWarning: a damaged one was left out.
     """
-    folder = epath.Path(os.path.abspath(os.path.join(workdir, FOLDER)))
-    steps = sorted(int(path.name) for path in (folder.iterdir() if folder.is_dir() else ()) if path.name.isdigit())
+    steps = _steps(workdir)
     if not steps:
         raise FileNotFoundError(f"{workdir} has no checkpoint yet")
+    reasons: dict[int, str] = {}
     if which == "last":
-        step = steps[-1]
+        wanted = steps[::-1]
     elif which == "best":
-        step = min(steps, key=lambda s: json.loads((folder / str(s) / "metrics" / "metrics").read_text())["val_loss"])
+        losses = {step: _read_val_loss(_folder(workdir, step)) for step in steps}
+        for step, loss in losses.items():
+            reason = damage(_folder(workdir, step), ["metrics"]) or ("it has no validation loss" if np.isnan(loss) else None)
+            reasons |= {step: reason} if reason else {}
+        wanted = sorted(losses.keys() - reasons.keys(), key=lambda step: (losses[step], step))
     elif str(which).isdigit() and int(which) in steps:
-        step = int(which)
+        wanted = [int(which)]
     else:
         raise FileNotFoundError(f"{workdir} has no checkpoint {which!r}; it has last, best, {', '.join(map(str, steps))}")
+    for step in wanted:
+        params, reason = _load(_folder(workdir, step))
+        if reason is None:
+            for other, why in sorted(reasons.items()):
+                message = f"step {other} of {workdir} is left out: {why}; step {step} is taken"
+                warnings.warn(message, DamagedCheckpointWarning, stacklevel=3)
+            return step, params
+        reasons[step] = reason
+    raise DamagedCheckpoint(_none_whole(workdir, reasons))
+
+
+def _load(folder: str) -> tuple[Any, str | None]:
+    """The parameters of a checkpoint, or what is wrong with it."""
+    if reason := damage(folder, ["params"]):
+        return None, reason
     handler = ocp.PyTreeCheckpointHandler()
-    path = folder / str(step) / "params"
-    restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
-    return step, handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=restore_args))
+    path = epath.Path(folder) / "params"
+    try:
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
+        return handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=restore_args)), None
+    except Exception as error:
+        if has_sums(folder):
+            raise
+        return None, _in_short(error)

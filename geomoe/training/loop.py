@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, Self
 
@@ -16,13 +16,14 @@ import numpy as np
 
 from geomoe.models import MAE, count_params
 from geomoe.training import parallel
-from geomoe.training.checkpoints import Checkpoints, known_statistics, open_run
+from geomoe.training.checkpoints import Checkpoints, restore_latest
 from geomoe.training.config import check_batch, validate
 from geomoe.training.evaluate import Evaluator, make_eval_step, reconstruction_images
 from geomoe.training.input import open_data
 from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.objective import Batch
 from geomoe.training.optimizer import build_optimizer, router_noise_schedule
+from geomoe.training.run_file import known_statistics, locked, open_run
 from geomoe.training.run_log import RunLog
 from geomoe.training.state import create_state
 from geomoe.training.step import make_train_step
@@ -30,7 +31,7 @@ from geomoe.version import __version__
 
 
 class TrainingDiverged(FloatingPointError):
-    """The loss or a gradient became NaN or infinite."""
+    """The loss, a gradient or the parameters became NaN, infinite or huge; that state is not checkpointed."""
 
 
 class StopRequest:
@@ -65,11 +66,19 @@ class RunResult:
     val_loss: float  # the last one
 
 
-class StepMetrics:
-    """The metrics of steps that may still be computing; reading them tells whether they are finite."""
+_EXPLODED = 10.0  # times the norm of the parameters at the last checkpoint; no sound run grows so between two of them
 
-    def __init__(self, workdir: str, checkpoints: Checkpoints):
-        self._workdir, self._checkpoints = workdir, checkpoints
+
+class StepMetrics:
+    """The metrics of steps that may still be computing; reading them tells whether the run is sound.
+
+    Args:
+        param_norm: of the parameters that the run starts or goes on from.
+        kept: gives the steps of the checkpoints that there are.
+    """
+
+    def __init__(self, param_norm: float, kept: Callable[[], list[int]]):
+        self._sound_norm, self._kept = param_norm, kept
         self._pending: list[tuple[int, Any]] = []
         self.latest: dict[str, float] = {}
 
@@ -80,19 +89,29 @@ class StepMetrics:
         """Wait for all but the last `keep` steps; `latest` is then of the newest that was read.
 
         Raises:
-            TrainingDiverged: loss or gradient of one is not finite.
+            TrainingDiverged: loss, gradient or parameters of one are not finite, or the parameters exploded.
         """
         while len(self._pending) > keep:
             step, metrics = self._pending.pop(0)
             self.latest = {name: float(value) for name, value in parallel.fetch(metrics).items()}
-            loss, grad_norm = self.latest["loss"], self.latest["grad_norm"]
-            if not np.isfinite([loss, grad_norm]).all():
-                last = self._checkpoints.latest_step()
-                kept = "" if last is None else f"The checkpoint of step {last} in {self._workdir} is kept. "
-                raise TrainingDiverged(
-                    f"step {step}: loss {loss}, gradient norm {grad_norm}. {kept}"
-                    "Lower config.optimizer.lr, or look for extreme values in the data."
-                )
+            loss, grad_norm, param_norm = (self.latest[name] for name in ("loss", "grad_norm", "param_norm"))
+            if not np.isfinite([loss, grad_norm, param_norm]).all() or param_norm > _EXPLODED * self._sound_norm:
+                raise self.diverged(step, f"loss {loss:g}, gradient norm {grad_norm:g}, parameter norm {param_norm:g}")
+
+    def checkpointed(self) -> None:
+        """The parameters of the newest step that was read are those of a checkpoint."""
+        self._sound_norm = self.latest["param_norm"]
+
+    def diverged(self, step: int, values: str) -> TrainingDiverged:
+        """What to raise, with what the user can do."""
+        kept = ", ".join(map(str, self._kept()))
+        kept = (
+            f"Checkpoints of steps {kept} are kept; going on from the last would end here again." if kept else "No checkpoint."
+        )
+        return TrainingDiverged(
+            f"step {step}: {values} (was {self._sound_norm:g} at the last checkpoint or start). {kept} Lower "
+            "config.optimizer.lr in another --workdir, or look for extreme values in the data."
+        )
 
 
 class Speed:
@@ -120,6 +139,11 @@ class Trainer:
     """A run that is set up: everything that its steps need. Arguments as for `train`."""
 
     def __init__(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]):
+        with contextlib.ExitStack() as opened:
+            self._set_up(config, workdir, opened)
+            self.close = opened.pop_all().close  # waits until everything is on disk
+
+    def _set_up(self, config: ml_collections.ConfigDict, workdir: str | os.PathLike[str], opened: contextlib.ExitStack) -> None:
         model_config = validate(config)
         check_batch(config, jax.device_count(), jax.process_count())
         self.config, self.workdir = config, os.path.abspath(workdir)
@@ -136,6 +160,8 @@ class Trainer:
             "mix": self.data.mix,
             "total_steps": self.total_steps,
         }
+        if jax.process_index() == 0:
+            opened.enter_context(locked(self.workdir))
         open_run(self.workdir, facts)
         self.model, self.loss = MAE(model_config), LossConfig.from_section(config.loss.to_dict())
         optimizer, self.schedule = build_optimizer(config.optimizer, self.total_steps)
@@ -152,12 +178,17 @@ class Trainer:
         self._key, val_key = jax.random.split(jax.random.key(config.seed + 1), 2)
         eval_step = parallel.map_eval_step(make_eval_step(self.model, self.loss, statistics=self.data.statistics))
         self._evaluator = Evaluator(eval_step, self.data.val, config.log.eval_batches, val_key)
-        self.checkpoints = Checkpoints(self.workdir, config.checkpoint.keep_last)
         state = parallel.replicate(create_state(self.model, optimizer, config.seed, self.loss))
-        self.state = self.checkpoints.restore_latest(state) or state
+        restored = restore_latest(self.workdir, state)
+        self.state = restored.state if restored else state
+        self.val_loss = restored.val_loss if restored else float("nan")
         self.step = int(parallel.fetch(self.state.step))
-        self.val_loss = float("nan")
+        self.checkpoints = Checkpoints(self.workdir, config.checkpoint.keep_last)
+        opened.callback(self.checkpoints.close)
         self.log = RunLog(self.workdir, self.total_steps, self.step, active=jax.process_index() == 0)
+        opened.callback(self.log.close)
+        for note in restored.notes if restored else ():
+            self.log.note(note)
         self.log.note(
             f"{count_params(self.state.params):,} parameters, {self.data.examples:,} examples, {self.total_steps:,} steps of "
             f"{config.train.batch_size}, {jax.device_count()} {jax.devices()[0].platform} devices"
@@ -166,49 +197,51 @@ class Trainer:
 
     def run(self) -> RunResult:
         """Train to the last step, or until a stop is requested."""
-        config = self.config
-        metrics, speed = StepMetrics(self.workdir, self.checkpoints), Speed()
+        config, speed = self.config, Speed()
+        norm = float(np.sqrt(sum(np.vdot(leaf, leaf) for leaf in jax.tree.leaves(parallel.fetch(self.state.params)))))
+        metrics, stopping = StepMetrics(norm, self.checkpoints.steps), False
         with StopRequest() as stop:
             batches = parallel.prefetch(self.data.train(self.step))
             speed.reset()
-            while self.step < self.total_steps and not stop.requested:
+            while self.step < self.total_steps and not stopping:
                 self.state, values = self._train_step(self.state, speed.next(batches), self._key)
                 self.step += 1
                 metrics.add(self.step, values)
                 metrics.read(keep=2)
-                stop.requested = stop.requested or self.checkpoints.preempted(self.step)
-                last = self.step == self.total_steps or stop.requested
+                last = self.step == self.total_steps
                 if self.step % config.log.every_steps == 0 or self.step == 1 or last:
                     metrics.read()
                     timing = speed.columns(config.train.batch_size)
                     self._log_step({"lr": float(self.schedule(self.step - 1)), **metrics.latest, **timing})
-                if self.step % config.log.eval_every_steps == 0 or self.step == self.total_steps:
-                    metrics.read()
-                    self._evaluate()
+                if self.step % config.log.eval_every_steps == 0 or last:
+                    self._evaluate(metrics)
                     self.log.note(f"step {self.step}: validation loss {self.val_loss:.3f} on hidden patches")
                     self._log_images()
                     speed.reset()
-                if self.step % config.checkpoint.every_steps == 0 or last:
+                due = self.step % config.checkpoint.every_steps == 0 or last
+                if due and np.isnan(self.val_loss):
+                    self._evaluate(metrics)
+                # Read once, after all that takes long: a stop is answered by the checkpoint of this step or of the next.
+                stopping = self.checkpoints.preempted(self.step) or stop.requested
+                if due or stopping:
                     metrics.read()
-                    if np.isnan(self.val_loss):
-                        self._evaluate()
-                    self.checkpoints.save(parallel.snapshot(self.state), self.step, self.val_loss)
+                    val_loss = float("inf") if np.isnan(self.val_loss) else self.val_loss  # stopped before the first evaluation
+                    self.checkpoints.save(parallel.snapshot(self.state), self.step, val_loss)
+                    metrics.checkpointed()
                     speed.reset()
         return RunResult(self.step, self.step >= self.total_steps, self.val_loss)
-
-    def close(self) -> None:
-        """Wait until everything is on disk."""
-        self.checkpoints.close()
-        self.log.close()
 
     def _log_step(self, columns: dict[str, float]) -> None:
         self.log.steps({"step": self.step, "epoch": self.step / self.steps_per_epoch, **columns})
 
-    def _evaluate(self) -> None:
+    def _evaluate(self, metrics: StepMetrics) -> None:
+        metrics.read()
         evaluation = self._evaluator(self.state.params)
         self._log_step(evaluation.metrics)
         self.log.usage(self.step, evaluation.usage)
         self.val_loss = evaluation.loss
+        if not np.isfinite(self.val_loss):
+            raise metrics.diverged(self.step, f"validation loss {self.val_loss:g}")
 
     def _log_images(self) -> None:
         count = self.config.log.images
@@ -227,8 +260,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
         workdir: the run directory; if it holds an earlier part of this run, the run goes on from its last checkpoint.
 
     Raises:
-        ValueError: config, batch, data and devices do not go together, or the folder holds another run.
-        TrainingDiverged: NaN or infinity; the last good checkpoint is kept.
+        ValueError: config, batch, data and devices do not go together, or the folder holds another run or is in use by one.
+        TrainingDiverged: NaN, infinity or parameters that explode; earlier checkpoints are kept.
+        DamagedCheckpoint: the run has checkpoints, but no whole one.
+        OSError: a file cannot be written.
     """
     with contextlib.closing(Trainer(config, workdir)) as trainer:
         return trainer.run()

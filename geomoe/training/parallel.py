@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
@@ -35,6 +36,11 @@ def replicate(tree: Any) -> Any:
     """Puts a tree of arrays on every device, whole."""
     sharding = NamedSharding(_mesh(), PartitionSpec())
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x, np.shape(x)), tree)
+
+
+def agreed(value: int) -> int:
+    """The first process's value, in every process."""
+    return value if jax.process_count() == 1 else int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def snapshot(tree: Any) -> Any:

@@ -6,11 +6,12 @@ import datetime
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from geomoe.files import atomic_open, names_file
 from geomoe.progress import progress_bar
 from geomoe.training.losses import OBJECTIVES
 
@@ -18,11 +19,62 @@ TIMING_COLUMNS = ("images_per_second", "input_wait_share")  # the columns that t
 COLUMNS = (
     *("step", "epoch", "lr", "loss", "loss_masked", "loss_unmasked", "loss_balance"),
     *(f"loss_{objective.name}" for objective in OBJECTIVES),
-    *("grad_norm", "val_loss_masked", "val_loss_unmasked", "val_loss_balance"),
+    *("grad_norm", "param_norm", "val_loss_masked", "val_loss_unmasked", "val_loss_balance"),
     *(f"val_loss_{objective.name}" for objective in OBJECTIVES if objective.held_out),
     "val_least_used_expert",  # share of the held-out tokens of the least used expert of any block, over an even share
     *TIMING_COLUMNS,
 )
+
+
+USAGE_COLUMNS = ("step", "block", "expert", "share")
+
+
+def read_table(path: str | os.PathLike[str]) -> list[dict[str, str]]:
+    """Read metrics.csv or expert_usage.csv, of a run that may still be writing it or was cut off.
+
+    Lines that are torn are left out, as are repeated ones; of two lines of a step with values in the same columns (of a block's
+    expert, in expert_usage.csv) the later stands, in the place of the first.
+
+    Returns:
+        The rows; none where there is no such file.
+    """
+    if not os.path.exists(path):
+        return []
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        lines = [line for line in file if line.endswith("\n") and "\0" not in line]
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for row in csv.DictReader(lines):
+        values = {name: value for name, value in row.items() if value}
+        numbers = [value for name, value in values.items() if name != "block"]
+        if None in row or None in row.values() or not row.get("step", "").isdigit() or not all(map(_is_number, numbers)):
+            continue
+        names = (row["block"], row["expert"]) if "block" in row else tuple(values)
+        rows[(row["step"], *names)] = row
+    return list(rows.values())
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+class _Table:
+    """A CSV file that a resumed run goes on with; rows after the step it resumes from are dropped."""
+
+    def __init__(self, path: str, columns: tuple[str, ...], resume_step: int):
+        self._path, self._columns = path, columns
+        rows = [row for row in read_table(path) if int(row["step"]) <= resume_step]
+        with atomic_open(path, newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        with names_file(self._path), open(self._path, "a", newline="") as file:
+            csv.DictWriter(file, self._columns).writerows(rows)
 
 
 class RunLog:
@@ -35,8 +87,8 @@ class RunLog:
         import tensorflow as tf  # the data pipeline has it loaded already
 
         self._tf = tf
-        self._metrics = self._table(os.path.join(workdir, "metrics.csv"), COLUMNS, resume_step)
-        self._usage = self._table(os.path.join(workdir, "expert_usage.csv"), ("step", "block", "expert", "share"), resume_step)
+        self._metrics = _Table(os.path.join(workdir, "metrics.csv"), COLUMNS, resume_step)
+        self._usage = _Table(os.path.join(workdir, "expert_usage.csv"), USAGE_COLUMNS, resume_step)
         self._summary = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
         self._open.callback(self._summary.close)
         self._bar = self._open.enter_context(progress_bar()) if sys.stderr.isatty() else None
@@ -44,22 +96,11 @@ class RunLog:
             self._task = self._bar.add_task("compiling", total=total_steps, completed=resume_step)
         self._start, self._first = time.monotonic(), resume_step
 
-    def _table(self, path: str, columns: tuple[str, ...], resume_step: int) -> csv.DictWriter:
-        """A CSV file that a resumed run goes on with; rows after the step it resumes from are dropped."""
-        rows = []
-        if os.path.exists(path):
-            with open(path, newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["step"]) <= resume_step]
-        writer = csv.DictWriter(self._open.enter_context(open(path, "w", newline="", buffering=1)), columns)  # noqa: SIM115
-        writer.writeheader()
-        writer.writerows(rows)
-        return writer
-
     def steps(self, row: Mapping[str, Any]) -> None:
         """One line of metrics.csv, with the keys of `COLUMNS` that are there."""
         if not self._active:
             return
-        self._metrics.writerow(row)
+        self._metrics.append([row])
         step = int(row["step"])
         with self._summary.as_default(step=step):
             for name in COLUMNS[1:]:
@@ -78,11 +119,11 @@ class RunLog:
         """The share of held-out tokens of each expert: block -> (E,)."""
         if not self._active:
             return
+        each = [(block, expert, float(share)) for block, shares in usage.items() for expert, share in enumerate(shares)]
+        self._usage.append(dict(zip(USAGE_COLUMNS, (step, block, expert, f"{share:.6f}"))) for block, expert, share in each)
         with self._summary.as_default(step=step):
-            for block, shares in usage.items():
-                for expert, share in enumerate(shares):
-                    self._usage.writerow({"step": step, "block": block, "expert": expert, "share": f"{share:.6f}"})
-                    self._tf.summary.scalar(f"usage/{block}/{expert}", float(share))
+            for block, expert, share in each:
+                self._tf.summary.scalar(f"usage/{block}/{expert}", share)
 
     def images(self, step: int, images: np.ndarray) -> None:
         """(N, H, W, 3) RGB images in [0, 1]."""

@@ -64,8 +64,8 @@ def make_train_step(
         statistics: of the z-score in Collection 2 digital numbers; needed for spectral indices.
 
     Returns:
-        The step. Metrics are float32 scalars `loss`, `loss_NAME`, `grad_norm`, and under "usage" a vector (E,) a block: the
-        share of the token assignments that each expert gets.
+        The step. Metrics are float32 scalars `loss`, `loss_NAME`, `grad_norm`, `param_norm` (after the update), and under
+        "usage" a vector (E,) a block: the share of the token assignments that each expert gets.
 
     Raises:
         ValueError: an objective lacks the statistics that it needs.
@@ -111,7 +111,9 @@ def make_train_step(
         metrics["grad_norm"] = jnp.linalg.norm(grads)
         vector, unravel = jax.flatten_util.ravel_pytree(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, vector)
-        params = unravel(materialize(optax.apply_updates(vector, updates)))
+        vector = materialize(optax.apply_updates(vector, updates))
+        metrics["param_norm"] = jnp.linalg.norm(vector)
+        params = unravel(vector)
         if model.config.selection_bias:
             params = balance_selection(params, state.params, metrics["usage"], selection_rate)
         teacher = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import glob
 import html
@@ -29,6 +28,7 @@ from geomoe.probing.metrics import TASKS, main_metric
 from geomoe.probing.tables import TITLES, read_tables, table_cells
 from geomoe.training.config import default_config, flatten
 from geomoe.training.losses import OBJECTIVES
+from geomoe.training.run_log import read_table
 
 SHOWN = 4  # images that are drawn
 _ROUTED = 128  # images whose routing is measured
@@ -65,13 +65,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]], main: str | None
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _read_csv(path: str) -> list[dict[str, str]]:
-    if not os.path.exists(path):
-        return []
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def config(run: Mapping[str, Any], encoder: PretrainedEncoder) -> str:
     """The run's config against the published recipe, and the statistics of the z-score."""
     values, published = flatten(run["config"]), flatten(default_config().to_dict())
@@ -91,7 +84,7 @@ def config(run: Mapping[str, Any], encoder: PretrainedEncoder) -> str:
 
 def curves(run_dir: str) -> str:
     """Training and held-out values of each objective, the optimiser, the speed, and the experts' shares, over the steps."""
-    rows = _read_csv(os.path.join(run_dir, "metrics.csv"))
+    rows = read_table(os.path.join(run_dir, "metrics.csv"))
     if not rows:
         return '<p class="note">The run has no metrics.csv.</p>'
     titles = {"loss_masked": "reconstruction of hidden patches"} | {f"loss_{o.name}": o.title for o in OBJECTIVES}
@@ -109,7 +102,7 @@ def curves(run_dir: str) -> str:
         speed, wait = (np.median([value for _, value in p]) for p in (speeds, points("input_wait_share") or [(0, 0.0)]))
         out += f"<p>{speed:.0f} images/s (median); {100 * wait:.1f} % of the time waiting for input.</p>"
     shares: dict[str, dict[int, list[tuple[float, float]]]] = {}
-    for row in _read_csv(os.path.join(run_dir, "expert_usage.csv")):
+    for row in read_table(os.path.join(run_dir, "expert_usage.csv")):
         experts = shares.setdefault(row["block"], {})
         experts.setdefault(int(row["expert"]), []).append((int(row["step"]), float(row["share"])))
     if shares:
