@@ -74,9 +74,7 @@ def test_each_flaw_of_a_patch_has_its_name(tmp_path):
     (tmp_path / "junk.tif").write_bytes(b"II*\0 no tiff")
     write_tif(tmp_path / "six.tif", pixels(6))
     write_tif(tmp_path / "int.tif", pixels(dtype=np.int16))
-    infinite = pixels(dtype=np.float32)
-    infinite[0, 0, 0] = np.inf
-    write_tif(tmp_path / "infinite.tif", infinite)
+    write_tif(tmp_path / "float.tif", pixels(dtype=np.float32))
     write_tif(tmp_path / "zero.tif", pixels() * 0)
     with pytest.warns(rasterio.errors.NotGeoreferencedWarning):
         write_tif(tmp_path / "nowhere.tif", pixels(), crs=None)
@@ -85,7 +83,7 @@ def test_each_flaw_of_a_patch_has_its_name(tmp_path):
         "junk.tif": "unreadable image",
         "six.tif": "wrong band count",
         "int.tif": "wrong dtype",
-        "infinite.tif": "wrong values",
+        "float.tif": "wrong dtype",
         "zero.tif": "all nodata",
         "nowhere.tif": "no CRS",
     }

@@ -230,3 +230,31 @@ def test_real_scenes(encoder, shared, tmp_path):
     assert counts["patches"] == 76 * 79 and 0.8 < counts["embedded"] / counts["patches"] < 1
     with rasterio.open(tmp_path / "a.tif") as file, rasterio.open(scene / "LC80200392015216LGN00_B1.TIF") as source:
         assert file.crs == source.crs and file.bounds.left == source.bounds.left and file.bounds.top == source.bounds.top
+
+
+def test_masked_classes_do_not_speak(encoder, ground, level1_folder, tmp_path):
+    """Clouds that the quality band tells, whatever they look like, as if the file held no data there."""
+    run = dict(spec=InputSpec(), stride=8)
+    read = lambda name, folder, **options: (
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / name), folder, **run, **options),
+        embeddings.read(tmp_path / name),
+    )[1]
+    masked = read("a.npz", level1_folder, mask=("cloud", "shadow"))
+    cut = np.where(ground == 0, 65535, ground).astype(np.uint16)
+    cut[20:, 20:] = 65535
+    emptied = write_scene(tmp_path / "emptied", STEM, cut, mtl=MTL, origin=ORIGIN, nodata=65535)
+    by_file = read("b.npz", emptied)
+    np.testing.assert_array_equal(masked["embedded"], by_file["embedded"])
+    np.testing.assert_allclose(masked["valid_fraction"], by_file["valid_fraction"])
+    np.testing.assert_allclose(masked["vector"], by_file["vector"], atol=1e-5)
+    plain = read("c.npz", level1_folder)
+    both = masked["embedded"] & plain["embedded"] & (masked["valid_fraction"] < plain["valid_fraction"])
+    assert both.any() and np.abs(masked["vector"] - plain["vector"])[both].max() > 1e-3
+    for options, message in (
+        (dict(mask=("fog",)), "'fog' is no class that a quality band QA_PIXEL tells"),
+        (dict(mask=("cloud",), spec=InputSpec(nodata="published")), "mask = cloud would be ignored"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "x.npz"), level1_folder, **options)
+    with pytest.raises(SceneError, match="has no quality band .* to mask cloud by"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "x.npz"), emptied, mask=("cloud",))

@@ -10,6 +10,7 @@ An interrupted run goes on with the same command. Windows and patches without da
 import argparse
 import os
 import sys
+from typing import Any
 
 from geomoe.cli.setup import clear_errors, start
 from geomoe.progress import progress_bar
@@ -17,7 +18,7 @@ from geomoe.progress import progress_bar
 
 def main(argv: list[str] | None = None) -> None:
     from geomoe import landsat
-    from geomoe.data.preprocess import RESIZE_MODES
+    from geomoe.data.preprocess import NODATA_MODES, RESIZE_MODES
 
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.embed", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
@@ -25,7 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", help="prepared dataset, name or name/config")
     source.add_argument("--folder", help="folder of GeoTIFF patches")
-    source.add_argument("--scene", nargs="+", help="a GeoTIFF, a folder with one file a band, or the band files")
+    source.add_argument("--scene", nargs="+", help="a GeoTIFF, a folder with one file a band, or the band files; or addresses")
+    source.add_argument("--stac", help="a STAC item of a scene, file or address")
     parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif for scenes")
     parser.add_argument("--pool", default="mean", help="pooling, as mean, stages or stages+metadata (default: mean)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the vectors in the file")
@@ -44,12 +46,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--stride", type=int, help="of the windows of a scene, in pixels (default: half a window)")
     parser.add_argument("--min_valid", type=float, default=0.5, help="least share of a window that holds data (default: 0.5)")
     parser.add_argument("--max_cloud", type=float, default=1.0, help="largest share of clouds in a window (default: 1)")
+    quality = ", ".join(landsat.QUALITY_CLASSES)
+    parser.add_argument("--mask", help=f"pixels of a scene to take for such without data, joined by commas: {quality}")
+    parser.add_argument("--nodata", choices=NODATA_MODES, default="masked", help="pixels without data do not speak, or do")
     parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")
     args = parser.parse_args(argv)
-    for name in ("stride", "time"):
-        if getattr(args, name) is not None and not args.scene:
-            raise ValueError(f"--{name} is for --scene")
-    if args.resize_mode and args.scene:
+    for name in ("stride", "time", "mask"):
+        if getattr(args, name) is not None and not (args.scene or args.stac):
+            raise ValueError(f"--{name} is for --scene and --stac")
+    if args.resize_mode and (args.scene or args.stac):
         raise ValueError("--resize_mode is for patches; the windows of a scene have the model's size")
     described = {name: getattr(args, name) for name in ("sensor", "bands", "sun_elevation", "uint8_range")}
     if args.dataset and (args.fill_missing or args.unit or any(described.values())):
@@ -60,16 +65,18 @@ def main(argv: list[str] | None = None) -> None:
     start()
     from geomoe import embeddings
     from geomoe.data.preprocess import InputSpec
+    from geomoe.data.stac import read_items
     from geomoe.models.pooling import parse_pool
     from geomoe.pretrained import load
 
-    options = {key: value for key, value in described.items() if value is not None}
+    options: dict[str, Any] = {key: value for key, value in described.items() if value is not None}
     if args.bands:
         options["bands"] = tuple(args.bands.split(","))
     if args.uint8_range:
         options["uint8_range"] = tuple(args.uint8_range)
     resize_mode = args.resize_mode or "centre_crop"
-    spec = InputSpec(unit=args.unit, fill_missing=args.fill_missing, resize_mode=resize_mode, **options)
+    options |= dict(unit=args.unit, fill_missing=args.fill_missing, resize_mode=resize_mode, nodata=args.nodata)
+    spec = InputSpec(**options)
     encoder = load(args.checkpoint, args.which)
     with progress_bar() as bar:
         task = bar.add_task("embedding", total=None)
@@ -79,14 +86,20 @@ def main(argv: list[str] | None = None) -> None:
 
         sink = embeddings.Sink(args.output, parse_pool(args.pool), args.dtype, args.batch_size, progress)
         if args.dataset:
-            records = dict(data_dir=args.data_dir, resize_mode=resize_mode)
+            records = dict(data_dir=args.data_dir, resize_mode=resize_mode, nodata=args.nodata)
             counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split, **records)
         elif args.folder:
             skipped = lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True)
             counts = embeddings.embed_folder(encoder, sink, args.folder, spec=spec, skipped=skipped)
         else:
-            scene = args.scene[0] if len(args.scene) == 1 else args.scene
             windows = {name: getattr(args, name) for name in ("stride", "time", "min_valid", "max_cloud")}
+            windows["mask"] = tuple(args.mask.split(",")) if args.mask else ()
+            scene = args.scene if args.scene and len(args.scene) > 1 else (args.scene or [None])[0]
+            if args.stac:
+                scenes = read_items(args.stac)
+                if len(scenes) > 1:
+                    raise ValueError(f"{args.stac} holds {len(scenes)} items; --stac takes one: name a file of one item")
+                scene = scenes[0]
             counts = embeddings.embed_scene(encoder, sink, scene, spec=spec, **windows)
     size = os.path.getsize(args.output) / 1e6
     marked = counts["patches"] - counts["embedded"]

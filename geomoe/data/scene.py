@@ -120,6 +120,18 @@ def _opened(path: str) -> rasterio.DatasetReader:
         raise SceneError(f"{path}: {error}") from None
 
 
+def check_mask(info: SceneInfo, classes: Sequence[str]) -> None:
+    """Raise SceneError where a scene has no quality band that tells each of some classes."""
+    if not classes:
+        return
+    if info.qa is None:
+        raise SceneError(f"{info.name} has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF) to mask {', '.join(classes)} by")
+    try:
+        landsat.is_flagged(np.zeros(1, np.uint16), info.qa[1], classes)
+    except ValueError as error:
+        raise SceneError(f"{info.qa[0]}: {error}") from None
+
+
 class SceneReader(contextlib.AbstractContextManager):
     """Read rectangles of a scene (from `open_scene`), of some bands by name; what lies beyond its edges has no data.
 
@@ -152,22 +164,11 @@ class SceneReader(contextlib.AbstractContextManager):
         return landsat.is_cloud(self._band(path, 1, row, column, height, width), kind)
 
     def flagged(self, classes: Sequence[str], row: int, column: int, height: int, width: int) -> np.ndarray:
-        """Find the pixels that the quality band says to be of some classes: (height, width) bool.
-
-        Raises:
-            SceneError: there is no quality band, or it does not tell a class.
-        """
-        if not classes:
+        """Find the pixels that the quality band says to be of some classes (see `check_mask`): (height, width) bool."""
+        if self.info.qa is None or not classes:
             return np.zeros((height, width), bool)
-        if self.info.qa is None:
-            raise SceneError(
-                f"{self.info.name} has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF) to mask {', '.join(classes)} by"
-            )
         path, kind = self.info.qa
-        try:
-            return landsat.is_flagged(self._band(path, 1, row, column, height, width), kind, classes)
-        except ValueError as error:
-            raise SceneError(f"{path}: {error}") from None
+        return landsat.is_flagged(self._band(path, 1, row, column, height, width), kind, classes)
 
     def _band(self, path: str, index: int, row: int, column: int, height: int, width: int) -> np.ndarray:
         file = self._files[path]

@@ -26,6 +26,7 @@ def embed_dataset(
     data_dir: str | os.PathLike[str] = "data",
     resize_mode: str = "centre_crop",
     hour: str = "utc",
+    nodata: str = "masked",
 ) -> dict[str, int]:
     """Embed a split of a prepared dataset; patches without any data are marked, not embedded.
 
@@ -35,6 +36,7 @@ def embed_dataset(
         encoder: from `geomoe.load`.
         sink: where the embeddings go.
         name, split, data_dir, resize_mode, hour: as for `geomoe.data.load`.
+        nodata: of pixels without data, as for `geomoe.data.preprocess.InputSpec`.
 
     Returns:
         How many patches there are, and how many of them were embedded.
@@ -47,7 +49,8 @@ def embed_dataset(
     classes = list(source.info.features["labels"].feature.names or ())
     options: dict[str, Any] = dict(resize_mode=resize_mode, hour=hour)
     origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes, records=data.fingerprint(source))
-    facts = sink.facts(encoder, InputSpec(resize_mode=resize_mode), origin)
+    spec = InputSpec(resize_mode=resize_mode, nodata=nodata)
+    facts = sink.facts(encoder, spec, origin)
     parts = Parts(sink.output, facts)
     total, done = data.num_examples(source, split), parts.rows
     options |= dict(img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=encoder.statistics)
@@ -55,7 +58,7 @@ def embed_dataset(
     sink.progress(done, total)
     block, waiting = list[Columns](), 0
     for batch in data.load(source, split, start_batch=start, **options).as_numpy_iterator():
-        rows = {name: column[repeated:] for name, column in _rows_of_batch(encoder, sink, batch, bool(classes)).items()}
+        rows = {name: column[repeated:] for name, column in _rows_of_batch(encoder, sink, batch, spec, bool(classes)).items()}
         repeated = 0
         block.append(rows)
         waiting += len(rows["id"])
@@ -68,10 +71,12 @@ def embed_dataset(
     return sink.finish(parts, facts)
 
 
-def _rows_of_batch(encoder: PretrainedEncoder, sink: Sink, batch: dict[str, Any], labelled: bool) -> Columns:
+def _rows_of_batch(encoder: PretrainedEncoder, sink: Sink, batch: dict[str, Any], spec: InputSpec, labelled: bool) -> Columns:
     valid = batch["valid"].mean(axis=(1, 2))
     embedded = valid > 0
     encoded = [batch[key][embedded] for key in metadata.FIELDS]
+    holds = None if spec.nodata == "published" else batch["valid"][embedded]
+    z = encoder.embed_batch(batch["image"][embedded], encoded, sink.pool, sink.batch_size, holds)
     columns = {
         "id": batch["id"].astype(str),
         "latitude": batch["latitude"].astype(np.float64),
@@ -79,7 +84,7 @@ def _rows_of_batch(encoder: PretrainedEncoder, sink: Sink, batch: dict[str, Any]
         "time": np.array([metadata.parse_time(text) for text in batch["time"]], "datetime64[s]"),
         "valid_fraction": valid.astype(np.float32),
         "embedded": embedded,
-        "vector": sink.spread(embedded, encoder.embed_batch(batch["image"][embedded], encoded, sink.pool, sink.batch_size)),
+        "vector": sink.spread(embedded, z),
     }
     return {**columns, "labels": batch["labels"].astype(np.int8)} if labelled else columns
 

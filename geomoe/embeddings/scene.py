@@ -24,6 +24,7 @@ def embed_scene(
     stride: int | None = None,
     min_valid: float = 0.5,
     max_cloud: float = 1.0,
+    mask: Sequence[str] = (),
     time: np.datetime64 | str | None = None,
 ) -> dict[str, int]:
     """Embed a scene window by window, to a table or to a raster with one pixel a window.
@@ -40,6 +41,7 @@ def embed_scene(
         stride: in pixels; None is half the model's size.
         min_valid: windows with a smaller share of pixels that hold data are marked, not embedded.
         max_cloud: windows with a larger share of clouds, by the quality band, are marked, not embedded.
+        mask: of `geomoe.landsat.QUALITY_CLASSES`; pixels that the quality band says to be of these count as without data.
         time: of acquisition in UTC, where the scene does not say it.
 
     Raises:
@@ -59,6 +61,9 @@ def embed_scene(
     if max_cloud < 1 and info.qa is None:
         missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF)"
         raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing")
+    check_mask(info, mask)
+    if mask and spec.nodata == "published":
+        raise ValueError(f"nodata='published' lets pixels without data speak; mask = {', '.join(mask)} would be ignored")
     if time is not None:
         info = dataclasses.replace(info, time=metadata.parse_time(time) if isinstance(time, str) else time)
     bands = [band for band in encoder.bands if band in info.files]
@@ -68,7 +73,9 @@ def embed_scene(
     band_order(spec.channels(bands), encoder.bands, spec.fill_missing, info.sensor)  # raises where a band is missing
     height, width = (max(-(-(length - size) // stride), 0) + 1 for length in (info.height, info.width))
     origin = dict(scene=info.name, height=info.height, width=info.width, stride=stride, window=size, time=str(info.time))
-    origin |= dict(min_valid=min_valid, max_cloud=max_cloud, transform=list(info.transform)[:6], crs=info.crs.to_wkt())
+    origin |= dict(
+        min_valid=min_valid, max_cloud=max_cloud, mask=list(mask), transform=list(info.transform)[:6], crs=info.crs.to_wkt()
+    )
     facts = sink.facts(encoder, spec, origin)
     parts = Parts(sink.output, facts)
     rows_a_part = max(min(sinks.BLOCK // width, height), 1)
@@ -81,7 +88,7 @@ def embed_scene(
             end, block = min((index + 1) * rows_a_part, height), []
             for start in range(index * rows_a_part, end, rows_at_once):
                 rows = range(start, min(start + rows_at_once, end))
-                block.append(_embed_rows(encoder, sink, reader, spec, rows, width, stride, min_valid, max_cloud))
+                block.append(_embed_rows(encoder, sink, reader, spec, rows, width, stride, min_valid, max_cloud, mask))
                 sink.progress(rows.stop * width, height * width)
             parts.add(index, block)
     offset = (size - stride) / 2
@@ -99,6 +106,7 @@ def _embed_rows(
     stride: int,
     min_valid: float,
     max_cloud: float,
+    mask: Sequence[str],
 ) -> Columns:
     """Embed the windows of some rows of the grid, `width` of them a row."""
     size = encoder.config.img_size
@@ -112,7 +120,8 @@ def _embed_rows(
         return np.stack([strip[row - top : row - top + size, left : left + size] for row, left in corners])
 
     strip, clouds = reader.read(top, 0, *strip_shape), reader.clouds(top, 0, *strip_shape)
-    valid = cut(has_data(strip, reader.unit)).mean(axis=(1, 2))
+    holds = has_data(strip, reader.unit) & ~reader.flagged(mask, top, 0, *strip_shape)
+    valid = cut(holds).mean(axis=(1, 2))
     cloud = np.full(len(tops), np.nan) if clouds is None else cut(clouds).mean(axis=(1, 2))
     embedded = (valid > 0) & (valid >= min_valid) & ~(cloud > max_cloud)
     lat, lon = reader.locations(tops + size / 2, lefts + size / 2)
@@ -128,5 +137,5 @@ def _embed_rows(
         "footprint": np.stack([np.stack([x, y], axis=-1) for y, x in outline], axis=1),
     }
     images = cut(strip, embedded) if embedded.any() else strip[:0]
-    vector = sink.embed(encoder, images, columns, spec)
+    vector = sink.embed(encoder, images, columns, spec, cut(holds, embedded) if mask and embedded.any() else None)
     return {**columns, "time": columns["time"].astype("datetime64[s]"), "vector": vector}

@@ -112,11 +112,17 @@ class Sink:
             **source,
         }
 
-    def embed(self, encoder: PretrainedEncoder, images: Any, columns: Columns, spec: InputSpec) -> np.ndarray:
-        """Embed the images of those rows of a block that are to be embedded; give a vector for each row."""
+    def embed(
+        self, encoder: PretrainedEncoder, images: Any, columns: Columns, spec: InputSpec, valid: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Embed the images of those rows of a block that are to be embedded; give a vector for each row.
+
+        `valid` (N, H, W) bool are the pixels of these images that hold data, as for `PretrainedEncoder.embed`.
+        """
         rows = columns["embedded"]
         lat, lon, time = (columns[key][rows] for key in ("latitude", "longitude", "time"))
-        return self.spread(rows, encoder.embed(images, lat, lon, time, self.pool, batch_size=self.batch_size, spec=spec))
+        options: dict[str, Any] = dict(batch_size=self.batch_size, spec=spec, valid=valid)
+        return self.spread(rows, encoder.embed(images, lat, lon, time, self.pool, **options))
 
     def spread(self, rows: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Spread embeddings over the rows of a block: those where `rows` is true, NaN for the others."""

@@ -18,10 +18,10 @@ SCALED_UNITS = ("collection1_sr", "hls")
 UNITS = ("collection2_dn", "collection1_sr", "hls", "reflectance", "level1_dn", "uint8")  # what the numbers of an image can be
 # Types in which files hold each unit.
 FILE_DTYPES = {
-    "collection2_dn": ("uint16", "float32"),
+    "collection2_dn": ("uint16",),
     **dict.fromkeys(SCALED_UNITS, ("int16", "uint16", "int32", "float32")),
     "reflectance": ("float32", "float64"),
-    "level1_dn": ("uint16", "uint8", "float32"),
+    "level1_dn": ("uint16", "uint8"),
     "uint8": ("uint8",),
 }
 
