@@ -8,7 +8,7 @@ import numpy as np
 
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, band_order, has_data
-from geomoe.data.scene import SceneError, SceneReader, open_scene
+from geomoe.data.scene import SceneError, SceneReader, check_mask, open_scene
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.files import TILE, Columns
 from geomoe.embeddings.sink import Parts, Sink
