@@ -53,14 +53,18 @@ def main(argv=None):
         values = []
         for k in range(5):
             train, test = fold != k, fold == k
-            result = probing.linear_probe((z[train], labels[train]), (features[test], labels[test]), task="multilabel", resamples=0)
+            result = probing.linear_probe(
+                (z[train], labels[train]), (features[test], labels[test]), task="multilabel", resamples=0
+            )
             values.append(result.metrics["micro_mAP"])
         return np.mean(values)
 
     cosine = lambda a: np.median(np.sum(a * z, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(z, axis=1))
     base = score(z)
     print(f"{len(images)} whole patches; micro mAP of whole patches {base:.3f}\n")
-    print("| without data | cosine, published | cosine, masked | micro mAP, published | micro mAP, masked |\n|---|---|---|---|---|")
+    print(
+        "| without data | cosine, published | cosine, masked | micro mAP, published | micro mAP, masked |\n|---|---|---|---|---|"
+    )
     for share in (0.1, 0.25, 0.5):
         for kind in ("stripes", "edge", "hole"):
             holds = ~lacking(kind, share, len(images), size, np.random.default_rng(1))

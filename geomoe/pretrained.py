@@ -19,7 +19,7 @@ from geomoe.data import preprocess
 from geomoe.data.preprocess import InputSpec
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
-from geomoe.models import MAE, ModelConfig, TokenOutput, count_params, encode
+from geomoe.models import MAE, ModelConfig, TokenOutput, check_params, count_params, encode
 from geomoe.models.pooling import TOKENS, Pool, check_pool, pool_tokens, pool_width
 from geomoe.models.reconstruction import Reconstruction, reconstruct
 from geomoe.models.routing import Routing
@@ -45,7 +45,8 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no such checkpoint.
-        ValueError: the file is no geo-moe-mae checkpoint, or the checkpoint or the run directory's run.json is damaged.
+        ValueError: the file is no geo-moe-mae checkpoint, the checkpoint or the run directory's run.json is damaged, or a
+            parameter has a wrong shape, is NaN or infinite.
     """
     path = os.fspath(path)
     if not os.path.exists(path):
@@ -55,6 +56,10 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
         step, params = load_params(path, checkpoint)
         params.pop("heads", None)  # of the objectives, which end with pretraining
         config, statistics = ModelConfig.from_dict(run["model"]), Statistics.of(run["statistics"])
+        try:
+            check_params(MAE(config), params)
+        except ValueError as error:
+            raise ValueError(f"{path} step {step}: {error}") from None
         return PretrainedEncoder(config, params, statistics, f"{path} step {step}", run["config"]["loss"]["normalise_targets"])
     weights = read_torch_checkpoint(path, **options)
     statistics = weights.statistics or Statistics.published("bigearthnet_landsat")

@@ -8,7 +8,7 @@ from conftest import PTH
 from embedding_tools import SIZE
 
 from geomoe import embeddings
-from geomoe.cli import embed as cli
+from geomoe.cli import embed as cli, setup
 from geomoe.data import synthetic
 from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
 from geomoe.embeddings import sink as sinks
@@ -114,6 +114,19 @@ def test_by_command_and_probes_on_its_files(encoder, synthetic_dir, tmp_path, ca
     assert [file["facts"]["input"]["resize_mode"] for file in (resized, cropped)] == ["resize", "centre_crop"]
     with pytest.raises(ValueError, match="for --folder and --scene"):
         cli.main([*command, "--unit", "reflectance", "--output", str(tmp_path / "x.npz")])
+
+
+def test_a_flipped_bit_in_a_shard_ends_in_one_line(synthetic_dir, tmp_path, capsys):
+    shutil.copytree(synthetic_dir / "synthetic_landsat" / "small", tmp_path / "synthetic_landsat" / "small")
+    (shard,) = tmp_path.glob("synthetic_landsat/small/1.0.0/*-test.tfrecord-00003-of-*")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    command = ["--checkpoint", str(PTH), "--dataset", NAME, "--data_dir", str(tmp_path), "--output", str(tmp_path / "x.npz")]
+    assert setup.clear_errors(cli.main, command) == 1
+    error = capsys.readouterr().err
+    assert "error: a shard of a prepared dataset is damaged (corrupted record at " in error and "--verify` says which" in error
+    assert "Traceback" not in error and not (tmp_path / "x.npz").exists()
 
 
 def test_the_hour_option_is_passed_on(encoder, synthetic_dir, tmp_path):

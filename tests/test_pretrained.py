@@ -1,10 +1,12 @@
 """A pretrained encoder in its user's hands: what `embed` makes of images, metadata, batches, devices and pools."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 import warnings
 
+import jax
 import numpy as np
 import pytest
 from conftest import DATA, ROOT
@@ -295,3 +297,24 @@ def test_pixels_without_data_do_not_speak(encoder):
             encoder.embed(dn, **arguments)
     assert encoder.routing(empty).gates[0][0].any(axis=-1).sum() < encoder.config.num_tokens
     assert np.isfinite(encoder.reconstruct(empty).reconstruction).all()
+
+
+@pytest.mark.parametrize(
+    "part, change, message",
+    [
+        ("decoder", lambda a: a * np.nan, "decoder/pred/kernel holds NaN or infinite"),
+        ("decoder", lambda a: a[:, :-1], r"decoder/pred/kernel has the shape .*needs \("),
+        ("encoder", lambda a: np.where(a == a.max(), np.inf, a), "encoder/patch_proj/kernel holds NaN or infinite"),
+        ("encoder", lambda a: a[None], "encoder/patch_proj/kernel has the shape"),
+        ("encoder", lambda a: None, "encoder/patch_proj/kernel is absent"),
+    ],
+)
+def test_a_run_with_damaged_weights_is_refused_by_parameter(encoder, tmp_path, part, change, message):
+    params = jax.tree.map(np.asarray, encoder.params)
+    layer = params[part]["pred" if part == "decoder" else "patch_proj"]
+    layer["kernel"] = change(layer["kernel"])
+    if layer["kernel"] is None:
+        del layer["kernel"]
+    dataclasses.replace(encoder, params=params).save_run(tmp_path / "run")
+    with pytest.raises(ValueError, match=f"run step 0: .*{message}"):
+        geomoe.load(tmp_path / "run")

@@ -58,9 +58,8 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("--labels is for landsat_folder; the other datasets bring their labels")
     if args.sensor and base not in ("landsat_folder", "landsat_scene"):
         raise ValueError("--sensor is for landsat_folder and landsat_scene; the other datasets are Landsat 8's")
-    scene_only = {
-        key: value for key in ("unit", "sun_elevation", "side", "max_cloud") if (value := getattr(args, key)) is not None
-    }
+    scene_only = {key: getattr(args, key) for key in ("unit", "sun_elevation", "side", "max_cloud")}
+    scene_only = {key: value for key, value in scene_only.items() if value is not None}
     if scene_only and base != "landsat_scene":
         raise ValueError(f"--{next(iter(scene_only))} is for landsat_scene")
     console = rich.console.Console(stderr=True)

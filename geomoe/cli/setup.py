@@ -107,13 +107,17 @@ def clear_errors(run: Callable[..., Any], *args: Any) -> int:
     except Exception as error:
         if _several_processes() and _lost_connection(error):
             _other_ended(_text(error).partition("\n")[0])
-        if not isinstance(error, _USER_ERRORS):
+        if not isinstance(error, _USER_ERRORS) and not _is_damaged_shard(error):
             raise
         print(f"error: {_text(error)}\n(GEOMOE_TRACEBACK=1 shows where)", file=sys.stderr, flush=True)
         if _several_processes():
             os._exit(1)  # an ordinary exit would wait for the others, who wait for this one
         return 1
     return 0
+
+
+def _is_damaged_shard(error: BaseException) -> bool:
+    return type(error).__name__ == "DataLossError"  # TensorFlow's, which is not imported for its sake
 
 
 def _lost_connection(error: BaseException | None) -> bool:
@@ -129,6 +133,9 @@ def _several_processes() -> bool:
 
 def _text(error: BaseException) -> str:
     """What an error says, without quotes around quotes."""
+    if _is_damaged_shard(error):
+        what = str(error).rsplit("}} ", 1)[-1].split(" [")[0]
+        return f"a shard of a prepared dataset is damaged ({what}); `python -m geomoe.cli.prepare ... --verify` says which"
     while error.args and isinstance(error.args[0], Exception):  # ml_collections puts a KeyError into an AttributeError
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)

@@ -109,7 +109,7 @@ def data_bands(source: rasterio.DatasetReader) -> list[int]:
 def read_band(source: rasterio.DatasetReader, index: int, unit: str, window: Window | None = None) -> np.ndarray:
     """Read (H, W) of a band, in the file's type, `geomoe.landsat.nodata_value` where it holds no data.
 
-    Which pixels these are is told by no-data values, masks and alpha bands, in the file or beside it.
+    No-data values, masks and alpha bands tell which pixels these are, in the file or beside it.
     """
     values = source.read(index, window=window)
     empty = values.dtype.type(landsat.nodata_value(unit, values.dtype))

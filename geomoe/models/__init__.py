@@ -21,6 +21,7 @@ from geomoe.models.mae import (
     MAE as MAE,
     MAEOutput as MAEOutput,
     autoencode as autoencode,
+    check_params as check_params,
     param_shapes as param_shapes,
     random_masking as random_masking,
 )

@@ -7,8 +7,10 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import flax.traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from geomoe.models.block import Block, StackOutput, Stochastic, run_blocks
@@ -160,3 +162,20 @@ def param_shapes(model: MAE) -> Any:
     *inputs, noise = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
     init = lambda key, *inputs, noise: model.init({"params": key}, *inputs, mask_noise=noise)["params"]
     return jax.eval_shape(init, jax.random.key(0), *inputs, noise=noise)
+
+
+def check_params(model: MAE, params: dict[str, Any]) -> None:
+    """Raise ValueError, naming the parameter, where one is absent, unknown, of another shape, NaN or infinite.
+
+    Args:
+        params: {"encoder", "decoder"}, or the encoder's alone, of numpy or jax arrays.
+    """
+    flatten = lambda tree: {"/".join(path): leaf for path, leaf in flax.traverse_util.flatten_dict(tree).items()}
+    found, expected = flatten(params), flatten({part: shapes for part, shapes in param_shapes(model).items() if part in params})
+    for name in [*expected, *found]:
+        if name not in found or name not in expected:
+            raise ValueError(f"the parameter {name} is {'unknown' if name in found else 'absent'}")
+        if found[name].shape != expected[name].shape:
+            raise ValueError(f"{name} has the shape {found[name].shape}; a model of this size needs {expected[name].shape}")
+        if not np.isfinite(found[name]).all():
+            raise ValueError(f"{name} holds NaN or infinite values: the weights are damaged, or their training diverged")
