@@ -51,3 +51,9 @@ def test_kernels_are_timed_in_both_versions():
     rows = PARTS["kernels"](batch=2, repeats=1)
     assert [row["operation"] for row in rows] == ["layer_norm", "attention", "shared_mixture"]
     assert all(row["plain_ms"] > 0 and row["fast_ms"] > 0 for row in rows)
+
+
+def test_hosts_share_the_records_of_an_epoch():
+    one, two = PARTS["hosts"](counts=(1, 2), shards=4, repeats=2, count=160, batches=1)
+    assert (one["patches"], two["patches"]) == (1280, 640) and two["gbyte"] == pytest.approx(one["gbyte"] / 2)
+    assert one["per_s"] > 0 and two["seconds"] > 0

@@ -38,7 +38,7 @@ def test_steps_fill_the_minutes(runs, config):
     assert all(c.train.num_steps < 20 for c in runs) and config.train.num_steps == default_config().train.num_steps
 
 
-def test_a_run_takes_its_minutes_and_tells_what_it_took(runs, config, tmp_path, monkeypatch):
+def test_a_run_takes_its_minutes_and_tells_what_it_took(runs, config, tmp_path, monkeypatch, capsys):
     run = pretrain(config, 2, 7, str(tmp_path / "run"))
     assert len(runs) == 2 and runs[1].train.num_steps == 600 and runs[1].seed == 7
     assert (run.steps, run.images_per_second, run.seconds, run.least_used_expert) == (600, 200.0, 120.0, 0.4)
@@ -46,8 +46,9 @@ def test_a_run_takes_its_minutes_and_tells_what_it_took(runs, config, tmp_path, 
     monkeypatch.setattr(module, "read_run", lambda workdir: {"total_steps": 123})
     assert pretrain(config, 2, 7, str(tmp_path / "run")).steps == 123 and len(runs) == 3  # gone on with, not timed again
     monkeypatch.setattr(module.loop, "train", lambda *args: types.SimpleNamespace(finished=False, step=5))
-    with pytest.raises(SystemExit, match="stopped at step 5"):
+    with pytest.raises(SystemExit) as stop:
         pretrain(config, 2, 7, str(tmp_path / "run"))
+    assert stop.value.code == 75 and "stopped at step 5" in capsys.readouterr().out
 
 
 def test_a_recipe_is_what_its_file_returns(tmp_path):

@@ -27,7 +27,7 @@ def test_torn_and_doubled_lines_are_left_out(tmp_path):
         "6,0.6,2.\0,\r\n",
         "7,0.7,x,\r\n",
         "8,0.8,2.0,\r\n",
-        "9,0.9,1.",
+        "9,0.9,1.0,3",
     ]
     rows = read_table(written(tmp_path, "metrics.csv", lines))
     assert [(row["step"], row["loss"], row["val_loss_masked"]) for row in rows] == [

@@ -46,7 +46,8 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, list[fl
     """Train, and read two columns of the run's metrics.csv: the values of the rows that have them."""
     result = loop.train(config, workdir)
     if not result.finished:  # a run that was asked to stop ends the comparison as well; its checkpoint stays
-        raise SystemExit(f"stopped at step {result.step}; the same command goes on from there")
+        print(f"stopped at step {result.step}; the same command goes on from there")
+        raise SystemExit(os.EX_TEMPFAIL)  # 75, as train.py
     rows = read_table(os.path.join(workdir, "metrics.csv"))
     columns = ("images_per_second", "val_least_used_expert")
     return {column: [float(row[column]) for row in rows if row.get(column)] for column in columns}

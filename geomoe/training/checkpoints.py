@@ -229,7 +229,7 @@ def load_params(workdir: str | os.PathLike[str], which: str | int = "last") -> t
         if reason is None:
             for other, why in sorted(reasons.items()):
                 message = f"step {other} of {workdir} is left out: {why}; step {step} is taken"
-                warnings.warn(message, DamagedCheckpointWarning, stacklevel=3)
+                warnings.warn(message, DamagedCheckpointWarning, stacklevel=4)  # the caller of geomoe.load
             return step, params
         reasons[step] = reason
     raise DamagedCheckpoint(_none_whole(workdir, reasons))

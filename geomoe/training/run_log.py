@@ -41,7 +41,7 @@ def read_table(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     if not os.path.exists(path):
         return []
     with open(path, newline="", encoding="utf-8", errors="replace") as file:
-        lines = [line for line in file if line.endswith("\n") and "\0" not in line]
+        lines = [line for line in file if line.endswith("\n")]
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for row in csv.DictReader(lines):
         values = {name: value for name, value in row.items() if value}
