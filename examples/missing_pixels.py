@@ -62,9 +62,8 @@ def main(argv=None):
     cosine = lambda a: np.median(np.sum(a * z, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(z, axis=1))
     base = score(z)
     print(f"{len(images)} whole patches; micro mAP of whole patches {base:.3f}\n")
-    print(
-        "| without data | cosine, published | cosine, masked | micro mAP, published | micro mAP, masked |\n|---|---|---|---|---|"
-    )
+    print("| without data | cosine, published | cosine, masked | micro mAP, published | micro mAP, masked |")
+    print("|---|---|---|---|---|")
     for share in (0.1, 0.25, 0.5):
         for kind in ("stripes", "edge", "hole"):
             holds = ~lacking(kind, share, len(images), size, np.random.default_rng(1))

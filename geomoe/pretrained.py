@@ -349,7 +349,12 @@ class PretrainedEncoder:
         record: dict[str, Any] = {"unit": spec.unit, "bands": list(spec.channels(self.bands)), "resize_mode": spec.resize_mode}
         record["nodata"] = spec.nodata
         if landsat.lacks_coastal(str(spec.sensor)):
-            record |= {"sensor": spec.sensor, "coastal": "the blue band's z-score"}
+            record["sensor"] = spec.sensor
+        if (
+            self.bands == landsat.BANDS
+            and preprocess.band_order(spec.channels(self.bands), self.bands, True, str(spec.sensor))[0] is None
+        ):
+            record["coastal"] = "the blue band's z-score"
         if spec.unit == "level1_dn":
             elevation = spec.sun_elevation
             record["sun_elevation"] = None if elevation is None else np.asarray(elevation).tolist()

@@ -9,6 +9,7 @@ import rasterio
 from affine import Affine
 from geotiffs import pixels, write_tif
 
+from geomoe import landsat
 from geomoe.data import geotiff
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.scene import open_scene
@@ -135,7 +136,9 @@ def test_bands_go_by_their_names(tmp_path):
     thematic_mapper = ["SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "ST_B6", "SR_B7"]
     five = read(range(7), thematic_mapper, name="LT05_L2SP_193026_20050613_20200902_02_T1.tif")
     np.testing.assert_array_equal(five.image, image[..., [0, 1, 2, 3, 4, 6]])
-    assert five.sensor == "landsat5"
+    assert five.bands == landsat.BANDS[1:]
+    colours = read(range(6), ["blue", "green", "red", "nir", "swir1", "swir2"])  # of Landsat 8, without the coastal band
+    assert colours.bands == landsat.BANDS[1:]
     for names, message in (
         (["B2", "B3", "B4", "B8", "B8A", "B11", "B12"], "B8A is Sentinel-2's"),
         (thematic_mapper, "SR_B6 of landsat8 are not among its bands"),

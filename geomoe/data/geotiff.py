@@ -37,7 +37,7 @@ class Patch(NamedTuple):
     latitude: float  # of the middle of the patch, degrees (WGS 84); NaN where the file has no CRS that leads there
     longitude: float
     date_tag: str  # the file's TIFFTAG_DATETIME, or ""
-    sensor: str  # whose bands these are, one of `geomoe.landsat.SENSORS`
+    bands: tuple[str, ...]  # names of the C bands: the model's, or those that a caller gave
 
 
 class _Raster(NamedTuple):
@@ -145,7 +145,7 @@ def read_patch(
         max_side: largest height and width, in pixels.
 
     Returns:
-        The patch, with the bands of the sensor in the model's order, or of `names`.
+        The patch, with the bands of the sensor in the model's order (the coastal one may lack), or of `names`.
 
     Raises:
         PatchError: of kind "missing image", "unreadable image", "too large", "wrong sensor", "wrong bands", "wrong band count",
@@ -159,7 +159,8 @@ def read_patch(
     if sensor and of_name and landsat.lacks_coastal(sensor) != landsat.lacks_coastal(of_name):
         raise PatchError("wrong sensor", path, f"by its name it is {of_name}'s, not {sensor}'s, whose bands have other numbers")
     sensor = sensor or of_name or "landsat8"
-    image = raster.image[:, :, _channels(path, raster, sensor, names, drop_extra)]
+    channels = _channels(path, raster, sensor, names, drop_extra)
+    image = raster.image[:, :, list(channels.values())]
     dtypes = landsat.FILE_DTYPES[unit]
     if image.dtype.name not in dtypes:
         raise PatchError("wrong dtype", path, f"{image.dtype} where unit={unit!r} needs {' or '.join(dtypes)}")
@@ -170,7 +171,7 @@ def read_patch(
     if not keep_nodata and not has_data(image, unit).any():
         raise PatchError("all nodata", path, "every pixel is without data")
     latitude, longitude = _locate(path, raster, need_crs)
-    return Patch(np.ascontiguousarray(image), latitude, longitude, raster.date_tag, sensor)
+    return Patch(np.ascontiguousarray(image), latitude, longitude, raster.date_tag, tuple(channels))
 
 
 def _read(path: str, unit: str, max_side: int) -> _Raster:
@@ -185,8 +186,8 @@ def _read(path: str, unit: str, max_side: int) -> _Raster:
         raise PatchError("too large" if "max_side" in message else "unreadable image", path, message) from None
 
 
-def _channels(path: str, raster: _Raster, sensor: str, names: Sequence[str] | None, drop_extra: int) -> list[int]:
-    """Which of a file's bands to take, in order."""
+def _channels(path: str, raster: _Raster, sensor: str, names: Sequence[str] | None, drop_extra: int) -> dict[str, int]:
+    """Which of a file's bands to take, by name, in order."""
     count, wanted = raster.image.shape[2], landsat.sensor_bands(sensor)
     try:
         found = landsat.bands_of_file(raster.descriptions, sensor)
@@ -197,7 +198,7 @@ def _channels(path: str, raster: _Raster, sensor: str, names: Sequence[str] | No
     if names is not None:
         if count != len(names):
             raise PatchError("wrong band count", path, f"{count} bands, but {len(names)} names: {', '.join(names)}")
-        return list(range(count))
+        return {name: i for i, name in enumerate(names)}
     if found is None:
         if count not in (len(wanted), len(wanted) + drop_extra):
             counts = f"{len(wanted)}" if not drop_extra else f"{len(wanted)} or {len(wanted) + drop_extra}"
@@ -205,11 +206,11 @@ def _channels(path: str, raster: _Raster, sensor: str, names: Sequence[str] | No
             if len(wanted) == len(landsat.BANDS) and count == len(landsat.TM_BANDS):
                 hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
             raise PatchError("wrong band count", path, f"{count} bands where {counts} are needed ({hint})")
-        return list(range(len(wanted)))
-    if missing := [band for band in wanted if band not in found]:
+        return {band: i for i, band in enumerate(wanted)}
+    if missing := [band for band in wanted if band not in found and band != landsat.BANDS[0]]:
         named = ", ".join(text or "(no name)" for text in raster.descriptions)
         raise PatchError("wrong bands", path, f"{', '.join(missing)} of {sensor} are not among its bands, {named}")
-    return [found[band] for band in wanted]
+    return {band: found[band] for band in wanted if band in found}
 
 
 def _locate(path: str, raster: _Raster, need_crs: bool) -> tuple[float, float]:

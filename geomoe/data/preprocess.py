@@ -49,7 +49,7 @@ class InputSpec:
         statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; None takes the model's, after
             conversion to Collection 2 digital numbers.
         sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are; None is what a file or scene says of
-            itself, else Landsat 8. Landsat 4, 5 and 7 have no coastal band; the blue band's z-score stands in its place.
+            itself, else Landsat 8. Where the coastal band lacks, as in Landsat 4, 5 and 7, the blue band's z-score stands in.
         nodata: what becomes of pixels without data: "masked" (they do not speak: see `geomoe.models.Encoder`), or "published"
             (they enter as digital number 0, five standard deviations dark, as in the published evaluation).
     """
@@ -109,13 +109,13 @@ class InputSpec:
 def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
     """Find each of the model's `bands` among the `channels` of the images: its index, or None where it is missing.
 
-    A band may be missing with `fill_missing`, and the coastal one where the sensor lacks it; else that is a ValueError, as is
-    an unknown band and one named twice.
+    A band may be missing with `fill_missing`, and the coastal one where blue is there to stand in; else that is a ValueError,
+    as is an unknown band and one named twice.
     """
     names = [None if landsat.is_other_band(name, sensor) else landsat.band_name(name, sensor) for name in channels]
     if twice := [name for name in names if name and names.count(name) > 1]:
         raise ValueError(f"band {twice[0]} is named twice: {', '.join(channels)}")
-    may_lack = landsat.BANDS[:1] if landsat.lacks_coastal(sensor) else ()
+    may_lack = landsat.BANDS[:1] if landsat.BANDS[1] in names else ()
     missing = [band for band in bands if band not in names and band not in may_lack]
     if missing and not fill_missing:
         titles = ", ".join(f"{band} ({landsat.band_title(band)})" for band in missing)
@@ -320,9 +320,8 @@ def prepare(
         return z, kept
     full = np.zeros((*z.shape[:3], len(order)), np.float32)  # 0 is the training mean
     full[..., present] = z
-    if landsat.lacks_coastal(sensor):
-        coastal, blue = (bands.index(name) for name in landsat.BANDS[:2])
-        full[..., coastal] = full[..., blue]
+    if tuple(bands) == landsat.BANDS and order[0] is None:
+        full[..., 0] = full[..., 1]  # blue for coastal; both the mean where both lack
     return full, kept
 
 

@@ -27,7 +27,7 @@ class SceneInfo:
     height: int  # in pixels
     width: int
     transform: Any  # of pixels to `crs`, affine
-    crs: Any  # rasterio's
+    crs: Any  # rasterio's, or None where the files have none
     time: np.datetime64  # UTC, in seconds, or in days where the hour is not known; NaT where the date is not
     sensor: str  # by the metadata file, else by the name of the product; "landsat8" where neither says it
     unit: str | None  # of its numbers, where the product says it
@@ -86,8 +86,6 @@ def open_scene(
     for band, (p, index) in [*found.files.items(), *([("quality", (found.qa[0], 1))] if found.qa else [])]:
         with _opened(p) as src:
             of_file = (src.height, src.width, src.transform, src.crs)
-            if src.crs is None:
-                raise SceneError(f"{p}: the file is not georeferenced")
             if src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16", "int32"):
                 raise SceneError(f"{p}: {src.dtypes[0]} is no type that images have")
             if band != "quality" and (unit := unit_of_scale(src.scales[index - 1], src.offsets[index - 1])):
@@ -142,6 +140,9 @@ class SceneReader(contextlib.AbstractContextManager):
         self.info, self.bands, self.unit = info, tuple(bands), unit
         paths = {info.files[band][0] for band in bands} | ({info.qa[0]} if info.qa else set())
         self._files = {path: _opened(path) for path in paths}
+        self._to_wgs84 = None
+        if info.crs is None:
+            return
         try:
             self._to_wgs84 = pyproj.Transformer.from_crs(info.crs.to_wkt(), "EPSG:4326", always_xy=True)
         except (pyproj.exceptions.ProjError, rasterio.errors.CRSError) as error:
@@ -186,8 +187,13 @@ class SceneReader(contextlib.AbstractContextManager):
         return out
 
     def locations(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Compute latitudes and longitudes in degrees of pixel positions (0.5 is the middle of the first pixel)."""
+        """Compute latitudes and longitudes in degrees of pixel positions (0.5 is the middle of the first pixel).
+
+        NaN where the scene has no CRS.
+        """
         rows, columns = np.asarray(rows, float), np.asarray(columns, float)
+        if self._to_wgs84 is None:
+            return np.full(rows.shape, np.nan), np.full(columns.shape, np.nan)
         a, b, c, d, e, f = self.info.transform[:6]
         x, y = a * columns + b * rows + c, d * columns + e * rows + f
         lon, lat = self._to_wgs84.transform(x, y)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from geomoe import data, metadata
+from geomoe import data, landsat, metadata
 from geomoe.data.folder import File, find_geotiffs, fingerprint
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.preprocess import InputSpec, has_data
@@ -143,10 +143,11 @@ def _rows_of_files(
 ) -> Columns:
     """Rows of the readable ones of some files."""
     unit = str(spec.known().unit)
+    names = spec.bands or (None if encoder.bands == landsat.BANDS else encoder.bands)
     ids, patches = [], []
     for file in files:
         try:
-            options: dict[str, Any] = dict(sensor=spec.sensor, names=spec.bands, unit=unit)
+            options: dict[str, Any] = dict(sensor=spec.sensor, names=names, unit=unit)
             patches.append(read_patch(file.path, need_crs=False, keep_nodata=True, **options))
             ids.append(file.id)
         except PatchError as error:
@@ -161,11 +162,13 @@ def _rows_of_files(
         "valid_fraction": valid,
         "embedded": valid > 0,
     }
-    sensors = np.array([patch.sensor for patch in patches], str)
+    # Of the model's names, whatever a sensor's numbers are; those that were given are read by its numbers.
+    described = [spec if names else dataclasses.replace(spec, sensor="landsat8", bands=patch.bands) for patch in patches]
     vector = sink.embed(encoder, [], {**columns, "embedded": np.zeros(len(patches), bool)}, spec)
-    for sensor in np.unique(sensors):
-        rows = (valid > 0) & (sensors == sensor)
+    for bands in {each.bands for each in described}:
+        rows = (valid > 0) & np.array([each.bands == bands for each in described])
         images = [patches[i].image for i in np.flatnonzero(rows)]
-        of_sensor = sink.embed(encoder, images, {**columns, "embedded": rows}, dataclasses.replace(spec, sensor=str(sensor)))
-        vector[rows] = of_sensor[rows]
+        if images:
+            each = described[np.flatnonzero(rows)[0]]
+            vector[rows] = sink.embed(encoder, images, {**columns, "embedded": rows}, each)[rows]
     return {**columns, "time": np.array(times, "datetime64[s]"), "vector": vector}

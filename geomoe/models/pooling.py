@@ -137,7 +137,7 @@ def pool_tokens(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig
       beside what the encoder makes of the pixels.
     - "tokens": all of them, (N, T, D); NaN where a patch holds no data.
 
-    Tokens that are not present (`TokenOutput.present`) count in no mean and no deviation.
+    Tokens that are not present (`TokenOutput.present`) count in no mean and no standard deviation.
 
     Args:
         metadata: week, hour, lat, lon, (N, 2) each: the [sin, cos] pairs that went in.

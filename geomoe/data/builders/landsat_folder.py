@@ -63,7 +63,7 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
         raise geotiff.PatchError("bad time stamp", where if explicit else entry.path, f"{entry.id}: {error}") from None
     latitude, longitude = location or (patch.latitude, patch.longitude)
     image = to_records(patch.image, InputSpec())
-    image = landsat.with_coastal(image) if landsat.lacks_coastal(patch.sensor) else image
+    image = image if landsat.BANDS[0] in patch.bands else landsat.with_coastal(image)
     labels = sorted({class_names.index(name) for name in _labels(row)})
     return records.record(entry.id, image, latitude, longitude, time, labels)
 

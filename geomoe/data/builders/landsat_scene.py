@@ -29,8 +29,8 @@ def _open_as_of(
     del modified  # a part of the key alone
     info = open_scene(path, sensor=sensor)
     spec = info.spec(InputSpec(unit=unit, sensor=sensor, sun_elevation=sun_elevation))
-    bands = landsat.sensor_bands(info.sensor)
-    if missing := [band for band in bands if band not in info.files]:
+    bands = [band for band in landsat.BANDS if band in info.files]
+    if missing := [band for band in landsat.BANDS[1:] if band not in info.files]:
         raise SceneError(f"{path}: the scene lacks {', '.join(missing)}, which a patch needs")
     return SceneReader(info, bands, str(spec.unit)), spec
 
@@ -54,7 +54,7 @@ def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
         raise PatchError("wrong values", entry.path, f"{window}: {error}") from None
     if not keep_nodata and not image.any():
         raise PatchError("all nodata", entry.path, f"every pixel of {window} is without data")
-    if landsat.lacks_coastal(info.sensor):
+    if landsat.BANDS[0] not in reader.bands:
         image = landsat.with_coastal(image)
     latitude, longitude = reader.locations(row + side / 2, column + side / 2)
     return records.record(entry.id, image, float(latitude), float(longitude), info.time, [])
