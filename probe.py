@@ -1,28 +1,8 @@
 """Probes a frozen encoder: `python probe.py --config configs/probe_X.py --config.checkpoint=DIR`."""
 
-from __future__ import annotations
-
 import sys
 
-from absl import flags
-from ml_collections import config_flags
-
-from geomoe.cli import setup
-
-EXAMPLE = "python probe.py --config configs/probe_synthetic.py --config.checkpoint=runs/demo"
-
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/.", lock_config=True)
-flags.mark_flags_as_required(["config"])
-
-
-def main(_: list[str]) -> None:
-    setup.start()
-    from geomoe.probing import run, tables
-
-    rows, facts = run.run(_CONFIG.value)
-    tables.print_table(rows, facts)
-    print(tables.verdict(rows))
-
+from geomoe.cli.probe import run
 
 if __name__ == "__main__":
-    sys.exit(setup.run_config_script(main, EXAMPLE))
+    sys.exit(run())

@@ -27,7 +27,7 @@ from geomoe.training.checkpoints import load_params, write_run
 from geomoe.training.run_file import read_run
 from geomoe.training.state import init_params
 from geomoe.version import __version__
-from geomoe.weights import read_torch_checkpoint
+from geomoe.weights import PUBLISHED, fetch, is_address, load_safetensors, read_torch_checkpoint, save_safetensors
 
 _NAT = np.datetime64("NaT", "s")
 Images = np.ndarray | Sequence[np.ndarray]
@@ -38,10 +38,12 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
     """Load a pretrained encoder.
 
     Args:
-        path: a run directory of `train.py`, or published PyTorch weights (`.pth`).
+        path: a run directory of `train.py`, an encoder's own file (`.safetensors`), PyTorch weights (`.pth`); or what is
+            fetched once and kept (see `geomoe.weights.fetch`): the name of published weights (`geomoe.weights.PUBLISHED`), an
+            `https://` or an `hf://owner/name` address.
         checkpoint: of a run directory: "last", "best" (by validation loss), or a step. A damaged one is left out with a
             warning, or refused where it is the only one or asked for by its step.
-        **options: for weights of unknown sizes, as for `geomoe.weights.read_torch_checkpoint`.
+        **options: of `.pth` files of unknown sizes, as for `geomoe.weights.read_torch_checkpoint`.
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no such checkpoint.
@@ -49,8 +51,14 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
             parameter has a wrong shape, is NaN or infinite.
     """
     path = os.fspath(path)
+    source = path
     if not os.path.exists(path):
-        raise FileNotFoundError(f"nothing at {path}; pass a run directory of train.py or a published .pth file")
+        if not is_address(path):
+            raise FileNotFoundError(
+                f"nothing at {path}; pass a run directory of train.py, a .safetensors or .pth file, an https:// address, or a "
+                f"name of published weights ({', '.join(PUBLISHED)})"
+            )
+        path = fetch(path)
     if os.path.isdir(path):
         run = read_run(path)
         step, params = load_params(path, checkpoint)
@@ -61,9 +69,14 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
         except ValueError as error:
             raise ValueError(f"{path} step {step}: {error}") from None
         return PretrainedEncoder(config, params, statistics, f"{path} step {step}", run["config"]["loss"]["normalise_targets"])
+    if path.endswith(".safetensors"):
+        if options:
+            raise TypeError(f"{', '.join(options)}: a .safetensors file says its sizes itself")
+        file = load_safetensors(path)
+        return PretrainedEncoder(file.config, file.params, file.statistics, source, file.normalised_targets, file.card)
     weights = read_torch_checkpoint(path, **options)
     statistics = weights.statistics or Statistics.published("bigearthnet_landsat")
-    return PretrainedEncoder(weights.config, weights.params, statistics, path, weights.normalised_targets)
+    return PretrainedEncoder(weights.config, weights.params, statistics, source, weights.normalised_targets)
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,6 +114,7 @@ class PretrainedEncoder:
     statistics: Statistics  # of the z-score that the encoder expects, in Collection 2 digital numbers
     source: str  # where it was loaded from
     normalised_targets: bool = False  # whether it learned to reconstruct patches that were normalised each by itself
+    card: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what its file says of how it came about
 
     @compilation.isolated
     def __post_init__(self) -> None:
@@ -387,7 +401,25 @@ class PretrainedEncoder:
     @compilation.isolated
     def random_weights(self, seed: int = 0) -> PretrainedEncoder:
         """The same architecture and statistics with fresh weights: a baseline."""
-        return dataclasses.replace(self, params=init_params(MAE(self.config), seed), source=f"random weights, seed {seed}")
+        return dataclasses.replace(
+            self, params=init_params(MAE(self.config), seed), source=f"random weights, seed {seed}", card={}
+        )
+
+    def save(self, path: str | os.PathLike[str], *, dtype: str = "float32", decoder: bool = False) -> None:
+        """Write the encoder with its architecture, statistics and card to one `.safetensors` file, which `load` takes.
+
+        Args:
+            dtype: "float32", or "float16" at half the size.
+            decoder: whether the decoder goes with it, for reconstructions.
+
+        Raises:
+            ValueError: the path does not end in .safetensors, or something is there.
+        """
+        if not os.fspath(path).endswith(".safetensors") or os.path.exists(path):
+            raise ValueError(f"{path}: an encoder is written to a new file that ends in .safetensors")
+        params = self.params if decoder else {"encoder": self.params["encoder"]}
+        card = {"source": self.source, **self.card}
+        save_safetensors(path, params, self.config, self.statistics, self.normalised_targets, card=card, dtype=dtype)
 
     def save_run(self, path: str | os.PathLike[str]) -> None:
         """Write a run directory of the encoder, for everything that takes one.

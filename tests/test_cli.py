@@ -1,11 +1,16 @@
 """The commands: every option that a command reads has a use."""
 
 import re
+import subprocess
+import sys
 
 import pytest
 from conftest import ROOT
+from geotiffs import pixels, write_tif
 
-from geomoe.cli import convert, embed, report
+import geomoe
+from geomoe import embeddings
+from geomoe.cli import convert, embed, info, main, report
 
 COMMANDS = sorted(path for path in (ROOT / "geomoe" / "cli").glob("*.py") if "add_argument(" in path.read_text())
 
@@ -30,3 +35,50 @@ def test_a_checkpoint_that_is_not_there_is_named(command, run_dir, synthetic_dir
         arguments += ["--dataset", "synthetic_landsat/small", "--data_dir", str(synthetic_dir)]
     with pytest.raises(FileNotFoundError, match="no checkpoint '?3"):
         command.main([*arguments, "--which", "3", "--output", str(tmp_path / "out.npz")])
+
+
+def geomoe_command(*arguments):
+    return subprocess.run([sys.executable, "-m", "geomoe.cli.main", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_one_command_for_all(run_dir):
+    usage = geomoe_command()
+    assert usage.returncode == 0 and all(name in usage.stdout for name in main.COMMANDS)
+    wrong = geomoe_command("embedd")
+    assert wrong.returncode == 1 and "unknown command 'embedd'; there are prepare, train" in wrong.stderr
+    help_of = geomoe_command("embed", "--help")
+    assert help_of.returncode == 0 and "--checkpoint" in help_of.stdout
+    config = geomoe_command("train", "--config", "configs/nope.py")
+    assert config.returncode == 1 and "there is no config file configs/nope.py" in config.stderr
+    assert geomoe_command("--version").stdout.startswith("geomoe 0.")
+
+
+def test_completion_knows_every_command_and_option():
+    script = main.completion("bash")
+    for command in main.COMMANDS:
+        assert f"*:{command})" in script
+    assert "--checkpoint" in main.options("embed") and "--workdir" in main.options("train")
+    completed = subprocess.run(
+        ["bash", "-c", script + 'COMP_WORDS=(geomoe embed --check) COMP_CWORD=2; _geomoe; echo "${COMPREPLY[@]}"'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert completed.stdout.strip() == "--checkpoint"
+    with pytest.raises(ValueError, match="completion for 'fish'"):
+        main.completion("fish")
+
+
+def test_info_says_what_a_path_is(run_dir, tmp_path):
+    encoder = geomoe.load(run_dir)
+    encoder.save(tmp_path / "e.safetensors")
+    scene = write_tif(tmp_path / "LC08_L2SP_193026_20210613_20210622_02_T1.tif", pixels(size=(60, 60)))
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "o.npz", pool="cls"), scene)
+    facts = {path: info.describe(str(path)) for path in (run_dir, tmp_path / "e.safetensors", scene, tmp_path / "o.npz")}
+    kinds = [each["kind"] for each in facts.values()]
+    assert kinds == ["run directory", "weights", "scene", "embeddings"]
+    assert facts[run_dir]["checkpoint"] == "4" and facts[tmp_path / "e.safetensors"]["decoder"] == "no"
+    assert facts[scene]["unit"] == "collection2_dn" and facts[scene]["time"] == "2021-06-13"
+    assert facts[tmp_path / "o.npz"]["pool"] == "cls" and facts[tmp_path / "o.npz"]["width"] == encoder.embed_dim
+    with pytest.raises(FileNotFoundError, match="nothing at"):
+        info.describe(str(tmp_path / "gone"))

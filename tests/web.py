@@ -16,6 +16,7 @@ class Served:
     requests: list[str] = dataclasses.field(default_factory=list)
     sent: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes of the bodies, by path
     failures: dict[str, int] = dataclasses.field(default_factory=dict)  # how many of a path's next requests fail
+    cut: dict[str, int] = dataclasses.field(default_factory=dict)  # bytes after which an answer breaks off, by path
 
 
 @contextlib.contextmanager
@@ -48,6 +49,10 @@ def serve(folder: pathlib.Path):
             self.send_header("Accept-Ranges", "bytes")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            if path in served.cut:
+                self.wfile.write(data[: served.cut[path]])
+                self.close_connection = True
+                return
             if body:
                 self.wfile.write(data)
                 served.sent[path] = served.sent.get(path, 0) + len(data)

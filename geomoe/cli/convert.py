@@ -1,5 +1,6 @@
 """Converts an encoder: published weights (.pth) to a run directory, a run to published weights, either to StableHLO.
 
+python -m geomoe.cli.convert --checkpoint RUN --output encoder.safetensors  one file, to pass on
 python -m geomoe.cli.convert --checkpoint RUN --output weights.pth        for PyTorch users
 python -m geomoe.cli.convert --checkpoint RUN --output encoder.stablehlo  without this package
 python -m geomoe.cli.convert --checkpoint weights.pth --output probe_me/  a run directory
@@ -18,9 +19,12 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
     parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")
-    parser.add_argument("--output", required=True, help="a .pth file, a .stablehlo file, or a folder that is not there yet")
+    parser.add_argument(
+        "--output", required=True, help="a .safetensors, .pth or .stablehlo file, or a folder that is not there yet"
+    )
     parser.add_argument("--pool", default="mean", help="of the exported function: mean, stages+metadata, tokens ...")
     parser.add_argument("--platforms", default="cpu,cuda,tpu", help="of the exported function (default: cpu,cuda,tpu)")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the weights in .safetensors")
     args = parser.parse_args(argv)
     if os.path.exists(args.output):
         raise ValueError(f"{args.output} is there already; remove it or take another name")
@@ -35,6 +39,9 @@ def main(argv: list[str] | None = None) -> None:
         facts = export_encoder(encoder, args.output, pool=parse_pool(args.pool), platforms=args.platforms.split(","))
         platforms = ", ".join(facts["platforms"])
         print(f"{args.output}: {facts['bytes'] / 1e6:.1f} MB, for {platforms}; inputs in {args.output}.json")
+    elif args.output.endswith(".safetensors"):
+        encoder.save(args.output, dtype=args.dtype)
+        print(f"{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB, {encoder.num_params:,} parameters")
     elif args.output.endswith(".pth"):
         from geomoe.weights import save_torch_checkpoint
 
