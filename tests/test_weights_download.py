@@ -117,7 +117,7 @@ def fake_hub(files):
 
 def test_the_hub(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ImportError, match="pip install huggingface_hub"):
+    with pytest.raises(ImportError, match="pip install 'geomoe\[hub\]'"):
         fetch("hf://owner/name")
     fake_hub(["README.md", "model.pth"])
     assert fetch("hf://owner/name") == str(PTH) == fetch("hf://owner/name/other/model.pth")

@@ -11,9 +11,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-_USER_ERRORS = (ValueError, OSError, FloatingPointError, AttributeError, KeyError)
+_USER_ERRORS = (ValueError, OSError, FloatingPointError, AttributeError, KeyError, ImportError)
 
 
+_EXTRAS = {"matplotlib": "report", "tensorboard": "train"}  # packages, and the extra that brings them
 TRY_AGAIN = os.EX_TEMPFAIL  # 75, the exit code of what the same command would go on with
 _HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process of a run counts as dead
 
@@ -136,6 +137,8 @@ def _text(error: BaseException) -> str:
     if _is_damaged_shard(error):
         what = str(error).rsplit("}} ", 1)[-1].split(" [")[0]
         return f"a shard of a prepared dataset is damaged ({what}); `python -m geomoe.cli.prepare ... --verify` says which"
+    if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+        return f"this needs {error.name}: pip install 'geomoe[{_EXTRAS[error.name]}]'"
     while error.args and isinstance(error.args[0], Exception):  # ml_collections puts a KeyError into an AttributeError
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)

@@ -31,7 +31,7 @@ def read_items(path: str | os.PathLike[str]) -> list[SceneFiles]:
     try:
         import pystac
     except ImportError as error:
-        raise ImportError("STAC items need pystac: pip install pystac") from error
+        raise ImportError("STAC items need pystac: pip install 'geomoe[stac]'") from error
     path = os.fspath(path)
     try:
         found = json.loads(read_text(path, _MAX_BYTES))

@@ -4,8 +4,11 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-import tensorflow as tf
-import tensorflow_datasets as tfds
+try:
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(f"prepared datasets and training need {error.name}: pip install 'geomoe[train]'") from error
 
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")

@@ -142,7 +142,7 @@ def _from_hub(path: str) -> str:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise ImportError("hf:// addresses need huggingface_hub: pip install huggingface_hub") from error
+        raise ImportError("hf:// addresses need huggingface_hub: pip install 'geomoe[hub]'") from error
     owner, _, rest = path.removeprefix("hf://").partition("/")
     name, _, file = rest.partition("/")
     if not owner or not name:
