@@ -4,6 +4,7 @@ import argparse
 import collections
 import json
 import os
+import shlex
 import sys
 import time
 from typing import Any
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--side", type=int, help="landsat_scene: side of the patches, in pixels (default: 48)")
     parser.add_argument("--max_cloud", type=float, help="landsat_scene: largest share of clouds in a patch (default: 0.5)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    parser.add_argument("--beam_options", help="of Apache Beam, as '--runner=DirectRunner', whose workers convert")
     parser.add_argument("--strict", action="store_true", help="stop at the first flawed patch")
     parser.add_argument("--keep_nodata", action="store_true", help="keep patches in which every pixel is 0")
     parser.add_argument(
@@ -87,6 +89,7 @@ def _builder(builder_class: Any, options: dict[str, Any], args: argparse.Namespa
     return builder_class(
         data_dir=args.data_dir,
         workers=args.workers,
+        beam_options=args.beam_options and shlex.split(args.beam_options),
         strict=args.strict,
         keep_nodata=args.keep_nodata,
         progress=lambda done, total: bar.update(task, completed=done, total=total),

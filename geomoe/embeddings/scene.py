@@ -8,6 +8,7 @@ import numpy as np
 
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, band_order, has_data
+from geomoe.data.product_files import SceneFiles
 from geomoe.data.scene import SceneError, SceneReader, check_mask, open_scene
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.files import TILE, Columns
@@ -18,7 +19,7 @@ from geomoe.pretrained import PretrainedEncoder
 def embed_scene(
     encoder: PretrainedEncoder,
     sink: Sink,
-    scene: str | os.PathLike[str] | Sequence[str],
+    scene: str | os.PathLike[str] | Sequence[str] | SceneFiles,
     *,
     spec: InputSpec | None = None,
     stride: int | None = None,

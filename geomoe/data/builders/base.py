@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Sequence
 from typing import Any
 
 from geomoe import landsat
@@ -49,6 +50,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
     Args:
         source: the folder (or whatever the subclass reads) to convert; needed by `download_and_prepare` alone.
         workers: processes that convert; 1, like a small source, works in this process.
+        beam_options: of Apache Beam's pipeline, as ("--runner=DirectRunner",), whose workers convert in their place.
         strict: stop at the first flawed patch instead of skipping it.
         keep_nodata: keep patches in which every pixel is without data.
         progress: called with the number of patches done and that of all, now and then.
@@ -62,6 +64,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         *,
         source: str | os.PathLike[str] | None = None,
         workers: int = 1,
+        beam_options: Sequence[str] | None = None,
         strict: bool = False,
         keep_nodata: bool = False,
         progress: Progress | None = None,
@@ -69,6 +72,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
     ) -> None:
         self.source = os.fspath(source or "")
         self.workers, self.strict, self.keep_nodata = workers, strict, keep_nodata
+        self.beam_options = beam_options
         self._progress = progress or (lambda done, total: None)
         self.resumed_shards = 0
         config = kwargs.get("config")
@@ -117,7 +121,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             raise PatchError(first.kind, first.path, first.message)
         folder = self._shard_folder(listing)
         shards = cut_into_shards(listing, folder, self.reader(), self.strict)
-        results, self.resumed_shards = convert(shards, self.workers, self._progress)
+        results, self.resumed_shards = convert(shards, self.workers, self._progress, self.beam_options)
         skipped = sorted(listing.skipped + [row for result in results for row in result.skipped])
         if not any(result.records for result in results):
             path = write_skipped(folder, skipped)
@@ -216,7 +220,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         folder = self._shard_folder(listing)
         parts = {os.path.basename(shard.path): shard for shard in cut_into_shards(listing, folder, self.reader(), False)}
         todo = [parts[row["part"]] for row in damaged if row["part"] in parts]
-        results, _ = convert(todo, self.workers, self._progress)
+        results, _ = convert(todo, self.workers, self._progress, self.beam_options)
         if [result.sha256 for result in results] != [row["sha256"] for row in damaged]:
             shutil.rmtree(folder)
             raise ValueError(

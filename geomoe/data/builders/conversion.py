@@ -8,7 +8,7 @@ import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,8 +58,12 @@ def cut_into_shards(listing: Listing, folder: str, reader: Reader, strict: bool)
     return shards
 
 
-def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list[ShardResult], int]:
+def convert(
+    shards: list[Shard], workers: int, progress: Progress, beam_options: Sequence[str] | None = None
+) -> tuple[list[ShardResult], int]:
     """Write the shards that are not finished yet; one worker, like few patches, works in this process.
+
+    With `beam_options`, of Apache Beam's pipeline, Beam's workers write them, who have to reach source and folder.
 
     Gives the result of each shard, in order, and how many an earlier run had finished.
     """
@@ -73,6 +77,13 @@ def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list
         results[shard.path] = result
         progress(sum(len(shard.entries) for shard in shards if shard.path in results), total)
 
+    if beam_options is not None and todo:
+        _write_by_beam(todo, beam_options)
+        for shard in todo:
+            if (written := finished(shard)) is None:
+                raise OSError(f"{shard.path} was not written: Beam's workers have to reach the folder")
+            add(shard, written)
+        return [results[shard.path] for shard in shards], resumed
     if workers <= 1 or len(todo) <= 1 or left < _MIN_PARALLEL:
         for shard in todo:
             add(shard, write_shard(shard))
@@ -88,6 +99,16 @@ def convert(shards: list[Shard], workers: int, progress: Progress) -> tuple[list
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [results[shard.path] for shard in shards], resumed
+
+
+def _write_by_beam(shards: list[Shard], beam_options: Sequence[str]) -> None:
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ImportError("conversion on many machines needs Apache Beam: pip install 'geomoe[beam]'") from error
+    with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
+        _ = pipeline | beam.Create(shards) | beam.Reshuffle() | beam.Map(lambda shard: write_shard(shard).records)
 
 
 def finished(shard: Shard) -> ShardResult | None:

@@ -1,0 +1,149 @@
+"""Many scenes: each is embedded to a file of its own, in this process or by Apache Beam on many machines."""
+
+import collections
+import csv
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from geomoe.data.preprocess import InputSpec
+from geomoe.data.product_files import SceneFiles
+from geomoe.embeddings.scene import embed_scene
+from geomoe.embeddings.sink import Sink
+from geomoe.files import atomic_open
+from geomoe.models.pooling import Pool
+from geomoe.pretrained import PretrainedEncoder, load
+
+RESULTS = "scenes.csv"  # in the folder of the outputs: what became of each scene
+Scene = str | SceneFiles
+
+
+class SceneResult(NamedTuple):
+    """What became of a scene."""
+
+    scene: str
+    output: str  # "" where it failed
+    patches: int
+    embedded: int
+    error: str  # "" where it did not fail
+
+
+@dataclasses.dataclass(frozen=True)
+class CatalogueJob:
+    """How the scenes of a catalogue are embedded; plain values, which go to other machines.
+
+    Attributes:
+        checkpoint, which: of the encoder, as for `geomoe.load`; every worker has to reach it.
+        folder: of the outputs, which every worker has to reach.
+        ending: ".parquet", ".npz" or ".tif".
+        pool, dtype, batch_size: as for `geomoe.embeddings.Sink`.
+        spec, options: as for `geomoe.embeddings.embed_scene`, the options its other arguments by name.
+    """
+
+    checkpoint: str
+    folder: str
+    ending: str = ".parquet"
+    which: str | int = "last"
+    pool: Pool = "mean"
+    dtype: str = "float32"
+    batch_size: int = 256
+    spec: InputSpec = InputSpec()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def output(self, scene: Scene) -> str:
+        """The file of a scene's embeddings, by the name of its product, file or folder."""
+        return os.path.join(self.folder, f"{_name(scene)}{self.ending}")
+
+
+def _name(scene: Scene) -> str:
+    if isinstance(scene, SceneFiles):
+        return scene.name
+    base = os.path.basename(scene.rstrip("/"))
+    stem, ending = os.path.splitext(base)
+    return stem if ending.lower() in (".tif", ".tiff", ".jp2") else base
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(checkpoint: str, which: str | int) -> PretrainedEncoder:
+    return load(checkpoint, which)
+
+
+def embed_one(job: CatalogueJob, scene: Scene) -> SceneResult:
+    """Embed one scene, unless its output is there; an error of the scene's is in the result, others are raised."""
+    output, record = job.output(scene), f"{job.output(scene)}.json.result"
+    if os.path.exists(output) and os.path.exists(record):
+        with open(record, encoding="utf-8") as file:
+            return SceneResult(**json.load(file))
+    encoder = _encoder(job.checkpoint, job.which)
+    try:
+        sink = Sink(output, job.pool, job.dtype, job.batch_size)
+        counts = embed_scene(encoder, sink, scene, spec=job.spec, **job.options)
+    except (ValueError, OSError) as error:
+        return SceneResult(_name(scene), "", 0, 0, str(error).partition("\n")[0])
+    result = SceneResult(_name(scene), output, counts["patches"], counts["embedded"], "")
+    with atomic_open(record) as file:
+        json.dump(result._asdict(), file)
+    return result
+
+
+def embed_scenes(
+    job: CatalogueJob,
+    scenes: Sequence[Scene],
+    *,
+    beam_options: Sequence[str] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[SceneResult]:
+    """Embed scenes, each to a file of its own, and write `scenes.csv` beside them; scenes that fail are listed, not fatal.
+
+    The same call goes on where an earlier one was interrupted: scenes whose files are there are not embedded again, and those
+    that failed are tried again.
+
+    Args:
+        scenes: paths or addresses, or what a catalogue says (`geomoe.data.stac.read_items`).
+        beam_options: of Apache Beam's pipeline, as ("--runner=DirectRunner",); None embeds in this process.
+        progress: called with the scenes done and that of all, in this process.
+
+    Raises:
+        ValueError: two scenes have one name, or there is none.
+        ImportError: Beam is asked for and not installed.
+    """
+    names = collections.Counter(_name(scene) for scene in scenes)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"two scenes are named {twice[0]}, and would have one output; rename one, or take two folders")
+    if not scenes:
+        raise ValueError("there is no scene to embed")
+    os.makedirs(job.folder, exist_ok=True)
+    if beam_options is None:
+        results = []
+        for scene in scenes:
+            results.append(embed_one(job, scene))
+            progress(len(results), len(scenes))
+    else:
+        results = _by_beam(job, scenes, beam_options)
+    with atomic_open(os.path.join(job.folder, RESULTS), newline="") as file:
+        csv.writer(file).writerows([SceneResult._fields, *results])
+    return results
+
+
+def _by_beam(job: CatalogueJob, scenes: Sequence[Scene], beam_options: Sequence[str]) -> list[SceneResult]:
+    try:
+        import apache_beam as beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError as error:
+        raise ImportError("scenes on many machines need Apache Beam: pip install 'geomoe[beam]'") from error
+    path = os.path.join(job.folder, ".results")
+    with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
+        results = (
+            pipeline
+            | beam.Create(list(enumerate(scenes)))
+            | beam.Reshuffle()
+            | beam.Map(lambda item: json.dumps([item[0], *embed_one(job, item[1])]))
+        )
+        results | beam.io.WriteToText(path, num_shards=1, shard_name_template="")
+    with open(path, encoding="utf-8") as file:
+        rows = sorted(json.loads(line) for line in file)
+    os.remove(path)
+    return [SceneResult(*row[1:]) for row in rows]

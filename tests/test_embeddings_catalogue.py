@@ -1,0 +1,85 @@
+"""Many scenes: each to its file, resumed, failures listed; by Beam the same."""
+
+import csv
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import PTH
+from geotiffs import pixels, write_tif
+
+from geomoe import embeddings
+from geomoe.embeddings.catalogue import CatalogueJob, embed_scenes
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    paths = [str(write_tif(tmp_path / "in" / f"s{i}.tif", pixels(seed=i, size=(20, 30)))) for i in range(3)]
+    return [*paths[:2], str(tmp_path / "in" / "gone.tif"), paths[2]]
+
+
+def tables(results):
+    return [embeddings.read(result.output) for result in results if result.output]
+
+
+def test_each_scene_has_its_file_and_failures_are_listed(tmp_path, scenes):
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"), ".npz", options={"stride": 8})
+    done = []
+    results = embed_scenes(job, scenes, progress=lambda count, total: done.append((count, total)))
+    assert [(r.scene, r.patches, bool(r.error)) for r in results] == [
+        ("s0", 12, False),
+        ("s1", 12, False),
+        ("gone", 0, True),
+        ("s2", 12, False),
+    ]
+    assert "gone.tif: there is no such file" in results[2].error and done[-1] == (4, 4)
+    with open(tmp_path / "out" / "scenes.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["scene"] for row in rows] == ["s0", "s1", "gone", "s2"] and rows[0]["embedded"] == "11"
+    vectors = [table["vector"] for table in tables(results)]
+    assert len(vectors) == 3 and not np.allclose(vectors[0], vectors[1])
+    times = [(tmp_path / "out" / f"s{i}.npz").stat().st_mtime_ns for i in range(3)]
+    write_tif(tmp_path / "in" / "gone.tif", pixels(seed=9, size=(20, 30)))
+    again = embed_scenes(job, scenes)
+    assert [r.embedded for r in again] == [11] * 4
+    assert times == [(tmp_path / "out" / f"s{i}.npz").stat().st_mtime_ns for i in range(3)]  # not embedded again
+
+
+def test_names_that_collide_and_no_scene(tmp_path, scenes):
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="two scenes are named s0"):
+        embed_scenes(job, [scenes[0], scenes[0]])
+    with pytest.raises(ValueError, match="there is no scene"):
+        embed_scenes(job, [])
+
+
+@pytest.mark.long
+def test_beam_gives_the_same(tmp_path, scenes):
+    pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install -r requirements-long.txt")
+    job = CatalogueJob(str(PTH), str(tmp_path / "plain"), ".npz", options={"stride": 8})
+    plain = embed_scenes(job, scenes)
+    by_beam = embed_scenes(
+        dataclasses.replace(job, folder=str(tmp_path / "beam")), scenes, beam_options=["--runner=DirectRunner"]
+    )
+    assert [r._replace(output="") for r in plain] == [r._replace(output="") for r in by_beam]
+    for a, b in zip(tables(plain), tables(by_beam), strict=True):
+        for name in a:
+            if name != "facts":
+                np.testing.assert_array_equal(a[name], b[name])
+
+
+@pytest.mark.long
+def test_conversion_by_beam_gives_the_same_records(tmp_path):
+    pytest.importorskip("apache_beam", reason="needs Apache Beam: pip install -r requirements-long.txt")
+    from geomoe.data.builders import LandsatFolder
+
+    for i in range(12):
+        write_tif(tmp_path / "in" / f"{i}.tif", pixels(seed=i) * (i != 5))  # one without data
+    files = []
+    for name, options in (("plain", {}), ("beam", {"beam_options": ["--runner=DirectRunner"]})):
+        builder = LandsatFolder(source=tmp_path / "in", data_dir=tmp_path / name, config="x", **options)
+        builder.download_and_prepare()
+        assert builder.info.splits["train"].num_examples == 11
+        folder = tmp_path / name / "landsat_folder" / "x" / "1.0.0"
+        files.append({path.name: path.read_bytes() for path in folder.glob("*.tfrecord*")})
+    assert files[0] == files[1] and len(files[0]) > 1
