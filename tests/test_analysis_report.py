@@ -58,6 +58,7 @@ def held_out():
     scale = rng.permutation(np.linspace(0.1, 2.0, 20))[:, None, None, None]
     batch = {"image": (rng.standard_normal((20, 8, 8, 7)) * scale).astype(np.float32)}
     batch |= {name: np.zeros((20, 2), np.float32) for name in FIELDS}
+    batch["valid"] = np.ones((20, 8, 8), bool)
     return sections.HeldOut.of({**batch, "labels": np.eye(4, dtype=int)[np.arange(20) % 4]}, "multiclass", list("abcd"))
 
 

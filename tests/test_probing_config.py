@@ -44,6 +44,7 @@ def test_reading_a_config_loads_no_probe():
         (dict(protocol="nobody"), "config.protocol = 'nobody'"),
         (dict(protocol="moe_mae_paper"), "has no knn probe"),
         ({"data.train_fraction": 0.0}, "config.data.train_fraction = 0.0"),
+        ({"data.nodata": "dark"}, "config.data.nodata = 'dark'"),
         ({"linear.C": -1.0}, "config.linear.C = -1.0"),
         ({"ridge.target": "ndwi"}, "config.ridge.target = 'ndwi'"),
         ({"data.test_split": "", "data.folds": 1}, "config.data.folds = 1"),
@@ -68,6 +69,7 @@ def test_settings_tell_apart_what_a_result_depends_on():
 
     changes = [
         {"data.drop": ("lat",)},
+        {"data.nodata": "published"},
         {"data.train_fraction": 0.5},
         {"data.val_split": "val"},
         {"data.test_split": "", "data.folds": 3},

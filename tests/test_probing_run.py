@@ -212,6 +212,7 @@ def test_results_are_taken_for_their_own_key_alone(config, calls, monkeypatch):
         {"pool": "cls"},
         {"pool": ("mean", "metadata")},
         {"data.drop": ("lat",)},
+        {"data.nodata": "published"},
         {"data.train_fraction": 0.5},
         {"data.val_split": "val"},
         {"data.test_split": "val"},

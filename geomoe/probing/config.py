@@ -65,6 +65,7 @@ def default_probe_config() -> ml_collections.ConfigDict:
     data.clip = ()
     data.hour = "utc"
     data.drop = ()  # of week, hour, lat and lon, what the encoder is not given
+    data.nodata = "masked"  # pixels without data do not speak; "published": they do, as in the published evaluation
     data.batch_size = 256
     # C = 0 sweeps 40 values from 1e-6 to 1e4 on the validation split; the defaults of linear and knn are Landsat-Bench's
     config.linear = ml_collections.ConfigDict(dict(C=1.0, standardise=False, max_iter=1000))
@@ -77,6 +78,7 @@ def default_probe_config() -> ml_collections.ConfigDict:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raise ValueError, naming the key, for a configuration that cannot be run."""
+    from geomoe.data.preprocess import InputSpec
     from geomoe.models.pooling import check_pool
     from geomoe.probing.features import TARGETS
     from geomoe.training.config import flatten
@@ -90,10 +92,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require(not unknown, f"unknown config key {', '.join(unknown)}")
     require(bool(config.checkpoint), "config.checkpoint is empty: pass --config.checkpoint=RUN_DIR (or a published .pth)")
     require(bool(d.name), "config.data.name is empty: name a prepared dataset")
-    try:
-        check_pool(config.pool)
-    except ValueError as error:
-        raise ValueError(f"config.{error}") from None
+    for section, check in (("", lambda: check_pool(config.pool)), ("data.", lambda: InputSpec(nodata=d.nodata))):
+        try:
+            check()
+        except ValueError as error:
+            raise ValueError(f"config.{section}{error}") from None
     for key, allowed in (("probes", PROBES), ("baselines", BASELINES)):
         for name in config[key]:
             require(name in allowed, f"config.{key} has {name!r}, which is not one of {', '.join(allowed)}")
@@ -130,7 +133,7 @@ def probe_options(config: ml_collections.ConfigDict, probe: str) -> dict[str, An
 def settings_text(config: ml_collections.ConfigDict, probe: str) -> str:
     """Every option that a result of a probe depends on and no other column of the results file has, as text."""
     d = config.data
-    shown = {key: d[key] for key in ("resize_mode", "clip", "hour", "drop")} | {"fraction": d.train_fraction}
+    shown = {key: d[key] for key in ("resize_mode", "clip", "hour", "drop", "nodata")} | {"fraction": d.train_fraction}
     if d.val_split:
         shown["val"] = d.val_split
     if not d.test_split:

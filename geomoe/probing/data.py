@@ -34,7 +34,7 @@ class SplitData(_Data):
 
     def __init__(self, config: ml_collections.ConfigDict, encoder: PretrainedEncoder, source: Any):
         super().__init__(config, encoder)
-        keys = ("resize_mode", "hour", "batch_size", "drop")
+        keys = ("resize_mode", "hour", "batch_size", "drop", "nodata")
         options: dict[str, Any] = {key: config.data[key] for key in keys} | {"clip": tuple(config.data.clip) or None}
         self._source, self._options = source, options
         self.images = functools.cache(lambda name: load_images(encoder, source, name, **options))  # as `finetune` takes them
@@ -59,14 +59,10 @@ class SplitData(_Data):
             baselines[BANDS] = band_statistics
         if RCF in self._config.baselines:
             train = self._config.data.train_split
-            images = load_images(self._pretrained, self._source, train, limit=RCF_IMAGES, **self._options)["image"]
+            drawn = load_images(self._pretrained, self._source, train, limit=RCF_IMAGES, **self._options)
             for seed in self._config.seeds:
-                baselines[f"{RCF} {seed}"] = functools.partial(_of_images, RandomConvFeatures(images, seed=seed))
+                baselines[f"{RCF} {seed}"] = RandomConvFeatures(drawn["image"], seed=seed, valid=drawn["valid"])
         return baselines
-
-
-def _of_images(filters: RandomConvFeatures, images: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    return filters(images)
 
 
 class ChangeData(_Data):
@@ -87,14 +83,17 @@ class ChangeData(_Data):
         drawn, d = self._drawn(seed), self._config.data
         spec = preprocess.InputSpec(resize_mode="centre_crop")
         before, after = (self._pretrained.prepare(drawn[view], spec) for view in ("before", "after"))
+        if d.nodata == "published":
+            before, after = ((images, np.ones_like(valid)) for images, valid in (before, after))
         if features == BANDS:
             return band_statistics(*before), band_statistics(*after)
         if features == RCF:
-            filters = RandomConvFeatures(before[0], seed=seed)
-            return filters(before[0]), filters(after[0])
+            filters = RandomConvFeatures(before[0], seed=seed, valid=before[1])
+            return filters(*before), filters(*after)
         embedded = []
-        for (images, _), time in ((before, drawn["time_before"]), (after, drawn["time_after"])):
+        for (images, valid), time in ((before, drawn["time_before"]), (after, drawn["time_after"])):
             fields = metadata.encode(drawn["lat"], drawn["lon"], time)._asdict()
             kept = [np.zeros_like(v) if name in d.drop else v for name, v in fields.items()]
-            embedded.append(embed_in_batches(self.encoder(features, seed), images, kept, self._config.pool, d.batch_size))
+            of = self.encoder(features, seed)
+            embedded.append(embed_in_batches(of, images, kept, self._config.pool, d.batch_size, valid))
         return embedded

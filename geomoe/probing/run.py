@@ -10,6 +10,7 @@ from typing import Any
 import ml_collections
 
 from geomoe import data as datasets
+from geomoe.data.preprocess import InputSpec
 from geomoe.models.pooling import pool_name
 from geomoe.pretrained import load
 from geomoe.probing.change import METHODS, change_probe
@@ -123,7 +124,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
             results.add(key, result.metrics, result.intervals, unit="collection2_dn", statistics=source)
             first = (features, probe, seed) == (PRETRAINED, "linear", config.seeds[0])
             if first and config.save_probe and result.model is not None:  # cross-validation fits one on each fold
-                info = {**result.model.info, "classes": classes, "input": encoder.record()}
+                info = {**result.model.info, "classes": classes, "input": encoder.record(InputSpec(nodata=d.nodata))}
                 dataclasses.replace(result.model, info=info).save(f"{stem}_linear.npz")
         return Scores(result.metrics, result.intervals)
 

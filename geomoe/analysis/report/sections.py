@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from geomoe.analysis.experts import ablation_effects, contribution_norms
@@ -38,7 +37,7 @@ _ROUTED = 128  # images whose routing is measured
 class HeldOut:
     """Held-out images."""
 
-    batch: dict[str, np.ndarray]  # image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2); labels (N, K)
+    batch: dict[str, np.ndarray]  # image (N, S, S, C) z-scored; valid (N, S, S); week, hour, lat, lon (N, 2); labels (N, K)
     task: str  # "multiclass", "multilabel" or another
     classes: Sequence[str]  # their names; empty without labels
 
@@ -114,7 +113,8 @@ def curves(run_dir: str) -> str:
 def reconstructions(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """Originals, what the encoder saw, reconstructions and their errors."""
     model = MAE(encoder.config)
-    result = reconstruct(model, encoder.params, images.first(SHOWN), normalised_targets=encoder.normalised_targets)
+    shown, normalised = images.first(SHOWN), encoder.normalised_targets
+    result = reconstruct(model, encoder.params, shown, normalised_targets=normalised, valid=shown["valid"])
     drawn = ""
     for bands, title in ((TRUE_COLOUR, "true colour"), (FALSE_COLOUR, "near infrared, red, green")):
         drawn += f"<div><p>{title.capitalize()}:</p>{figures.reconstruction(result, encoder.statistics, bands, title)}</div>"
@@ -133,7 +133,7 @@ def routing(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """Shares of the experts, their map on the patch grid, what they contribute, and what is lost without each."""
     cfg = encoder.config
     batch = images.first(_ROUTED)
-    gates = encoder.apply_tokens(jnp.asarray(batch["image"]), *(jnp.asarray(batch[name]) for name in FIELDS)).gates
+    gates = encoder.apply_tokens(*(batch[name] for name in ("image", *FIELDS, "valid"))).gates
     routed = Routing([np.asarray(g) for g in gates], cfg)
     starved = [(i, e) for i, u in enumerate(routed.usage) for e, share in enumerate(u) if share < 0.25 / len(u)]
     note = f"{len(starved)} of {sum(map(len, routed.usage))} experts get less than a quarter of their even share of tokens"
@@ -156,7 +156,8 @@ def sensitivity(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """How far embeddings move and what probes lose when the metadata is removed, shuffled or shifted."""
     labelled = images.task in TASKS
     labels, task = (images.batch["labels"], images.task) if labelled else (None, None)
-    rows = metadata_sensitivity(encoder, images.batch["image"], images.batch, labels, task, batch_size=128)
+    batch = images.batch
+    rows = metadata_sensitivity(encoder, batch["image"], batch, labels, task, valid=batch["valid"], batch_size=128)
     header = ["metadata given to the encoder", "cosine with the true embedding"]
     if labelled:
         metric = TITLES[main_metric(images.task)]
@@ -200,7 +201,8 @@ def probes(run_dir: str) -> str:
 
 def projection(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """Embeddings in two dimensions, coloured by class."""
-    z = embed_in_batches(encoder, images.batch["image"], [images.batch[name] for name in FIELDS], batch_size=128)
+    batch = images.batch
+    z = embed_in_batches(encoder, batch["image"], [batch[name] for name in FIELDS], batch_size=128, valid=batch["valid"])
     labels = images.batch["labels"]
     several = images.task == "multilabel"
     single = labels.sum(axis=1) == 1 if several else np.ones(len(labels), bool)
