@@ -24,6 +24,8 @@ def test_a_split_is_embedded_in_its_order_with_labels_and_targets(encoder, optio
     expected = np.concatenate([embed_in_batches(encoder, images["image"], fields), *fields], axis=1)
     np.testing.assert_allclose(features.sets["a"], expected, atol=2e-5)
     np.testing.assert_array_equal(features.labels, images["labels"])
+    batches = data.load(NAME, "test", img_size=8, statistics=encoder.statistics, **options).as_numpy_iterator()
+    assert features.ids.tolist() == [name.decode() for batch in batches for name in batch["id"]]
     np.testing.assert_allclose(features.sets["band statistics"], band_statistics(images["image"], images["valid"]), atol=1e-5)
     np.testing.assert_allclose(metadata.encode_degrees(features.targets["latitude"]), images["lat"], atol=1e-6)
     np.testing.assert_allclose(metadata.encode_degrees(features.targets["longitude"]), images["lon"], atol=1e-6)

@@ -18,7 +18,7 @@ from geomoe.probing.config import RANDOM
 from geomoe.probing.evaluation import held_out_scores
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.results import RowFile
-from geomoe.probing.splits import Rows, folds
+from geomoe.probing.splits import Rows, random_folds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def nested_choice(candidates: Mapping[str, np.ndarray], labels: np.ndarray, prot
 
         def fit(train: Rows, test: Rows, seed: int = seed) -> np.ndarray:
             (rows, y), (test_rows, _) = train, test
-            inner = folds(y, protocol.folds - 1, seed)
+            inner = random_folds(len(y), protocol.folds - 1, seed)
             micro: dict[tuple[str, float], float] = {}
             for candidate, features in candidates.items():
                 path = held_out_scores(features[rows], y, inner, protocol.path)
@@ -154,7 +154,7 @@ def nested_choice(candidates: Mapping[str, np.ndarray], labels: np.ndarray, prot
             model = fit_logistic(features[rows], y, task="multilabel", C=strength, standardise=True)[0]
             return model.probabilities(features[test_rows])
 
-        parts = folds(labels, protocol.folds, seed)
+        parts = random_folds(len(labels), protocol.folds, seed)
         total += protocol.micro_macro(labels, held_out_scores(np.arange(len(labels)), labels, parts, fit))
     micro, macro = total / len(protocol.seeds)
     return NestedChoice(float(micro), float(macro), dict(counts.most_common()))

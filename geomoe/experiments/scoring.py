@@ -22,7 +22,7 @@ from geomoe.probing.config import BANDS, RCF
 from geomoe.probing.evaluation import held_out_scores
 from geomoe.probing.features import RandomConvFeatures, band_statistics, load_images
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.splits import Rows, folds
+from geomoe.probing.splits import Rows, random_folds
 
 SMALL = 22  # side of the crops that are resized to the model's size, in pixels
 _POOLINGS = ("mean", "unit_mean", "stages")
@@ -63,7 +63,7 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, protocol: Protocol
     """Score features (N, D) on labels (N, K) 0/1: micro and macro mAP, means over the seeds, of the best C by micro mAP."""
     sums = np.zeros((len(protocol.strengths), 2))
     for seed in protocol.seeds:
-        path = held_out_scores(features, labels, folds(labels, protocol.folds, seed), protocol.path)
+        path = held_out_scores(features, labels, random_folds(len(labels), protocol.folds, seed), protocol.path)
         sums += [protocol.micro_macro(labels, scores) for scores in path]
     micro, macro = sums[np.argmax(sums[:, 0])] / len(protocol.seeds)
     return float(micro), float(macro)

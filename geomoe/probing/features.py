@@ -24,6 +24,7 @@ class Features(NamedTuple):
 
     sets: dict[str, np.ndarray]  # name -> (N, D) float32
     labels: np.ndarray  # (N, K) int32
+    ids: np.ndarray  # (N,) text, the names of the patches
     targets: dict[str, np.ndarray]  # -> (N,): "ndvi" of the valid pixels' mean reflectance; "latitude", "longitude" in degrees
 
 
@@ -86,11 +87,10 @@ def embed_split(
         image, metadata, valid = batch["image"], [batch[field] for field in FIELDS], batch["heard"]
         embedded = {key: encoder.embed_batch(image, metadata, pool, batch_size, valid) for key, encoder in encoders.items()}
         sets.append({key: baseline(image, valid) for key, baseline in baselines.items()} | embedded)
-        columns.append(
-            {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, first.statistics)}
-        )
+        column = {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, first.statistics)}
+        columns.append(column | {"ids": np.array([patch.decode() for patch in batch["id"]])})
     joined = _joined(columns)
-    return Features(_joined(sets), joined.pop("labels"), joined)
+    return Features(_joined(sets), joined.pop("labels"), joined.pop("ids"), joined)
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
