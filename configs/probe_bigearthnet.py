@@ -12,5 +12,6 @@ from geomoe.probing import default_probe_config
 def get_config():
     config = default_probe_config()
     config.protocol = "landsat_bench"
+    config.data.nodata = "published"  # as the figures above
     config.data.name = "bigearthnet_landsat/19"
     return config

@@ -13,6 +13,7 @@ from geomoe.probing import default_probe_config
 def get_config():
     config = default_probe_config()
     config.protocol = "landsat_bench"
+    config.data.nodata = "published"  # as the figures above
     config.data.name = "eurosat_landsat"
     config.data.resize_mode = "resize"
     return config

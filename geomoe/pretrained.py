@@ -449,11 +449,25 @@ def _column(name: str, values: Any, count: int) -> np.ndarray:
 
 
 def embed_in_batches(
-    encoder: PretrainedEncoder, images: np.ndarray, metadata: Sequence[np.ndarray], pool: Pool = "mean", batch_size: int = 256
+    encoder: PretrainedEncoder,
+    images: np.ndarray,
+    metadata: Sequence[np.ndarray],
+    pool: Pool = "mean",
+    batch_size: int = 256,
+    valid: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Embed any number of images as a model takes them: (N, S, S, C) z-scored, and week, hour, lat, lon (N, 2) each."""
-    parts = [slice(start, start + batch_size) for start in range(0, len(images), batch_size)]
-    return np.concatenate([encoder.embed_batch(images[p], [field[p] for field in metadata], pool, batch_size) for p in parts])
+    """Embed any number of images as a model takes them.
+
+    Args:
+        images, metadata, pool, valid: as for `PretrainedEncoder.embed_batch`, of N images.
+        batch_size: images at once.
+    """
+    parts = []
+    for start in range(0, len(images), batch_size):
+        p = slice(start, start + batch_size)
+        holds = None if valid is None else valid[p]
+        parts.append(encoder.embed_batch(images[p], [field[p] for field in metadata], pool, batch_size, holds))
+    return np.concatenate(parts)
 
 
 def _pad(arrays: Sequence[np.ndarray], size: int) -> list[np.ndarray]:

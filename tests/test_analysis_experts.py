@@ -55,3 +55,25 @@ def test_an_ablation_moves_the_tokens_of_its_expert_alone(encoder, batch, gates)
     np.testing.assert_allclose(effects[1], (distances / mean_norm).reshape(effects[1].shape), rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="layer -1"):
         ablation_effects(encoder, batch, -1)
+
+
+def test_pixels_without_data_move_nothing(encoder, batch):
+    valid = np.ones((6, 8, 8), bool)
+    valid[:, :4, :5] = False  # one patch, and a column of another
+    found = []
+    for value in (0.0, 30.0):
+        image = np.where(valid[..., None], batch["image"], value).astype(np.float32)
+        spoilt = {**batch, "image": image, "valid": valid}
+        found.append((contribution_norms(encoder, spoilt, 2), ablation_effects(encoder, spoilt, 2)))
+    for a, b in zip(*found):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    norms, effects = found[0]
+    assert not norms[:, 5].any() and norms[:, 6].any() and not effects[:, :, 0, 0].any() and effects[:, :, 0, 1].any()
+    tokens = encoder.apply_tokens(*(batch[name] for name in ("image", *metadata.FIELDS)), valid=valid)
+    mean_norm = np.linalg.norm(np.asarray(tokens.tokens), axis=2)[np.asarray(tokens.present)].mean()
+    params = jax.tree.map(np.array, encoder.params)
+    params["encoder"]["block_02"]["moe"]["router"]["clean"]["bias"][1] -= 1e9
+    other = PretrainedEncoder(encoder.config, params, encoder.statistics, "without an expert")
+    moved = other.apply_tokens(*(batch[name] for name in ("image", *metadata.FIELDS)), valid=valid).tokens
+    distances = np.linalg.norm(np.asarray(moved - tokens.tokens), axis=2)[:, 6]
+    np.testing.assert_allclose(effects[1][:, 0, 1], distances / mean_norm, rtol=1e-3, atol=1e-6)

@@ -58,6 +58,7 @@ def held_out():
     scale = rng.permutation(np.linspace(0.1, 2.0, 20))[:, None, None, None]
     batch = {"image": (rng.standard_normal((20, 8, 8, 7)) * scale).astype(np.float32)}
     batch |= {name: np.zeros((20, 2), np.float32) for name in FIELDS}
+    batch["valid"] = np.ones((20, 8, 8), bool)
     return sections.HeldOut.of({**batch, "labels": np.eye(4, dtype=int)[np.arange(20) % 4]}, "multiclass", list("abcd"))
 
 
@@ -150,6 +151,35 @@ def test_probes_are_headed_by_the_main_metric_of_their_task(tmp_path, monkeypatc
     (tmp_path / "probes" / "old.json").write_text('{"rows": [{}]}')
     assert "old.json holds no table" in sections.probes(str(tmp_path))
     assert "No probes yet" in sections.probes(str(tmp_path / "none"))
+
+
+def test_folds_at_random_stand_beside_spatial_ones_with_a_warning(tmp_path):
+    def save(name, splits, title, values, **changes):
+        rows = [
+            Row.of(features, "linear", "multiclass", [Scores({"accuracy": value}, {}) for value in each])
+            for features, each in values.items()
+        ]
+        of_data = dict(train_split="train", nodata="masked", drop=[], resize_mode="resize", clip=[], hour="utc", splits=splits)
+        config = dict(seeds=[0, 1], pool="mean", linear={}, knn={}, data=of_data | changes)
+        facts = dict(dataset="d", task="multiclass", train=5, test=None, protocol="none", encoder="e", splits=title)
+        save_tables(str(tmp_path / "probes" / name), rows, {**facts, "config": config})
+
+    save("d", "stratified", "stratified folds", {"pretrained": (0.80, 0.82), "random weights": (0.5, 0.6)})
+    assert "how the folds were drawn" not in sections.probes(str(tmp_path))
+    save("d_spatial", "spatial", "spatial blocks of 50 km", {"pretrained": (0.6, 0.64), "random weights": (0.5, 0.58)})
+    save("d_random", "random", "random folds", {"pretrained": (0.1, 0.2)}, nodata="published")  # of other embeddings
+    text = sections.probes(str(tmp_path))
+    assert text.count("how the folds were drawn") == 1
+    for cells in (
+        ("pretrained", "linear", "OA", "0.810 ± 0.014", "0.620 ± 0.028", "-0.190", "yes"),
+        ("random weights", "linear", "OA", "0.550 ± 0.071", "0.540 ± 0.057", "-0.010", "no"),
+    ):
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in text
+    assert "Warning: scores with spatial blocks of 50 km differ from those with stratified folds" in text
+    assert "linear -0.190 (spread 0.032)" in text and "cross-validated, spatial blocks of 50 km" in text
+    save("d_spatial", "spatial", "spatial blocks of 50 km", {"pretrained": (0.79, 0.83), "random weights": (0.1, 0.1)})
+    text = sections.probes(str(tmp_path))
+    assert "how the folds were drawn" in text and "Warning" not in text  # what differs is a baseline
 
 
 @pytest.mark.long

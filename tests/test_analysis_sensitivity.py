@@ -27,7 +27,8 @@ class Recorder:
     def __init__(self, latitude):
         self.latitude, self.seen = latitude, []
 
-    def embed_batch(self, images, fields, pool, size):
+    def embed_batch(self, images, fields, pool, size, valid):
+        self.valid = valid
         self.seen.append(dict(zip(FIELDS, fields)))
         mean = images.mean(axis=(1, 2))
         return np.concatenate([mean, 100 * fields[2]], axis=1) if self.latitude else mean
@@ -61,7 +62,7 @@ def test_the_probe_of_true_embeddings_is_scored_on_changed_ones_and_not_the_othe
     sign = np.sign(IMAGES.mean(axis=(1, 2, 3)))[:, None]
 
     class Turned:
-        def embed_batch(self, images, fields, pool, size):
+        def embed_batch(self, images, fields, pool, size, valid):
             missing = ~fields[2].any(axis=1, keepdims=True)
             return np.where(missing, sign * [-1, 10], sign * [1, 100])
 
@@ -69,6 +70,12 @@ def test_the_probe_of_true_embeddings_is_scored_on_changed_ones_and_not_the_othe
     rows = metadata_sensitivity(Turned(), IMAGES, fields(), labels, "multiclass", batch_size=COUNT)
     (row,) = (row for row in rows if row.change == "no location")
     assert row.score == 0 and row.refitted == 1
+
+
+def test_pixels_without_data_are_known_to_the_encoder():
+    encoder, valid = Recorder(False), RNG.random(IMAGES.shape[:3]) < 0.9
+    metadata_sensitivity(encoder, IMAGES, fields(), valid=valid, batch_size=COUNT)
+    np.testing.assert_array_equal(encoder.valid, valid)
 
 
 def test_missing_metadata_is_missing_and_the_rest_stays():

@@ -122,10 +122,18 @@ def test_only_what_the_file_lacks_is_trained_and_scored(runs, tmp_path):
 def test_a_torn_pool_is_scored_again_and_counts_once(runs, tmp_path):
     comparison = Comparison(3.0, str(tmp_path), "some", "train", "folder", pools=("mean",))
     path = tmp_path / "scores.csv"
-    row = Score("a", 0, 3.0, 1.0, 2, 3.0, 0.5, "mean", VIEWS[0], 0.4, 0.3, 0.2)
+    row = Score("a", 0, 3.0, "masked", 1.0, 2, 3.0, 0.5, "mean", VIEWS[0], 0.4, 0.3, 0.2)
     RowFile(path, Score).append([row])  # the other views were never written
     scores = [s for s in compare({"a": Config()}, [0], comparison) if s.recipe == "a"]
     assert [s.view for s in scores] == list(VIEWS) and all(s.micro_mAP == 0.5 for s in scores)
+    published = Comparison(3.0, str(tmp_path), "some", "train", "folder", pools=("mean",), nodata="published")
+    runs.clear()
+    others = compare({"a": Config()}, [0], published)  # none of the file's rows is taken for one of the other mode
+    assert ("baselines", 0) in runs and ("scores", "random", ("mean",)) in runs and ("scores", "trained", ("mean",)) in runs
+    assert {s.nodata for s in others} == {"published"}
+    assert {s.nodata for s in compare({"a": Config()}, [0], comparison)} == {"masked"}
+    with pytest.raises(ValueError, match="nodata = 'dark'"):
+        Comparison(3.0, str(tmp_path), "some", "train", "folder", nodata="dark")
     path.write_text("recipe,seed,micro\na,0,0.5\n")
     with pytest.raises(ValueError, match="scores.csv has other columns"):
         compare({"a": Config()}, [0], comparison)
@@ -135,10 +143,10 @@ def test_a_choice_is_among_every_recipe_and_pool(monkeypatch, tmp_path):
     z = {name: np.random.default_rng(i).standard_normal((40, 3)) for i, name in enumerate("ab")}
     labels = (z["b"] > 0).astype(int)
     monkeypatch.setattr(module, "load", lambda folder: folder)
-    patches = types.SimpleNamespace(labels=labels, view=lambda view: (view, []))
-    monkeypatch.setattr(module, "load_patches", lambda encoder, *args: patches)
+    patches = types.SimpleNamespace(labels=labels, view=lambda view: (view, [], None))
+    monkeypatch.setattr(module, "load_patches", lambda encoder, *args, nodata: patches)
 
-    def embed_pools(folder, view, fields, pools):
+    def embed_pools(folder, view, fields, valid, pools):
         assert view == VIEWS[0]
         name = folder.rsplit("/", 1)[1].split("-")[0]
         assert folder == str(tmp_path / f"{name}-3min-5")

@@ -12,7 +12,7 @@ from sklearn.preprocessing import StandardScaler
 
 from geomoe.experiments import Protocol, Scorer, cross_validated, scoring
 from geomoe.models import ModelConfig
-from geomoe.probing import band_statistics, folds
+from geomoe.probing import band_statistics
 
 SHORT = Protocol(strengths=(0.1,), folds=3, seeds=(0,), min_positives=1)
 
@@ -39,7 +39,7 @@ def test_the_protocol_is_that_of_scikit_learn():
         micro, macro = [], []
         for seed in (0, 1, 2):
             scores = np.zeros(labels.shape)
-            for part in folds(labels, 5, seed):
+            for part in np.array_split(np.random.default_rng(seed).permutation(60), 5):
                 rest = np.setdiff1d(np.arange(60), part)
                 scores[part] = model_of(strength).fit(x[rest], labels[rest]).predict_proba(x[part])
             micro.append(average_precision_score(labels, scores, average="micro"))
@@ -59,7 +59,7 @@ class Means:
     config = ModelConfig(width=5, num_heads=1, num_groups=1, img_size=8, in_channels=5)
     statistics = {"source": "none"}
 
-    def embed_batch(self, images, fields, pool, size):
+    def embed_batch(self, images, fields, pool, size, valid):
         assert pool in (("mean",), ("mean", "metadata"))
         return np.concatenate([images.mean(axis=(1, 2)), *(fields if "metadata" in pool else ())], axis=1)
 
@@ -74,10 +74,10 @@ def patches(monkeypatch):
         whole = np.broadcast_to(x[:, None, None], (count, 8, 8, 5)).astype(np.float32)
         noise = rng.standard_normal(x.shape)[:, None, None].astype(np.float32)
         fields = [rng.standard_normal((count, 2)).astype(np.float32) for _ in range(4)]
-        by_split[split] = scoring.Patches(whole, whole + noise, np.ones((count, 8, 8), bool), fields, labels)
+        by_split[split] = scoring.Patches(whole, whole + noise, *np.ones((2, count, 8, 8), bool), fields, labels)
 
     def load_patches(encoder, name, split, data_dir, **options):
-        assert options == ({"statistics": "those of the other"} if name == "other" else {})
+        assert options == {"nodata": "masked"} | ({"statistics": "those of the other"} if name == "other" else {})
         return by_split[f"other {split}" if name == "other" else split]
 
     monkeypatch.setattr(scoring, "load_patches", load_patches)
@@ -150,7 +150,8 @@ def test_only_labelled_patches_are_loaded(synthetic_dir, monkeypatch):
     np.testing.assert_array_equal(patches.labels, batch["labels"][1::2])
     np.testing.assert_array_equal(patches.metadata[3], batch["lon"][1::2])
     assert patches.cropped.shape == patches.whole.shape and not np.allclose(patches.cropped, patches.whole, atol=0.1)
-    images, fields = patches.view(scoring.NO_METADATA)
+    images, fields, valid = patches.view(scoring.NO_METADATA)
+    assert valid is patches.valid and patches.cropped_valid.all()
     assert images is patches.whole and not any(f.any() for f in fields)
     monkeypatch.setattr(scoring, "load_images", lambda *a, **o: {**batch, "labels": 0 * batch["labels"]})
     with pytest.raises(ValueError, match="has no labelled patch"):

@@ -44,11 +44,21 @@ def test_reading_a_config_loads_no_probe():
         (dict(protocol="nobody"), "config.protocol = 'nobody'"),
         (dict(protocol="moe_mae_paper"), "has no knn probe"),
         ({"data.train_fraction": 0.0}, "config.data.train_fraction = 0.0"),
+        ({"data.nodata": "dark"}, "config.data.nodata = 'dark'"),
         ({"linear.C": -1.0}, "config.linear.C = -1.0"),
         ({"ridge.target": "ndwi"}, "config.ridge.target = 'ndwi'"),
         ({"data.test_split": "", "data.folds": 1}, "config.data.folds = 1"),
         ({"data.test_split": "", "probes": ("ridge",)}, "ridge probe needs config.data.test_split"),
         ({"data.test_split": "", "label_fractions": (0.5,)}, "config.label_fractions needs"),
+        ({"data.splits": "blocks"}, "config.data.splits = 'blocks' is not one of random, stratified, spatial, group"),
+        ({"data.splits": "spatial"}, "config.data.splits = 'spatial' needs config.data.test_split = ''"),
+        ({"data.test_split": "", "data.block_km": 5.0}, "config.data.block_km = 5.0 needs config.data.splits = 'spatial'"),
+        ({"data.buffer_km": 5.0}, "config.data.buffer_km = 5.0 needs config.data.splits = 'spatial'"),
+        ({"data.test_split": "", "data.group": "scene"}, "config.data.group = 'scene' needs config.data.splits = 'group'"),
+        ({"data.test_split": "", "data.splits": "spatial", "data.block_km": 0.0}, "config.data.block_km = 0.0"),
+        ({"data.test_split": "", "data.splits": "spatial", "data.buffer_km": -1.0}, "config.data.buffer_km = -1.0"),
+        ({"data.test_split": "", "data.splits": "group"}, "config.data.group = '' is not scene, folder or TABLE.csv:COLUMN"),
+        ({"data.test_split": "", "data.splits": "group", "data.group": "site"}, "config.data.group = 'site'"),
         ({"protocol": "landsat_bench", "linear.C": 2.0}, "config.linear is set"),
     ],
 )
@@ -68,10 +78,17 @@ def test_settings_tell_apart_what_a_result_depends_on():
 
     changes = [
         {"data.drop": ("lat",)},
+        {"data.nodata": "published"},
         {"data.train_fraction": 0.5},
         {"data.val_split": "val"},
         {"data.test_split": "", "data.folds": 3},
         {"data.test_split": "", "data.folds": 4},
+        {"data.test_split": "", "data.splits": "random"},
+        {"data.test_split": "", "data.splits": "spatial"},
+        {"data.test_split": "", "data.splits": "spatial", "data.block_km": 20.0},
+        {"data.test_split": "", "data.splits": "spatial", "data.buffer_km": 20.0},
+        {"data.test_split": "", "data.splits": "group", "data.group": "scene"},
+        {"data.test_split": "", "data.splits": "group", "data.group": "folder"},
         {"data.resize_mode": "resize"},
         {"data.clip": (0.0, 1.0)},
         {"data.hour": "local"},
@@ -86,3 +103,12 @@ def test_settings_tell_apart_what_a_result_depends_on():
     assert text("knn", **{"knn.k": 3}) != text("knn") and text("linear", **{"knn.k": 3}) == text("linear")
     for probe, change in (("finetune", {"finetune.lr": 1.0}), ("ridge", {"ridge.target": "latitude"})):
         assert text(probe, **change) != text(probe)
+
+
+def test_another_table_of_groups_is_another_setting(tmp_path):
+    config, path, texts = default_probe_config(), tmp_path / "sites.csv", []
+    config.data.test_split, config.data.splits, config.data.group = "", "group", f"{path}:site"
+    for site in "ab":
+        path.write_text(f"id,site\np1,{site}\n")
+        texts.append(settings_text(config, "linear"))
+    assert texts[0] != texts[1] and "group=sites.csv:site:" in texts[0]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from probing_helpers import problem
 
-from geomoe.probing import cross_validate, knn_probe
+from geomoe.probing import cross_validate, knn_probe, random_folds, spatial_folds
 from geomoe.probing.evaluation import held_out_scores
 
 
@@ -21,7 +21,7 @@ def test_cross_validation_scores_every_row_by_others():
 def test_no_row_is_scored_by_a_fit_that_it_is_in():
     rows = np.arange(30)
     labels = np.eye(3, dtype=int)[rows % 3]
-    parts = np.array_split(np.random.default_rng(0).permutation(30), 4)
+    parts = random_folds(30, 4)
     seen = []
 
     def fit(train, test):
@@ -46,3 +46,27 @@ def test_the_seed_and_the_options_reach_the_probe():
     assert one.settings["k"] == 3 and one.settings["metric"] == "cosine" and one.settings["seed"] == 0
     with pytest.raises(ValueError, match="folds = 121"):
         cross_validate(x, y, task="multiclass", count=121)
+
+
+def test_folds_of_any_kind_are_taken_and_named():
+    """Labels that tell a place by its neighbour: folds at random find it, those of blocks do not."""
+    rng = np.random.default_rng(0)
+    place = rng.integers(0, 40, 240)
+    labels = rng.integers(0, 2, 40)[place]
+    x = rng.standard_normal((40, 6))[place] + 0.01 * rng.standard_normal((240, 6))
+    latitude, longitude = 40.0 + place + 0.01 * rng.random(240), 5 + 0.01 * rng.random(240)
+    options = dict(task="multiclass", probe=knn_probe, k=1, resamples=0)
+    folds = spatial_folds(latitude, longitude, 4, 2, block_km=60)
+    near, far = cross_validate(x, labels, count=4, **options), cross_validate(x, labels, folds=folds, **options)
+    assert near.metrics["accuracy"] == 1 and far.metrics["accuracy"] < 0.75
+    assert near.settings["splits"] == "stratified" and near.settings["folds"] == 4
+    assert {key: far.settings[key] for key in ("splits", "block_km", "folds", "seed")} == {
+        "splits": "spatial",
+        "block_km": 60,
+        "folds": 4,
+        "seed": 2,
+    }
+    with pytest.raises(ValueError, match="seed = 1 would be ignored"):
+        cross_validate(x, labels, folds=folds, seed=1, **options)
+    with pytest.raises(ValueError, match="the folds are of other rows: they test 240, and there are 30"):
+        cross_validate(x[:30], labels[:30], folds=folds, **options)

@@ -6,7 +6,7 @@ import pytest
 from geomoe import data, metadata
 from geomoe.landsat import Statistics
 from geomoe.pretrained import embed_in_batches
-from geomoe.probing import band_statistics, embed_split, load_images
+from geomoe.probing import RandomConvFeatures, band_statistics, embed_split, load_images
 
 NAME = "synthetic_landsat/small"
 
@@ -24,6 +24,8 @@ def test_a_split_is_embedded_in_its_order_with_labels_and_targets(encoder, optio
     expected = np.concatenate([embed_in_batches(encoder, images["image"], fields), *fields], axis=1)
     np.testing.assert_allclose(features.sets["a"], expected, atol=2e-5)
     np.testing.assert_array_equal(features.labels, images["labels"])
+    batches = data.load(NAME, "test", img_size=8, statistics=encoder.statistics, **options).as_numpy_iterator()
+    assert features.ids.tolist() == [name.decode() for batch in batches for name in batch["id"]]
     np.testing.assert_allclose(features.sets["band statistics"], band_statistics(images["image"], images["valid"]), atol=1e-5)
     np.testing.assert_allclose(metadata.encode_degrees(features.targets["latitude"]), images["lat"], atol=1e-6)
     np.testing.assert_allclose(metadata.encode_degrees(features.targets["longitude"]), images["lon"], atol=1e-6)
@@ -55,3 +57,61 @@ def test_dropped_fields_are_not_given(encoder, options):
         assert not np.allclose(z, embed_split({"a": encoder}, NAME, "test", **options).sets["a"], atol=1e-3)
     with pytest.raises(ValueError, match="drop has 'place'"):
         load_images(encoder, NAME, "test", drop=("place",), **options)
+
+
+def with_holes(monkeypatch, value):
+    """Let `geomoe.data.load` give batches of which every image lacks its left half, and holds `value` there."""
+    real = data.load
+
+    class Batches:
+        def __init__(self, *args, **options):
+            self.batches = real(*args, **options)
+
+        def as_numpy_iterator(self):
+            for batch in self.batches.as_numpy_iterator():
+                image, valid = batch["image"].copy(), batch["valid"].copy()
+                image[:, :, :4], valid[:, :, :4] = value, False
+                yield {**batch, "image": image, "valid": valid}
+
+    monkeypatch.setattr(data, "load", Batches)
+
+
+def test_pixels_without_data_speak_to_nobody_unless_asked_for(encoder, options, monkeypatch):
+    filters = RandomConvFeatures(load_images(encoder, NAME, "test", **options)["image"], num_filters=8)
+    baselines = {"bands": band_statistics, "filters": filters}
+    found = {}
+    for value in (0.0, -5.0):
+        with monkeypatch.context() as patch:
+            with_holes(patch, value)
+            for nodata in ("masked", "published"):
+                found[value, nodata] = (
+                    embed_split({"z": encoder}, NAME, "test", nodata=nodata, baselines=baselines, **options),
+                    load_images(encoder, NAME, "test", nodata=nodata, **options),
+                )
+    (dark, images), (published, speaking) = found[-5.0, "masked"], found[-5.0, "published"]
+    fields = [images[name] for name in metadata.FIELDS]
+    for name in ("z", "bands", "filters"):
+        np.testing.assert_allclose(dark.sets[name], found[0.0, "masked"][0].sets[name], atol=1e-6)
+        assert not np.allclose(published.sets[name], found[0.0, "published"][0].sets[name], atol=0.1)
+    expected = embed_in_batches(encoder, images["image"], fields, valid=images["valid"])
+    np.testing.assert_allclose(dark.sets["z"], expected, atol=2e-5)
+    np.testing.assert_allclose(published.sets["z"], embed_in_batches(encoder, images["image"], fields), atol=2e-5)
+    assert not images["valid"][:, :, :4].any() and images["valid"][:, :, 4:].all() and speaking["valid"].all()
+    np.testing.assert_allclose(dark.targets["ndvi"], published.targets["ndvi"])  # what is to be learned stays true
+    with pytest.raises(ValueError, match="nodata = 'dark'"):
+        load_images(encoder, NAME, "test", nodata="dark", **options)
+
+
+def test_filters_are_drawn_from_and_averaged_over_whole_patches():
+    """Half of an image without data is as the other half alone."""
+    images = np.random.default_rng(0).standard_normal((6, 8, 12, 2)).astype(np.float32)
+    valid = np.ones((6, 8, 12), bool)
+    valid[:, :, :5] = False
+    filters = RandomConvFeatures(images, num_filters=5, size=3)
+    np.testing.assert_allclose(filters(images, valid), filters(images[:, :, 5:]), atol=1e-6)
+    assert not filters(images, np.zeros_like(valid)).any()
+    empty = np.where(valid[..., None], images, 1e3).astype(np.float32)
+    drawn = [RandomConvFeatures(x, num_filters=5, size=3, valid=valid)(images) for x in (images, empty)]
+    np.testing.assert_allclose(drawn[0], drawn[1], atol=1e-6)
+    with pytest.raises(ValueError, match="0 of 360 patches"):
+        RandomConvFeatures(images, num_filters=5, size=3, valid=np.zeros_like(valid))

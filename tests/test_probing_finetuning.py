@@ -128,3 +128,16 @@ def test_options_out_of_range_are_named(encoder, data):
             finetune(data, data, encoder=encoder, task="multiclass", **changes)
     with pytest.raises(TypeError, match="rate"):
         finetune(data, data, encoder=encoder, task="multiclass", options=FineTuneOptions(), rate=1.0)
+
+
+def test_pixels_without_data_do_not_speak(encoder, data):
+    options = dict(encoder=encoder, task="multiclass", epochs=1, batch_size=32, resamples=0)
+    valid = np.random.default_rng(3).random(data["image"].shape[:3]) < 0.8
+    scores = []
+    for value in (0.0, 20.0):
+        spoilt = {**data, "image": np.where(valid[..., None], data["image"], value).astype(np.float32)}
+        masked, plain = ({**spoilt, "valid": v} for v in (valid, valid | True))
+        # Without a mask of its own a split is whole.
+        scores.append([finetune(rows(d, slice(80)), rows(data, slice(80, None)), **options).scores for d in (masked, plain)])
+    np.testing.assert_allclose(scores[0][0], scores[1][0], atol=1e-4)
+    assert not np.allclose(scores[0][1], scores[1][1], atol=1e-2)

@@ -1,11 +1,15 @@
 """Fitted models and their files."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 from conftest import DATA
 from probing_helpers import problem
 
 import geomoe
+from geomoe.data.preprocess import InputSpec
 from geomoe.probing import LinearModel, linear_probe, load_probe
 
 
@@ -22,6 +26,15 @@ def test_saved_probes_are_plain_and_come_back(tmp_path):
     encoder = geomoe.load(DATA / "reference_tiny_random.pth")
     images = np.full((4, 8, 8, 7), 12000, np.uint16)
     assert again.predict_images(encoder, images).tolist() == again.predict(encoder.embed(images)).tolist()
+    dark = images.copy()
+    dark[:, :, :4] = 0
+    published = dataclasses.replace(model, info={**model.info, "input": encoder.record(InputSpec(nodata="published"))})
+    seen = []
+    recorder = types.SimpleNamespace(embed=lambda images, **options: seen.append(options) or encoder.embed(images, **options))
+    expected = model.predict(encoder.embed(dark, nodata="published"))
+    assert published.predict_images(recorder, dark).tolist() == expected.tolist() and seen[0]["nodata"] == "published"
+    published.predict_images(recorder, dark, nodata="masked")
+    assert seen[1]["nodata"] == "masked"
     with pytest.raises(ValueError, match="saved as .npz or .safetensors"):
         model.save(tmp_path / "probe.pkl")
     (tmp_path / "other.npz").write_bytes(b"not an archive")

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from conftest import DATA, PTH, ROOT
 
+from geomoe import probing
 from geomoe.data import synthetic
 from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
 from geomoe.pretrained import load
 from geomoe.probing import ProbeResult, default_probe_config, embed_split, load_probe, run as probe_run
 from geomoe.probing.config import BASELINES
+from geomoe.probing.data import groups_of
 from geomoe.probing.tables import verdict
 
 FACTS = dict(class_names=synthetic.CLASSES, task="multilabel", description="")
@@ -212,6 +214,7 @@ def test_results_are_taken_for_their_own_key_alone(config, calls, monkeypatch):
         {"pool": "cls"},
         {"pool": ("mean", "metadata")},
         {"data.drop": ("lat",)},
+        {"data.nodata": "published"},
         {"data.train_fraction": 0.5},
         {"data.val_split": "val"},
         {"data.test_split": "val"},
@@ -236,6 +239,61 @@ def test_results_are_taken_for_their_own_key_alone(config, calls, monkeypatch):
     config.resume = False
     probe_run.run(config)
     assert len(calls) == 6 + 2 * len(changes)
+
+
+def test_folds_are_drawn_as_the_config_says(config, monkeypatch, tmp_path):
+    """The rows of each fold, by locations, names and labels read apart; other seeds draw others."""
+    seen = []
+
+    def record(x, y, *, folds, **options):
+        seen.append(folds)
+        return ProbeResult({"micro_mAP": 0.5}, np.zeros(0), np.zeros(0), {}, {})
+
+    monkeypatch.setattr(probe_run, "cross_validate", record)
+    rows = embed_split({"z": load(config.checkpoint)}, config.data.name, "train", data_dir=config.data.data_dir)
+    table = tmp_path / "sites.csv"
+    table.write_text("site,id,note\n" + "".join(f"s{i % 7},{name},x\n" for i, name in enumerate(rows.ids)))
+    where = rows.targets["latitude"], rows.targets["longitude"]
+    groups = np.arange(96) % 7
+    config.data.test_split, config.data.folds = "", 3
+    tables = []
+    for changes, expected in (
+        ({"splits": "random"}, [probing.random_folds(96, 3, seed) for seed in (0, 3)]),
+        ({"splits": "stratified"}, [probing.stratified_folds(rows.labels, 3, seed) for seed in (0, 3)]),
+        (
+            {"splits": "spatial", "block_km": 900.0, "buffer_km": 100.0},
+            [probing.spatial_folds(*where, 3, seed, block_km=900.0, buffer_km=100.0) for seed in (0, 3)],
+        ),
+        ({"splits": "group", "group": f"{table}:site"}, [probing.group_folds(groups, 3, seed) for seed in (0, 3)]),
+    ):
+        changed = copy.deepcopy(config)
+        changed.data.update(changes)
+        seen.clear()
+        _, facts = probe_run.run(changed)
+        assert len(seen) == 2
+        for folds, theirs in zip(seen, expected):
+            assert [(a.tolist(), b.tolist()) for a, b in folds] == [(a.tolist(), b.tolist()) for a, b in theirs]
+        tables.append(facts["splits"])
+    assert tables == ["random folds", "stratified folds", "spatial blocks of 900 km, buffer 100 km", f"groups by {table}:site"]
+    files = sorted(path.name for path in tmp_path.glob("*.json"))
+    assert files == [f"synthetic_landsat_small{kind}.json" for kind in ("", "_group", "_random", "_spatial")]
+
+
+def test_groups_of_patches_by_their_names(tmp_path):
+    names = ["S2A_2017_73_7", "S2A_2017_82_79", "S2B_2018_3_4"]
+    assert groups_of(names, "scene") == ["S2A_2017", "S2A_2017", "S2B_2018"]
+    assert groups_of(["a/b/1", "a/b/2", "c/1"], "folder") == ["a/b", "a/b", "c"]
+    (tmp_path / "sites.csv").write_text("id,label,site\nx,1,north\ny,2,\n")
+    group = f"{tmp_path}/sites.csv:site"
+    assert groups_of(["x", "x"], group) == ["north", "north"]
+    for ids, given, message in (
+        (["x", "y", "z"], group, "gives 2 of 3 patches no group, as 'y'"),
+        (["S2A_1_2", "plain"], "scene", "gives 1 of 2 patches no group, as 'plain'"),
+        (["plain"], "folder", "gives 1 of 1 patches no group, as 'plain'"),
+        (["x"], f"{tmp_path}/sites.csv:place", "sites.csv has no column 'place'; it has id, label, site"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            groups_of(ids, given)
 
 
 def test_baselines_are_fitted_on_features_of_their_own(config, calls):

@@ -42,6 +42,11 @@ def test_a_verdict_goes_by_the_main_metric_and_the_spread():
 def test_tables_show_means_spreads_and_the_interval_of_the_main_metric():
     lines = markdown(rows_of(), FACTS).splitlines()
     assert lines[0] == "**d (multiclass): 1,000 train, cross-validation; protocol: none**"
+    folds = markdown(rows_of(), {**FACTS, "splits": "spatial blocks of 5 km, buffer 0 km", "nodata": "masked"}).splitlines()[0]
+    assert folds == (
+        "**d (multiclass): 1,000 train, cross-validation, spatial blocks of 5 km, buffer 0 km; protocol: none; "
+        "pixels without data: masked**"
+    )
     assert lines[2] == "| features | probe | OA | mAP mic | R2 | RMSE | 95 % of main |"
     assert lines[4] == "| pretrained | linear | 0.700 ± 0.141 | 0.200 ± 0.141 |  |  | 0.500 to 0.700 |"
     assert lines[5].endswith("| 0.500 ± 0.000 | 1.000 ± 0.000 | 0.400 to 0.600 |")

@@ -8,7 +8,7 @@ from conftest import MICRO, batch_of, full_batch
 
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
-from geomoe.models import build_mae, patchify
+from geomoe.models import build_mae, encode, patchify
 from geomoe.training import default_config, multi_objective_config
 from geomoe.training.losses import OBJECTIVES
 from geomoe.training.losses.config import LossConfig
@@ -171,7 +171,7 @@ def test_held_out_losses_are_those_of_the_two_crops():
     model = build_mae(**MICRO)
     loss = every_objective()
     params = init_params(model, 0) | {"heads": init_heads(loss.heads(model.config), 0)}
-    batch, key = full_batch(model, 4), jax.random.key(3)
+    batch, key = with_gaps(full_batch(model, 4)), jax.random.key(3)
     run = jax.jit(
         lambda params: batch_losses(
             model, params, batch, loss, rngs={"mask": key}, positions=global_positions(4, 2, None), statistics=STATISTICS
@@ -180,10 +180,12 @@ def test_held_out_losses_are_those_of_the_two_crops():
     values, usage = run(params)
     images = np.concatenate([batch["image"], batch["second_view"]])
     metadata = [np.concatenate([batch[name], np.zeros_like(batch[name])]) for name in FIELDS]
-    out = model.apply({"params": params}, images, *metadata, rngs={"mask": key}, mask_noise=_mask_noise(key, 8, 16))
-    z = np.asarray(out.encoded.tokens).mean(axis=1)
-    predicted = {name: z @ head["kernel"] + head["bias"] for name, head in params["heads"].items() if name != "data2vec"}
     valid = np.concatenate([batch["valid"], batch["second_valid"]])
+    out = model.apply(
+        {"params": params}, images, *metadata, rngs={"mask": key}, mask_noise=_mask_noise(key, 8, 16), valid=valid
+    )
+    z = np.stack([tokens[present].mean(axis=0) for tokens, present in zip(*map(np.asarray, tokens_of(out)))])
+    predicted = {name: z @ head["kernel"] + head["bias"] for name, head in params["heads"].items() if name != "data2vec"}
     hidden = np.stack(metadata, axis=1).any(axis=-1) == 0
     distance = ((predicted["metadata"].reshape(8, 4, 2) - np.concatenate([batch["metadata"]] * 2)) ** 2).sum(axis=-1)
     target = patchify(batch["image"], 4)
@@ -202,8 +204,43 @@ def test_held_out_losses_are_those_of_the_two_crops():
     for name, value in expected.items():
         np.testing.assert_allclose(values[name], value, rtol=1e-4, err_msg=name)
     assert set(usage) == {"encoder/block_00", "decoder/block_00"}
-    gates = np.asarray(out.encoded.gates[0])
-    np.testing.assert_allclose(usage["encoder/block_00"], (gates > 0).mean(axis=(0, 1)) / 2, atol=1e-6)
+    gates, present = np.asarray(out.encoded.gates[0]), tokens_of(out)[1]
+    assert not present.all()
+    np.testing.assert_allclose(usage["encoder/block_00"], (gates[present] > 0).mean(axis=0) / 2, atol=1e-6)
+
+
+def with_gaps(batch):
+    """A batch whose first view lacks its first two patches, and of whose first place three patches are left in either view."""
+    valid, second = batch["valid"].copy(), batch["second_valid"].copy()
+    valid[:, :4, :8] = False
+    valid[0, :12], second[0, :12] = False, False
+    valid[0, 12:, :4] = second[0, 12:, :4] = False
+    return {**batch, "valid": valid, "second_valid": second}
+
+
+def tokens_of(out):
+    return out.encoded.tokens, np.asarray(out.encoded.present)
+
+
+def test_a_teacher_sees_no_pixels_without_data_and_no_patch_of_them_is_a_target():
+    model = build_mae(**MICRO, dropout=0.0)
+    loss = LossConfig.from_section({"data2vec_weight": 1.0, "valid_pixels": True})
+    params = init_params(model, 0) | {"heads": init_heads(loss.heads(model.config), 0)}
+    teacher = init_params(model, 1)["encoder"]
+    batch = with_gaps(full_batch(model, 4))
+    rngs = {name: jax.random.key(i) for i, name in enumerate(("mask", "router", "dropout"))}
+    options = dict(rngs=rngs, positions=global_positions(4, 1, None), router_noise=0.0, teacher=teacher)
+    value = batch_losses(model, params, batch, loss, **options)[0]["data2vec"]
+    inputs = [batch[name] for name in ("image", *FIELDS)]
+    out = model.apply({"params": params}, *inputs, mask_noise=_mask_noise(rngs["mask"], 4, 16), valid=batch["valid"])
+    whole = encode(model.config, teacher, *inputs, valid=batch["valid"])
+    target = np.asarray(data2vec_targets(whole.layer_tokens, 5))
+    share = batch["valid"].reshape(4, 4, 4, 4, 4).mean(axis=(2, 4)).reshape(4, 16)
+    counted = (np.asarray(out.mask) == 1) & (share >= 0.5)
+    assert 0 < counted.sum() < np.sum(out.mask)
+    head = params["heads"]["data2vec"]
+    predicted = np.asarray(out.decoder_tokens) @ head["kernel"] + head["bias"]
+    np.testing.assert_allclose(value, np.mean(np.square(predicted - target)[counted]), rtol=1e-4)
 
 
 def _mask_noise(key, count, width):

@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from conftest import MICRO, batch_of, finish, full_batch, start_script
-from test_training_losses import STATISTICS, WEIGHTS, every_objective
+from test_training_losses import STATISTICS, WEIGHTS, every_objective, with_gaps
 
 from geomoe.models import build_mae
 from geomoe.training import LossConfig, create_state, default_config, init_params, make_train_step
@@ -58,6 +58,29 @@ def test_every_objective_weighs_in_one_step_and_its_heads_learn():
     np.testing.assert_allclose(after.teacher["patch_proj"]["kernel"], 0.9 * old + 0.1 * new, atol=1e-6)
     with pytest.raises(ValueError, match="spectral_indices needs the statistics"):
         make_train_step(model, optimizer, loss)
+
+
+def test_what_pixels_without_data_hold_changes_no_step():
+    """With every objective, two views and a teacher; and with all pixels valid a step is that of a recipe without validity."""
+    model, optimizer = build_mae(**MICRO, dropout=0.0), optax.sgd(0.1)
+    loss = every_objective(decoded_views=2)
+    step = jax.jit(make_train_step(model, optimizer, loss, statistics=STATISTICS, axis_name=None))
+    batch, results = with_gaps(full_batch(model, 4)), []
+    for value in (0.0, 30.0):
+        spoilt = dict(batch)
+        for name, valid in (("image", "valid"), ("second_view", "second_valid")):
+            spoilt[name] = np.where(batch[valid][..., None], batch[name], value).astype(np.float32)
+        results.append(step(state_of(model, optimizer, loss=loss), spoilt, jax.random.key(0)))
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6)
+    np.testing.assert_allclose([np.sum(shares) for shares in results[0][1]["usage"].values()], 1, rtol=1e-5)
+
+    whole = {**batch, "valid": batch["valid"] | True, "second_valid": batch["valid"] | True}
+    without = every_objective(decoded_views=2, valid_pixels=False)
+    plain = jax.jit(make_train_step(model, optimizer, without, statistics=STATISTICS, axis_name=None))
+    results = [f(state_of(model, optimizer, loss=loss), whole, jax.random.key(0)) for f in (step, plain)]
+    for a, b in zip(*map(jax.tree.leaves, results), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-6)
 
 
 @pytest.mark.parametrize("total_steps, at", [(100, 2), (100, 5), (2, 0)])

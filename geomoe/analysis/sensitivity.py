@@ -61,6 +61,7 @@ def metadata_sensitivity(
     labels: np.ndarray | None = None,
     task: str | None = None,
     *,
+    valid: np.ndarray | None = None,
     pool: Pool = "mean",
     batch_size: int = 256,
     seed: int = 0,
@@ -72,6 +73,7 @@ def metadata_sensitivity(
         fields: week, hour, lat, lon (N, 2), as from `geomoe.metadata.encode`.
         labels: (N, K) 0/1, for the probe: fitted on one half of the images, scored on the other (C = 1, standardised).
         task: "multiclass" or "multilabel"; needed with labels.
+        valid: (N, S, S) bool, the pixels that hold data; None is all.
         pool, batch_size: as for `PretrainedEncoder.embed`.
         seed: of the shuffling and of the halves.
 
@@ -95,7 +97,7 @@ def metadata_sensitivity(
     out: list[Sensitivity] = []
     true: np.ndarray | None = None
     for change, changed in _changes(fields, seed):
-        z = embed_in_batches(encoder, images, [changed[name] for name in FIELDS], pool, batch_size)
+        z = embed_in_batches(encoder, images, [changed[name] for name in FIELDS], pool, batch_size, valid)
         true = z if true is None else true
         a, b = true - true.mean(axis=0), z - true.mean(axis=0)
         cosine = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)

@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--split", default="train", help="of --dataset, cross-validated (default: train)")
     parser.add_argument("--transfer", default="", help="another prepared dataset with labels, to try the embeddings on as well")
     parser.add_argument("--pools", nargs="+", help="poolings to score (default: six of them)")
+    parser.add_argument("--nodata", default="masked", help="masked or published: what becomes of pixels without data")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--nested", action="store_true", help="choose recipe and pooling by nested folds, with the first seed")
     parser.add_argument("--markdown", help="file that the table is written to, between its two marks")
@@ -35,8 +36,8 @@ def main(argv: list[str] | None = None) -> None:
     from geomoe.models.pooling import parse_pool
 
     pools = tuple(map(parse_pool, args.pools)) if args.pools else experiments.POOLS
-    options = {name: getattr(args, name) for name in ("minutes", "output", "dataset", "split", "data_dir", "transfer")}
-    comparison = experiments.Comparison(pools=pools, **options)
+    options = ("minutes", "output", "dataset", "split", "data_dir", "transfer", "nodata")
+    comparison = experiments.Comparison(pools=pools, **{name: getattr(args, name) for name in options})
     names = [os.path.splitext(os.path.basename(path))[0] for path in args.recipes]
     recipes = {name: experiments.load_recipe(path) for name, path in zip(names, args.recipes)}
     text = experiments.markdown(experiments.compare(recipes, args.seeds, comparison))

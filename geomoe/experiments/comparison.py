@@ -9,6 +9,7 @@ from typing import NamedTuple
 import ml_collections
 import numpy as np
 
+from geomoe.data.preprocess import InputSpec
 from geomoe.experiments.recipe import UNTRAINED, pretrain
 from geomoe.experiments.scoring import BASELINES, POOLS, STANDARD, WHOLE, Protocol, Scorer, embed_pools, load_patches, views_of
 from geomoe.models.pooling import Pool, pool_name
@@ -17,7 +18,7 @@ from geomoe.probing.config import RANDOM
 from geomoe.probing.evaluation import held_out_scores
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.results import RowFile
-from geomoe.probing.splits import Rows, folds
+from geomoe.probing.splits import Rows, random_folds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Comparison:
     transfer: str = ""
     pools: tuple[Pool, ...] = POOLS
     protocol: Protocol = STANDARD
+    nodata: str = "masked"  # as for `geomoe.probing.embed_split`
+
+    def __post_init__(self) -> None:
+        InputSpec(nodata=self.nodata)  # checks it
 
     def run_folder(self, recipe: str, seed: int) -> str:
         """The run directory of a recipe."""
@@ -50,6 +55,7 @@ class Score:
     recipe: str
     seed: int
     minutes: float  # that were asked for; 0 without training
+    nodata: str  # what became of pixels without data where patches were embedded
     seconds: float  # this and what follows: see `Run`
     steps: int
     images_per_second: float
@@ -62,9 +68,9 @@ class Score:
 
 
 def read_scores(path: str) -> list[Score]:
-    """Read the rows of a file of scores, the last one of each recipe, seed, minutes, pool and view."""
+    """Read the rows of a file of scores, the last one of each recipe, seed, minutes, nodata, pool and view."""
     rows = RowFile(path, Score).read()
-    return list({(row.recipe, row.seed, row.minutes, row.pool, row.view): row for row in rows}.values())
+    return list({(row.recipe, row.seed, row.minutes, row.nodata, row.pool, row.view): row for row in rows}.values())
 
 
 def _missing(scores: Sequence[Score], recipe: str, seed: int, minutes: float, pools: Iterable[Pool]) -> list[Pool]:
@@ -88,7 +94,7 @@ def compare(recipes: Mapping[str, ml_collections.ConfigDict], seeds: Sequence[in
     scorer: Scorer | None = None
     for seed in seeds:
         for recipe, config in recipes.items():
-            scores = read_scores(c.scores_path)
+            scores = [score for score in read_scores(c.scores_path) if score.nodata == c.nodata]
             missing = _missing(scores, recipe, seed, c.minutes, c.pools)
             if not missing:
                 continue
@@ -98,16 +104,18 @@ def compare(recipes: Mapping[str, ml_collections.ConfigDict], seeds: Sequence[in
             run = pretrain(config, c.minutes, seed, workdir)
             encoder = load(workdir)
             if scorer is None or scorer.statistics != encoder.statistics:
-                scorer = Scorer(encoder, c.dataset, c.split, c.data_dir, c.transfer, c.protocol)
-            rows = [Score(recipe, seed, c.minutes, *(run + row)) for row in scorer.scores(encoder, missing)]
+                scorer = Scorer(encoder, c.dataset, c.split, c.data_dir, c.transfer, c.protocol, c.nodata)
+            rows = [Score(recipe, seed, c.minutes, c.nodata, *(run + row)) for row in scorer.scores(encoder, missing)]
             if missing := _missing(scores, RANDOM, seed, 0.0, c.pools):
                 random = encoder.random_weights(seed)
-                rows += [Score(RANDOM, seed, 0.0, *(UNTRAINED + row)) for row in scorer.scores(random, missing)]
+                rows += [Score(RANDOM, seed, 0.0, c.nodata, *(UNTRAINED + row)) for row in scorer.scores(random, missing)]
             if not set(BASELINES) <= {(s.recipe, s.pool) for s in scores if s.seed == seed}:
-                rows += [Score(name, seed, 0.0, *(UNTRAINED + row)) for (name, _), row in scorer.baselines(seed).items()]
+                baselines = scorer.baselines(seed).items()
+                rows += [Score(name, seed, 0.0, c.nodata, *(UNTRAINED + row)) for (name, _), row in baselines]
             file.append(rows)
     names, untrained = {pool_name(pool) for pool in c.pools}, {name for name, _ in BASELINES}
-    return [score for score in read_scores(c.scores_path) if score.pool in names or score.recipe in untrained]
+    scores = [score for score in read_scores(c.scores_path) if score.nodata == c.nodata]
+    return [score for score in scores if score.pool in names or score.recipe in untrained]
 
 
 class NestedChoice(NamedTuple):
@@ -135,7 +143,7 @@ def nested_choice(candidates: Mapping[str, np.ndarray], labels: np.ndarray, prot
 
         def fit(train: Rows, test: Rows, seed: int = seed) -> np.ndarray:
             (rows, y), (test_rows, _) = train, test
-            inner = folds(y, protocol.folds - 1, seed)
+            inner = random_folds(len(y), protocol.folds - 1, seed)
             micro: dict[tuple[str, float], float] = {}
             for candidate, features in candidates.items():
                 path = held_out_scores(features[rows], y, inner, protocol.path)
@@ -146,7 +154,7 @@ def nested_choice(candidates: Mapping[str, np.ndarray], labels: np.ndarray, prot
             model = fit_logistic(features[rows], y, task="multilabel", C=strength, standardise=True)[0]
             return model.probabilities(features[test_rows])
 
-        parts = folds(labels, protocol.folds, seed)
+        parts = random_folds(len(labels), protocol.folds, seed)
         total += protocol.micro_macro(labels, held_out_scores(np.arange(len(labels)), labels, parts, fit))
     micro, macro = total / len(protocol.seeds)
     return NestedChoice(float(micro), float(macro), dict(counts.most_common()))
@@ -157,7 +165,7 @@ def choose(recipes: Iterable[str], seed: int, comparison: Comparison) -> NestedC
     candidates, labels = {}, np.zeros(0)
     for recipe in recipes:
         encoder = load(comparison.run_folder(recipe, seed))
-        patches = load_patches(encoder, comparison.dataset, comparison.split, comparison.data_dir)
+        patches = load_patches(encoder, comparison.dataset, comparison.split, comparison.data_dir, nodata=comparison.nodata)
         labels = patches.labels
         for pool, z in embed_pools(encoder, *patches.view(WHOLE), comparison.pools).items():
             candidates[f"{recipe}, {pool}"] = z

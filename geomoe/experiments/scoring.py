@@ -22,7 +22,7 @@ from geomoe.probing.config import BANDS, RCF
 from geomoe.probing.evaluation import held_out_scores
 from geomoe.probing.features import RandomConvFeatures, band_statistics, load_images
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.splits import Rows, folds
+from geomoe.probing.splits import Rows, random_folds
 
 SMALL = 22  # side of the crops that are resized to the model's size, in pixels
 _POOLINGS = ("mean", "unit_mean", "stages")
@@ -63,7 +63,7 @@ def cross_validated(features: np.ndarray, labels: np.ndarray, protocol: Protocol
     """Score features (N, D) on labels (N, K) 0/1: micro and macro mAP, means over the seeds, of the best C by micro mAP."""
     sums = np.zeros((len(protocol.strengths), 2))
     for seed in protocol.seeds:
-        path = held_out_scores(features, labels, folds(labels, protocol.folds, seed), protocol.path)
+        path = held_out_scores(features, labels, random_folds(len(labels), protocol.folds, seed), protocol.path)
         sums += [protocol.micro_macro(labels, scores) for scores in path]
     micro, macro = sums[np.argmax(sums[:, 0])] / len(protocol.seeds)
     return float(micro), float(macro)
@@ -74,14 +74,15 @@ class Patches(NamedTuple):
 
     whole: np.ndarray  # (N, S, S, C) z-scored, cropped in the middle to the model's size
     cropped: np.ndarray  # (N, S, S, C) z-scored, cropped to 22 x 22 and resized
-    valid: np.ndarray  # (N, S, S) of the whole ones
+    valid: np.ndarray  # (N, S, S) bool, the pixels of the whole ones that hold data
+    cropped_valid: np.ndarray  # the same of the cropped ones
     metadata: list[np.ndarray]  # week, hour, lat, lon (N, 2)
     labels: np.ndarray  # (N, K) 0/1
 
-    def view(self, name: str) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Images and metadata of one of `VIEWS`; without metadata it is zeros."""
-        images = self.cropped if name == CROPPED else self.whole
-        return images, [np.zeros_like(v) for v in self.metadata] if name == NO_METADATA else self.metadata
+    def view(self, name: str) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Images, metadata and valid pixels of one of `VIEWS`; without metadata it is zeros."""
+        images, valid = (self.cropped, self.cropped_valid) if name == CROPPED else (self.whole, self.valid)
+        return images, [np.zeros_like(v) for v in self.metadata] if name == NO_METADATA else self.metadata, valid
 
 
 def load_patches(encoder: PretrainedEncoder, name: str, split: str, data_dir: str, **options: Any) -> Patches:
@@ -91,22 +92,23 @@ def load_patches(encoder: PretrainedEncoder, name: str, split: str, data_dir: st
         ValueError: no patch has a label.
     """
     whole = load_images(encoder, name, split, data_dir=data_dir, **options)
-    cropped = load_images(encoder, name, split, data_dir=data_dir, img_size=SMALL, **options)["image"]
+    cropped = load_images(encoder, name, split, data_dir=data_dir, img_size=SMALL, **options)
     rows = whole["labels"].any(axis=1)
     if not rows.any():
         raise ValueError(f"{name} split {split} has no labelled patch to probe on")
     size = encoder.config.img_size
     fields = [whole[key][rows] for key in metadata.FIELDS]
-    resized = preprocess.resize(cropped[rows], size, size)
-    return Patches(whole["image"][rows], resized, whole["valid"][rows], fields, whole["labels"][rows])
+    resized = preprocess.resize(cropped["image"][rows], size, size)
+    holds = preprocess.resize(cropped["valid"][rows][..., None].astype(np.float32), size, size)[..., 0] > preprocess.WHOLE
+    return Patches(whole["image"][rows], resized, whole["valid"][rows], holds, fields, whole["labels"][rows])
 
 
 def embed_pools(
-    encoder: PretrainedEncoder, images: np.ndarray, fields: Sequence[np.ndarray], pools: Sequence[Pool]
+    encoder: PretrainedEncoder, images: np.ndarray, fields: Sequence[np.ndarray], valid: np.ndarray, pools: Sequence[Pool]
 ) -> dict[str, np.ndarray]:
     """Embed with several pools in one pass through the encoder: name of the pool -> (N, width)."""
     names = tuple(dict.fromkeys(name for pool in pools for name in check_pool(pool)))
-    joined = embed_in_batches(encoder, images, fields, names, batch_size=32)
+    joined = embed_in_batches(encoder, images, fields, names, 32, valid)
     ends = np.cumsum([pool_width(encoder.config, name) for name in names])
     parts = dict(zip(names, np.split(joined, ends[:-1], axis=1)))
     return {pool_name(pool): np.concatenate([parts[name] for name in check_pool(pool)], axis=1) for pool in pools}
@@ -135,6 +137,7 @@ class Scorer:
         name, split, data_dir: a prepared dataset with labels.
         transfer: another one, with splits "train" and "test", z-scored by its own statistics; "" for none.
         protocol: of the scores.
+        nodata: as for `geomoe.probing.embed_split`.
     """
 
     def __init__(
@@ -145,15 +148,17 @@ class Scorer:
         data_dir: str,
         transfer: str = "",
         protocol: Protocol = STANDARD,
+        nodata: str = "masked",
     ):
         self.statistics, self.protocol = encoder.statistics, protocol
-        self.patches = load_patches(encoder, name, split, data_dir)
+        self.patches = load_patches(encoder, name, split, data_dir, nodata=nodata)
         self.transfer: list[Patches] = []
         if transfer:
             other = data.builder(transfer, data_dir)
             statistics = data.compute_statistics(other, "train")
             parts = [f"{part}[:{min(most, data.num_examples(other, part))}]" for part, most in _TRANSFER.items()]
-            self.transfer = [load_patches(encoder, transfer, part, data_dir, statistics=statistics) for part in parts]
+            options: dict[str, Any] = dict(statistics=statistics, nodata=nodata)
+            self.transfer = [load_patches(encoder, transfer, part, data_dir, **options) for part in parts]
 
     def scores(self, encoder: PretrainedEncoder, pools: Iterable[Pool] = POOLS) -> list[ViewScore]:
         """Score each pool of an encoder on each view."""
@@ -169,11 +174,11 @@ class Scorer:
 
     def baselines(self, seed: int) -> dict[tuple[str, str], ViewScore]:
         """Score features without training: (name, pool), as in `BASELINES`, -> scores."""
-        filters = RandomConvFeatures(self.patches.whole, seed=seed)
+        filters = RandomConvFeatures(self.patches.whole, seed=seed, valid=self.patches.valid)
         make: dict[str, Callable[[Patches], list[np.ndarray]]] = {
             METADATA: lambda patches: [],
             BANDS: lambda patches: [band_statistics(patches.whole, patches.valid)],
-            RCF: lambda patches: [filters(patches.whole)],
+            RCF: lambda patches: [filters(patches.whole, patches.valid)],
         }
         rows = {}
         for name, pool in BASELINES:

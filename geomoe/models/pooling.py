@@ -27,7 +27,7 @@ class Pooling:
     width: Callable[[ModelConfig], int]  # numbers of an embedding, by the architecture
 
 
-def _mean(tokens: Array, present: Array | None) -> Array:
+def mean_token(tokens: Array, present: Array | None) -> Array:
     """(N, T, D) -> (N, D) float32: the mean over the tokens that are present, 0 where none is."""
     tokens = tokens.astype(jnp.float32)
     if present is None:
@@ -50,16 +50,16 @@ def _of_patches(pool: Callable[[Array, Array | None], Array]) -> Pooling:
 def _std(tokens: Array, present: Array | None) -> Array:
     if present is None:
         return jnp.std(tokens, axis=1)
-    return jnp.sqrt(_mean(jnp.square(tokens - _mean(tokens, present)[:, None]), present))
+    return jnp.sqrt(mean_token(jnp.square(tokens - mean_token(tokens, present)[:, None]), present))
 
 
 def _unit_mean(tokens: Array, present: Array | None) -> Array:
-    mean = _mean(tokens, present)
+    mean = mean_token(tokens, present)
     return mean * (tokens.shape[-1] ** 0.5 / (jnp.linalg.norm(mean, axis=-1, keepdims=True) + 1e-8))
 
 
 def _layer_means(out: TokenOutput) -> list[Array]:
-    return [_mean(tokens, out.present) for tokens in out.layer_tokens]
+    return [mean_token(tokens, out.present) for tokens in out.layer_tokens]
 
 
 def _stages(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) -> Array:
@@ -68,9 +68,9 @@ def _stages(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig) ->
 
 
 POOLINGS: dict[str, Pooling] = {
-    "mean": _of_tokens(_mean),
+    "mean": _of_tokens(mean_token),
     "unit_mean": _of_tokens(_unit_mean),
-    "patch_mean": _of_patches(_mean),
+    "patch_mean": _of_patches(mean_token),
     "patch_std": _of_patches(_std),
     "cls": _of_tokens(lambda tokens, present: tokens[:, NUM_METADATA_TOKENS]),
     "stages": Pooling(_stages, lambda config: config.width * len(config.stage_experts)),

@@ -14,13 +14,13 @@ from geomoe.models.config import NUM_PREFIX_TOKENS, ModelConfig
 class Routing:
     """The gates of some images."""
 
-    gates: list[np.ndarray]  # L arrays (N, T, E): weights of the experts, 0 where not chosen
+    gates: list[np.ndarray]  # L arrays (N, T, E): weights of the experts, 0 where not chosen, and of tokens without data
     config: ModelConfig
 
     @property
     def usage(self) -> list[np.ndarray]:
         """For each layer (E,): share of the token assignments of each expert, summing to 1; even is 1 / E."""
-        return [(g > 0).mean(axis=(0, 1)) / self.config.top_k for g in self.gates]
+        return [(g > 0).sum(axis=(0, 1)) / (g > 0).sum() for g in self.gates]
 
     def top1(self, layer: int) -> np.ndarray:
         """(N, side, side) int: the expert with the largest gate on the patch grid, in one layer."""

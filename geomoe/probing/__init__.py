@@ -24,7 +24,7 @@ with epy.lazy_api_imports(globals()):
     )
     from geomoe.probing.metrics import ProbeResult, bootstrap, classification_metrics, main_metric, regression_metrics
     from geomoe.probing.results import ResultKey, Results
-    from geomoe.probing.splits import folds
+    from geomoe.probing.splits import Fold, Folds, group_folds, random_folds, spatial_folds, stratified_folds
 
 __all__ = [
     "PROTOCOLS",
@@ -37,5 +37,6 @@ __all__ = [
 ]
 __all__ += ["C_GRID", "LinearModel", "LinearOptions", "fit_logistic", "fit_ridge", "linear_probe", "load_probe", "ridge_probe"]
 __all__ += ["FineTuneOptions", "change_distance", "change_features", "change_probe", "finetune", "knn_probe", "nearest"]
-__all__ += ["EfficiencyPoint", "ProbeResult", "ResultKey", "Results", "cross_validate", "folds", "label_efficiency"]
+__all__ += ["EfficiencyPoint", "ProbeResult", "ResultKey", "Results", "cross_validate", "label_efficiency"]
+__all__ += ["Fold", "Folds", "group_folds", "random_folds", "spatial_folds", "stratified_folds"]
 __all__ += ["bootstrap", "classification_metrics", "main_metric", "regression_metrics"]

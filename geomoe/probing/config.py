@@ -1,5 +1,7 @@
 """The configuration of a probing run: every key with its default, what may stand in it, and what it means to the probes."""
 
+import hashlib
+import os
 from typing import Any
 
 import ml_collections
@@ -9,6 +11,7 @@ PRETRAINED, RANDOM, BANDS, RCF = "pretrained", "random weights", "band statistic
 BASELINES = (RANDOM, BANDS, RCF)
 PROBES = ("linear", "knn", "ridge", "finetune")
 CHANGE_DATA = "synthetic_pairs"
+SPLITS = ("random", "stratified", "spatial", "group")  # how rows are divided into folds
 
 # What published benchmarks fix of a probe, by the name that a result carries.
 PROTOCOLS: dict[str, dict[str, dict[str, Any]]] = {
@@ -59,12 +62,17 @@ def default_probe_config() -> ml_collections.ConfigDict:
     data.val_split = ""  # where C and early stopping are decided; "" takes a fifth of the training split
     data.test_split = "test"  # "" for cross-validation on the training split
     data.folds = 5
+    data.splits = "stratified"  # how the folds are drawn: random, stratified (by class), spatial (by blocks), group
+    data.block_km = 50.0  # of spatial folds, the side of a block
+    data.buffer_km = 0.0  # of spatial folds: what is nearer to a test patch is not fitted on
+    data.group = ""  # of group folds: "scene" (an id without its _ROW_COLUMN), "folder" (of an id), or TABLE.csv:COLUMN, by id
     data.train_fraction = 1.0  # of the training split used by each seed, drawn anew
     data.pairs = 512  # of synthetic_pairs, half of them to train on
     data.resize_mode = "centre_crop"
     data.clip = ()
     data.hour = "utc"
     data.drop = ()  # of week, hour, lat and lon, what the encoder is not given
+    data.nodata = "masked"  # pixels without data do not speak; "published": they do, as in the published evaluation
     data.batch_size = 256
     # C = 0 sweeps 40 values from 1e-6 to 1e4 on the validation split; the defaults of linear and knn are Landsat-Bench's
     config.linear = ml_collections.ConfigDict(dict(C=1.0, standardise=False, max_iter=1000))
@@ -77,6 +85,7 @@ def default_probe_config() -> ml_collections.ConfigDict:
 
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raise ValueError, naming the key, for a configuration that cannot be run."""
+    from geomoe.data.preprocess import InputSpec
     from geomoe.models.pooling import check_pool
     from geomoe.probing.features import TARGETS
     from geomoe.training.config import flatten
@@ -90,10 +99,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require(not unknown, f"unknown config key {', '.join(unknown)}")
     require(bool(config.checkpoint), "config.checkpoint is empty: pass --config.checkpoint=RUN_DIR (or a published .pth)")
     require(bool(d.name), "config.data.name is empty: name a prepared dataset")
-    try:
-        check_pool(config.pool)
-    except ValueError as error:
-        raise ValueError(f"config.{error}") from None
+    for section, check in (("", lambda: check_pool(config.pool)), ("data.", lambda: InputSpec(nodata=d.nodata))):
+        try:
+            check()
+        except ValueError as error:
+            raise ValueError(f"config.{section}{error}") from None
     for key, allowed in (("probes", PROBES), ("baselines", BASELINES)):
         for name in config[key]:
             require(name in allowed, f"config.{key} has {name!r}, which is not one of {', '.join(allowed)}")
@@ -103,7 +113,17 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require(config.linear.C >= 0, f"config.linear.C = {config.linear.C} must be positive, or 0 for a sweep")
     target = config.ridge.target
     require(target in TARGETS, f"config.ridge.target = {target!r} is not one of {', '.join(TARGETS)}")
+    require(d.splits in SPLITS, f"config.data.splits = {d.splits!r} is not one of {', '.join(SPLITS)}")
+    # Each key, and the kind of folds that reads it.
+    for key, kind in {"splits": "", "block_km": "spatial", "buffer_km": "spatial", "group": "group"}.items():
+        used = not d.test_split and kind in ("", d.splits)
+        needs = f"config.data.splits = {kind!r}" if kind else "config.data.test_split = ''"
+        require(used or d[key] == defaults.data[key], f"config.data.{key} = {d[key]!r} needs {needs}; else it is ignored")
+    require(d.block_km > 0, f"config.data.block_km = {d.block_km} must be above 0")
+    require(d.buffer_km >= 0, f"config.data.buffer_km = {d.buffer_km} must be 0 or more")
     if not d.test_split:
+        known = d.splits != "group" or d.group in ("scene", "folder") or ".csv:" in d.group
+        require(known, f"config.data.group = {d.group!r} is not scene, folder or TABLE.csv:COLUMN")
         require(d.folds >= 2, f"config.data.folds = {d.folds} must be at least 2")
         for name in ("ridge", "finetune"):
             require(name not in config.probes, f"the {name} probe needs config.data.test_split; it is not cross-validated")
@@ -127,14 +147,37 @@ def probe_options(config: ml_collections.ConfigDict, probe: str) -> dict[str, An
     return options | ({"C": "sweep"} if options.get("C") == 0 else {})
 
 
+def group_text(group: str) -> str:
+    """What `data.group` says, with the start of the SHA-256 of a table's content: another table makes other folds."""
+    path, _, column = group.rpartition(":")
+    if not path:
+        return group
+    with open(path, "rb") as file:
+        return f"{os.path.basename(path)}:{column}:{hashlib.sha256(file.read()).hexdigest()[:8]}"
+
+
+def folds_title(config: ml_collections.ConfigDict) -> str:
+    """How the folds of a cross-validation are drawn, in words; "" where there is a test split."""
+    d = config.data
+    if d.test_split:
+        return ""
+    if d.splits == "spatial":
+        return f"spatial blocks of {d.block_km:g} km, buffer {d.buffer_km:g} km"
+    return f"groups by {d.group}" if d.splits == "group" else f"{d.splits} folds"
+
+
 def settings_text(config: ml_collections.ConfigDict, probe: str) -> str:
     """Every option that a result of a probe depends on and no other column of the results file has, as text."""
     d = config.data
-    shown = {key: d[key] for key in ("resize_mode", "clip", "hour", "drop")} | {"fraction": d.train_fraction}
+    shown = {key: d[key] for key in ("resize_mode", "clip", "hour", "drop", "nodata")} | {"fraction": d.train_fraction}
     if d.val_split:
         shown["val"] = d.val_split
     if not d.test_split:
-        shown["folds"] = d.folds
+        shown |= {"folds": d.folds, "splits": d.splits}
+        if d.splits == "spatial":
+            shown |= {"block_km": d.block_km, "buffer_km": d.buffer_km}
+        if d.splits == "group":
+            shown["group"] = group_text(d.group)
     if d.name == CHANGE_DATA:
         shown["pairs"] = d.pairs
     if probe in PROBES and not (config.protocol and probe in ("linear", "knn")):

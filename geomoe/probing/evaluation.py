@@ -9,22 +9,25 @@ import numpy as np
 from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe
 from geomoe.probing.metrics import ProbeResult, classification_result, mean_and_std
-from geomoe.probing.splits import Rows, Split, folds, labelled_splits, labelled_subset
+from geomoe.probing.splits import Folds, Rows, Split, labelled_splits, labelled_subset, stratified_folds
 
 Fit = Callable[[Rows, Rows], np.ndarray]  # training rows, test rows -> scores (..., n, K) of the test rows
 
 
-def held_out_scores(features: np.ndarray, labels: np.ndarray, parts: Sequence[np.ndarray], fit: Fit) -> np.ndarray:
-    """Score the rows of each fold by what is fitted on the other folds: (N, D), (N, K) -> (..., N, K) float64.
+def held_out_scores(features: np.ndarray, labels: np.ndarray, folds: Folds, fit: Fit) -> np.ndarray:
+    """Score the test rows of each fold by what is fitted on its training rows: (N, D), (N, K) -> (..., N, K) float64.
 
-    The row indices of the folds are together all rows, each once; leading axes of what `fit` gives are kept.
+    Leading axes of what `fit` gives are kept.
+
+    Raises:
+        ValueError: the test rows of the folds are not together all rows, each once.
     """
-    every = []
-    for part in parts:
-        rest = np.setdiff1d(np.arange(len(features)), part)
-        every.append(fit((features[rest], labels[rest]), (features[part], labels[part])))
+    tested = np.concatenate([fold.test for fold in folds])
+    if not np.array_equal(np.sort(tested), np.arange(len(features))):
+        raise ValueError(f"the folds are of other rows: they test {len(tested)}, and there are {len(features)}")
+    every = [fit((features[train], labels[train]), (features[test], labels[test])) for train, test in folds]
     scores = np.zeros((*every[0].shape[:-2], *labels.shape))
-    scores[..., np.concatenate(parts), :] = np.concatenate(every, axis=-2)
+    scores[..., tested, :] = np.concatenate(every, axis=-2)
     return scores
 
 
@@ -34,6 +37,7 @@ def cross_validate(
     *,
     task: str,
     probe: Callable[..., ProbeResult] = linear_probe,
+    folds: Folds | None = None,
     count: int = 5,
     seed: int = 0,
     resamples: int = 1000,
@@ -44,7 +48,12 @@ def cross_validate(
     Args:
         features, labels, task, resamples: as for `linear_probe`.
         probe: `linear_probe` or `knn_probe`; `options` are its options.
-        count: of folds, drawn by `seed` and stratified where the task is multi-class.
+        folds: from `random_folds`, `stratified_folds`, `spatial_folds` or `group_folds`; None draws `count` stratified ones by
+            `seed`. Patches beside each other look alike, so that folds at random tell how a probe does between its training
+            patches, spatial ones how it does elsewhere.
+
+    Returns:
+        A result whose settings say how the folds were drawn.
     """
     x, y = labelled_splits(task, {"train": (features, labels)})["train"]
     settings: dict[str, Any] = {}
@@ -54,8 +63,12 @@ def cross_validate(
         settings.update(result.settings)
         return result.scores
 
-    scores = held_out_scores(x, y, folds(y, count, seed), fit)
-    settings |= {"train": len(x), "test": len(x), "folds": count, "seed": seed}
+    if folds is None:
+        folds = stratified_folds(y, count, seed)
+    elif (count, seed) != (5, 0):
+        raise ValueError(f"the folds are drawn already; count = {count} and seed = {seed} would be ignored")
+    scores = held_out_scores(x, y, folds, fit)
+    settings |= {"train": len(x), "test": len(x), **folds.settings}
     return classification_result(y, scores, task, settings, resamples)
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from geomoe import compilation, landsat
+from geomoe.data.preprocess import InputSpec
 from geomoe.metadata import FIELDS
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder
@@ -23,14 +24,23 @@ class Features(NamedTuple):
 
     sets: dict[str, np.ndarray]  # name -> (N, D) float32
     labels: np.ndarray  # (N, K) int32
+    ids: np.ndarray  # (N,) text, the names of the patches
     targets: dict[str, np.ndarray]  # -> (N,): "ndvi" of the valid pixels' mean reflectance; "latitude", "longitude" in degrees
 
 
 def _batches(
-    encoder: PretrainedEncoder, name: Any, split: str, drop: Sequence[str], limit: int | None, options: Mapping[str, Any]
+    encoder: PretrainedEncoder,
+    name: Any,
+    split: str,
+    drop: Sequence[str],
+    nodata: str,
+    limit: int | None,
+    options: Mapping[str, Any],
 ) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of a split, with the pixels that speak under "heard": those that hold data, or with "published" all."""
     from geomoe import data  # imports TensorFlow
 
+    InputSpec(nodata=nodata)  # checks it
     if unknown := set(drop) - set(FIELDS):
         raise ValueError(f"drop has {sorted(unknown)[0]!r}, which is not one of {', '.join(FIELDS)}")
     batches = data.load(name, split, **{"img_size": encoder.config.img_size, "statistics": encoder.statistics, **options})
@@ -38,6 +48,7 @@ def _batches(
     for batch in batches.as_numpy_iterator():
         for field in drop:
             batch[field] = np.zeros_like(batch[field])
+        batch["heard"] = batch["valid"] if nodata == "masked" else np.ones_like(batch["valid"])
         yield batch
         seen += len(batch["image"])
         if limit is not None and seen >= limit:
@@ -51,6 +62,7 @@ def embed_split(
     *,
     pool: Pool = "mean",
     drop: Sequence[str] = (),
+    nodata: str = "masked",
     baselines: Mapping[str, Baseline] | None = None,
     batch_size: int = 256,
     **options: Any,
@@ -62,6 +74,8 @@ def embed_split(
         name, split: as for `geomoe.data.load`.
         pool: as for `PretrainedEncoder.embed`.
         drop: of week, hour, lat and lon, those that the encoders are not given.
+        nodata: as for `geomoe.data.preprocess.InputSpec`: pixels without data are "masked", or speak as in the "published"
+            evaluation, to the encoders and the baselines alike.
         baselines: name -> a function of z-scored images and valid pixels; None is the band statistics.
         batch_size: images at once.
         **options: data_dir, resize_mode, clip, hour, as for `geomoe.data.load`.
@@ -69,15 +83,14 @@ def embed_split(
     first = next(iter(encoders.values()))
     baselines = {"band statistics": band_statistics} if baselines is None else baselines
     sets, columns = [], []
-    for batch in _batches(first, name, split, drop, None, {**options, "batch_size": batch_size}):
-        image, metadata = batch["image"], [batch[field] for field in FIELDS]
-        embedded = {key: encoder.embed_batch(image, metadata, pool, batch_size) for key, encoder in encoders.items()}
-        sets.append({key: baseline(image, batch["valid"]) for key, baseline in baselines.items()} | embedded)
-        columns.append(
-            {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, first.statistics)}
-        )
+    for batch in _batches(first, name, split, drop, nodata, None, {**options, "batch_size": batch_size}):
+        image, metadata, valid = batch["image"], [batch[field] for field in FIELDS], batch["heard"]
+        embedded = {key: encoder.embed_batch(image, metadata, pool, batch_size, valid) for key, encoder in encoders.items()}
+        sets.append({key: baseline(image, valid) for key, baseline in baselines.items()} | embedded)
+        column = {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, first.statistics)}
+        columns.append(column | {"ids": np.array([patch.decode() for patch in batch["id"]])})
     joined = _joined(columns)
-    return Features(_joined(sets), joined.pop("labels"), joined)
+    return Features(_joined(sets), joined.pop("labels"), joined.pop("ids"), joined)
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -95,7 +108,14 @@ def _ndvi(batch: Mapping[str, np.ndarray], statistics: landsat.Statistics) -> np
 
 
 def load_images(
-    encoder: PretrainedEncoder, name: Any, split: str, *, drop: Sequence[str] = (), limit: int | None = None, **options: Any
+    encoder: PretrainedEncoder,
+    name: Any,
+    split: str,
+    *,
+    drop: Sequence[str] = (),
+    nodata: str = "masked",
+    limit: int | None = None,
+    **options: Any,
 ) -> dict[str, np.ndarray]:
     """Load a split into memory, as `finetune` takes it: image, valid, week, hour, lat, lon, labels.
 
@@ -103,12 +123,14 @@ def load_images(
         encoder: whose image size and statistics the images are brought to.
         name, split: as for `geomoe.data.load`.
         drop: of week, hour, lat and lon, those that are left out (zeros).
+        nodata: as for `embed_split`; with "published" all pixels are valid.
         limit: the first so many images; None is all.
         **options: data_dir, resize_mode, clip, hour, batch_size, as for `geomoe.data.load`; img_size and statistics where they
             are not to be the encoder's.
     """
-    batch = _joined(list(_batches(encoder, name, split, drop, limit, options)))
-    return {key: batch[key][:limit] for key in ("image", "valid", *FIELDS, "labels")}
+    batch = _joined(list(_batches(encoder, name, split, drop, nodata, limit, options)))
+    names = {"image": "image", "valid": "heard"} | {key: key for key in (*FIELDS, "labels")}
+    return {key: batch[name][:limit] for key, name in names.items()}
 
 
 def band_statistics(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
@@ -126,10 +148,12 @@ def band_statistics(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
 class RandomConvFeatures:
     """Random convolutional features (Rolf et al. 2021, "A generalizable and accessible approach ...", MOSAIKS).
 
-    Filters are patches of the data, whitened; an image's feature is the mean of the rectified response of each filter.
+    Filters are patches of the data, whitened; an image's feature is the mean of the rectified response of each filter, over the
+    places where all pixels below it hold data.
 
     Args:
         images: (N, H, W, C) z-scored: the training images that patches are drawn from.
+        valid: (N, H, W) bool, the pixels that hold data; None is all.
         num_filters: K.
         size: of a filter, in pixels.
         epsilon: added to the variances in whitening (ZCA), relative to their mean.
@@ -137,15 +161,28 @@ class RandomConvFeatures:
     """
 
     @compilation.isolated
-    def __init__(self, images: np.ndarray, num_filters: int = 256, size: int = 4, epsilon: float = 1e-3, seed: int = 0):
+    def __init__(
+        self,
+        images: np.ndarray,
+        num_filters: int = 256,
+        size: int = 4,
+        epsilon: float = 1e-3,
+        seed: int = 0,
+        valid: np.ndarray | None = None,
+    ):
         n, height, width, channels = images.shape
         if n == 0 or min(height, width) < size:
             raise ValueError(f"images {images.shape} hold no patch of {size} x {size}")
         rng = np.random.default_rng(seed)
         count = max(20 * size * size * channels, num_filters)  # enough for the covariance
         rows, tops, lefts = (rng.integers(0, top, count) for top in (n, height - size + 1, width - size + 1))
-        patches = np.stack([images[i, y : y + size, x : x + size].reshape(-1) for i, y, x in zip(rows, tops, lefts)])
-        patches = patches.astype(np.float64)
+        places = [(i, slice(y, y + size), slice(x, x + size)) for i, y, x in zip(rows, tops, lefts)]
+        if valid is not None:
+            places = [place for place in places if valid[place].all()]
+        if len(places) < num_filters:
+            few = f"{len(places)} of {count} patches drawn of the images hold data in every pixel"
+            raise ValueError(f"{few}, fewer than the {num_filters} filters")
+        patches = np.stack([images[place].reshape(-1) for place in places]).astype(np.float64)
         mean = patches.mean(axis=0)
         values, axes = np.linalg.eigh(np.cov(patches - mean, rowvar=False))
         whiten = (axes / np.sqrt(np.maximum(values, 0) + epsilon * values.mean())) @ axes.T
@@ -156,12 +193,19 @@ class RandomConvFeatures:
         self._bias = jnp.asarray(-mean @ kernels.T, jnp.float32)
 
     @compilation.isolated
-    def __call__(self, images: np.ndarray) -> np.ndarray:
-        """Compute features: (N, H, W, C) z-scored -> (N, K) float32."""
-        return np.asarray(_rectified_mean(jnp.asarray(images, jnp.float32), self._kernels, self._bias))
+    def __call__(self, images: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """Compute features: (N, H, W, C) z-scored, and which pixels hold data, (N, H, W) -> (N, K) float32.
+
+        An image without a whole patch of data gives zeros.
+        """
+        holds = np.ones(np.shape(images)[:3], bool) if valid is None else valid
+        return np.asarray(_rectified_mean(jnp.asarray(images, jnp.float32), jnp.asarray(holds), self._kernels, self._bias))
 
 
 @jax.jit
-def _rectified_mean(images: Array, kernels: Array, bias: Array) -> Array:
+def _rectified_mean(images: Array, valid: Array, kernels: Array, bias: Array) -> Array:
     response = jax.lax.conv_general_dilated(images, kernels, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return jnp.mean(jax.nn.relu(response + bias), axis=(1, 2))
+    window = (1, *kernels.shape[:2])
+    whole = jax.lax.reduce_window(valid, True, jax.lax.bitwise_and, window, (1, 1, 1), "VALID")[..., None]
+    total = jnp.sum(jnp.where(whole, jax.nn.relu(response + bias), 0), axis=(1, 2))
+    return total / jnp.maximum(jnp.sum(whole, axis=(1, 2)), 1)

@@ -20,7 +20,9 @@ from geomoe.probing.metrics import ProbeResult, classification_result, main_scor
 from geomoe.probing.splits import holdout, labelled_splits
 
 Array = jax.Array
-Images = Mapping[str, np.ndarray]  # image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2); labels (N, K) 0/1 or (N,)
+# image (N, S, S, C) z-scored; valid (N, S, S) bool, if some pixels hold no data; week, hour, lat, lon (N, 2); labels (N, K) 0/1
+# or (N,)
+Images = Mapping[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +98,8 @@ def finetune(
 
     Args:
         train, test, val: dicts of image (N, S, S, C) as the model takes them (`PretrainedEncoder.prepare`); week, hour, lat,
-            lon (N, 2) (`geomoe.metadata.encode`); and labels. Without `val` a fifth of the training rows is held out.
+            lon (N, 2) (`geomoe.metadata.encode`); labels; and, where some pixels hold no data, valid (N, S, S) bool. Without
+            `val` a fifth of the training rows is held out.
         encoder: where to start.
         task: "multiclass" or "multilabel".
         options: how to tune; `changes` are its fields by name, as `epochs=5`.
@@ -113,10 +116,13 @@ def finetune(
     cfg = encoder.config
     if options.blocks is not None and not 0 <= options.blocks <= cfg.depth:
         raise ValueError(f"blocks = {options.blocks} must be between 0 and the encoder's {cfg.depth}")
-    rows: dict[str, Images] = {}
-    for name, split in {"train": train, "test": test, "val": val}.items():
-        if split is not None:
-            rows[name] = {key: np.asarray(split[key]) for key in ("image", *FIELDS, "labels")}
+    splits = {name: split for name, split in {"train": train, "test": test, "val": val}.items() if split is not None}
+    keys = ("image", *FIELDS, "labels")
+    rows: dict[str, Images] = {name: {key: np.asarray(split[key]) for key in keys} for name, split in splits.items()}
+    if not all(np.all(split.get("valid", True)) for split in splits.values()):
+        for name, split in splits.items():
+            whole = np.ones(rows[name]["image"].shape[:3], bool)
+            rows[name] = {**rows[name], "valid": np.asarray(split.get("valid", whole))}
     flat = {name: (split["image"].reshape(len(split["image"]), -1), split["labels"]) for name, split in rows.items()}
     for name, (_, labels) in labelled_splits(task, flat).items():
         rows[name] = {**rows[name], "labels": labels}
@@ -129,7 +135,8 @@ def finetune(
     @jax.jit
     def features(params: Any, batch: Mapping[str, Array]) -> Array:
         metadata = tuple(batch[name] for name in FIELDS)
-        return pool_tokens(encode(cfg, params["encoder"], batch["image"], *metadata), metadata, cfg, options.pool)
+        out = encode(cfg, params["encoder"], batch["image"], *metadata, valid=batch.get("valid"))
+        return pool_tokens(out, metadata, cfg, options.pool)
 
     @jax.jit
     def logits(params: Any, batch: Mapping[str, Array]) -> Array:

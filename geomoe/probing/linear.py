@@ -66,9 +66,11 @@ class LinearModel:
         return (logits > 0).astype(np.int32) if self.task == "multilabel" else logits
 
     def predict_images(self, encoder: PretrainedEncoder, images: np.ndarray, **options: Any) -> np.ndarray:
-        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; `pool` is that of the fit."""
-        pool = self.info.get("pool", "mean")
+        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; `pool` and `nodata` are those of the fit."""
+        pool, record = self.info.get("pool", "mean"), self.info.get("input", {})
         options.setdefault("pool", pool if isinstance(pool, str) else tuple(pool))
+        if "nodata" in record and not {"spec", "normalized", "valid"} & options.keys():
+            options.setdefault("nodata", record["nodata"])
         return self.predict(encoder.embed(images, **options))
 
     def save(self, path: str | os.PathLike) -> None:

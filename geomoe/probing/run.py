@@ -10,10 +10,11 @@ from typing import Any
 import ml_collections
 
 from geomoe import data as datasets
+from geomoe.data.preprocess import InputSpec
 from geomoe.models.pooling import pool_name
 from geomoe.pretrained import load
 from geomoe.probing.change import METHODS, change_probe
-from geomoe.probing.config import BANDS, CHANGE_DATA, PRETRAINED, RCF, probe_options, settings_text, validate
+from geomoe.probing.config import BANDS, CHANGE_DATA, PRETRAINED, RCF, folds_title, probe_options, settings_text, validate
 from geomoe.probing.data import ChangeData, SplitData
 from geomoe.probing.evaluation import cross_validate, label_efficiency
 from geomoe.probing.finetuning import finetune
@@ -40,7 +41,7 @@ def _fit(config: ml_collections.ConfigDict, task: str, data: SplitData, features
     x, y = rows(d.train_split)
     if not d.test_split:
         fit = linear_probe if probe == "linear" else knn_probe
-        return cross_validate(x, y, probe=fit, count=d.folds, seed=seed, **shared, **probe_options(config, probe))
+        return cross_validate(x, y, probe=fit, folds=data.folds(seed), **shared, **probe_options(config, probe))
     index = subset(len(x), d.train_fraction, seed)
     train, test = (x[index], y[index]), rows(d.test_split)
     if probe == "knn":
@@ -100,9 +101,10 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         test = datasets.num_examples(source, d.test_split) if d.test_split else None
     facts: dict[str, Any] = dict(protocol=config.protocol or "none", dataset=dataset, classes=classes, train=train, test=test)
     facts |= dict(task=task, encoder=repr(encoder), statistics=dict(encoder.statistics), geomoe_version=__version__)
-    facts["config"] = config.to_dict()
+    facts |= dict(splits=folds_title(config), nodata=d.nodata, config=config.to_dict())
     folder = config.output or (os.path.join(config.checkpoint, "probes") if os.path.isdir(config.checkpoint) else "")
-    stem = os.path.join(folder, d.name.replace("/", "_"))
+    kind = "" if d.test_split or d.splits == "stratified" else f"_{d.splits}"
+    stem = os.path.join(folder, d.name.replace("/", "_") + kind)
     results = Results(os.path.join(folder, "results.csv")) if folder else None
 
     shared: dict[str, Any] = dict(dataset=dataset + content, train_split=d.train_split, test_split=d.test_split or "folds")
@@ -123,7 +125,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
             results.add(key, result.metrics, result.intervals, unit="collection2_dn", statistics=source)
             first = (features, probe, seed) == (PRETRAINED, "linear", config.seeds[0])
             if first and config.save_probe and result.model is not None:  # cross-validation fits one on each fold
-                info = {**result.model.info, "classes": classes, "input": encoder.record()}
+                info = {**result.model.info, "classes": classes, "input": encoder.record(InputSpec(nodata=d.nodata))}
                 dataclasses.replace(result.model, info=info).save(f"{stem}_linear.npz")
         return Scores(result.metrics, result.intervals)
 

@@ -1,7 +1,9 @@
 """What probes take: features with labels or targets, checked; and which rows they are fitted and scored on."""
 
+import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +13,7 @@ from geomoe.probing.metrics import check_task
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
 Split = Rows | str | os.PathLike
+EARTH_RADIUS_KM = 6371.0088  # mean radius of the International Union of Geodesy and Geophysics
 
 
 def _read(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
@@ -89,25 +92,187 @@ def strength_grid(name: str, value: float | str | Sequence[float], sweep: Sequen
     return [float(value)], False
 
 
-def folds(labels: np.ndarray, count: int, seed: int) -> list[np.ndarray]:
-    """Divide rows into folds of about equal size, drawn by `seed`; rows with one label each are dealt out class by class.
+class Fold(NamedTuple):
+    """Indices of the rows that a probe is fitted on, and of those that it is scored on."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Folds:
+    """Folds of a cross-validation: every row is in the test rows of one. scikit-learn takes them as `cv`.
+
+    Attributes:
+        parts: the folds.
+        settings: how they were drawn, for results: "splits" ("random", "stratified", "spatial" or "group"), "folds", "seed" ...
+    """
+
+    parts: tuple[Fold, ...]
+    settings: Mapping[str, Any]
+
+    def __iter__(self) -> Iterator[Fold]:
+        return iter(self.parts)
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+
+def _without(rows: int, tests: Sequence[np.ndarray], **settings: Any) -> Folds:
+    """Folds with these test rows, that are each fitted on all others."""
+    parts = tuple(Fold(np.setdiff1d(np.arange(rows), test), np.sort(test)) for test in tests)
+    return Folds(parts, {**settings, "folds": len(parts)})
+
+
+def _check_count(count: int, rows: int, what: str = "rows") -> None:
+    if not 2 <= count <= rows:
+        raise ValueError(f"folds = {count} must be between 2 and the {rows} {what}")
+
+
+def random_folds(rows: int, count: int = 5, seed: int = 0) -> Folds:
+    """Divide a number of rows at random into `count` folds of about equal size.
+
+    Raises:
+        ValueError: `count` is below 2 or above the number of rows.
+    """
+    _check_count(count, rows)
+    order = np.random.default_rng(seed).permutation(rows)
+    return _without(rows, np.array_split(order, count), splits="random", seed=seed)
+
+
+def stratified_folds(labels: np.ndarray, count: int = 5, seed: int = 0) -> Folds:
+    """Divide rows at random into `count` folds, in each of which every class has about its share.
+
+    Rows with one label each are dealt out class by class; others by iterative stratification, the rarest class first (Sechidis
+    et al. 2011, "On the Stratification of Multi-Label Data", algorithm 1).
 
     Args:
         labels: (N,) class indices, or (N, K) 0/1.
-        count: of folds, whose row indices are returned.
 
     Raises:
         ValueError: `count` is below 2 or above the number of rows.
     """
     labels = np.asarray(labels)
-    if not 2 <= count <= len(labels):
-        raise ValueError(f"folds = {count} must be between 2 and the {len(labels)} rows")
-    order = np.random.default_rng(seed).permutation(len(labels))
+    _check_count(count, len(labels))
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(labels))
     if labels.ndim == 2 and not (labels.sum(axis=1) == 1).all():
-        return np.array_split(order, count)
+        tests = _iterative_stratification(labels[order].astype(bool), count, rng)
+        return _without(len(labels), [order[test] for test in tests], splits="stratified", seed=seed)
     classes = labels if labels.ndim == 1 else labels.argmax(axis=1)
     order = order[np.argsort(classes[order], kind="stable")]
-    return [np.sort(order[i::count]) for i in range(count)]
+    return _without(len(labels), [order[i::count] for i in range(count)], splits="stratified", seed=seed)
+
+
+def _iterative_stratification(labels: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Rows (N, K) bool, in the order in which they are dealt out -> the rows of each fold."""
+    fold = np.full(len(labels), -1)
+    room = np.full(count, len(labels) / count)  # rows that each fold still lacks
+    wanted = np.tile(labels.sum(axis=0) / count, (count, 1))  # and of each class
+    while (left := fold < 0).any():
+        rows_of_class = labels[left].sum(axis=0)
+        if rows_of_class.any():
+            rarest = np.flatnonzero(rows_of_class)[np.argmin(rows_of_class[rows_of_class > 0])]
+            rows, lack = np.flatnonzero(left & labels[:, rarest]), wanted[:, rarest]
+        else:  # what has no label
+            rows, lack = np.flatnonzero(left), np.zeros(count)
+        for row in rows:
+            chosen = np.lexsort((rng.random(count), -room, -lack))[0]
+            fold[row] = chosen
+            room[chosen] -= 1
+            wanted[chosen] -= labels[row]
+    return [np.flatnonzero(fold == i) for i in range(count)]
+
+
+def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 0) -> Folds:
+    """Divide rows at random into `count` folds of about equal size, no group being in two: the patches of a scene, of a site.
+
+    Args:
+        groups: (N,) text or numbers, the group of each row.
+
+    Raises:
+        ValueError: there are fewer groups than folds, or a row has none (None, an empty text, NaN).
+    """
+    none = [group is None or group == "" or group != group for group in groups]  # NaN differs from itself
+    if any(none):
+        raise ValueError(f"{sum(none)} of {len(groups)} rows have no group")
+    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    _check_count(count, len(names), "groups")
+    tests = _deal_out(index, len(names), count, np.random.default_rng(seed))
+    return _without(len(groups), tests, splits="group", groups=len(names), seed=seed)
+
+
+def _deal_out(index: np.ndarray, groups: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """The rows (N,) of `groups` groups, dealt out at random, each group to the fold that has the fewest rows by then."""
+    sizes, fold_of, rows = np.bincount(index, minlength=groups), np.zeros(groups, int), np.zeros(count)
+    for group in rng.permutation(groups):
+        fold_of[group] = np.argmin(rows)
+        rows[fold_of[group]] += sizes[group]
+    return [np.flatnonzero(fold_of[index] == i) for i in range(count)]
+
+
+def spatial_folds(
+    latitude: np.ndarray,
+    longitude: np.ndarray,
+    count: int = 5,
+    seed: int = 0,
+    *,
+    block_km: float = 50.0,
+    buffer_km: float = 0.0,
+) -> Folds:
+    """Divide rows into `count` folds by blocks of the Earth's surface, so that a row's neighbours are in its own fold.
+
+    Blocks are about square: bands of latitude, each cut into equal steps of longitude, all shifted at random by `seed`. A block
+    goes to one fold as a whole. Rows nearer to a test row than `buffer_km`, on the sphere, are not fitted on in that fold.
+
+    Args:
+        latitude, longitude: (N,) degrees.
+        block_km: side of a block.
+        buffer_km: width of the buffer; 0 for none.
+
+    Raises:
+        ValueError: a location is unknown or impossible, there are fewer blocks than folds, or the buffer leaves nothing to fit
+            on.
+
+    >>> folds = spatial_folds([0.0, 0.1, 40.0, 40.1], [179.95, -179.95, 10.0, 10.1], 2, block_km=500)
+    >>> sorted(fold.test.tolist() for fold in folds)
+    [[0, 1], [2, 3]]
+    """
+    latitude, longitude = np.asarray(latitude, np.float64), np.asarray(longitude, np.float64)
+    if latitude.ndim != 1 or latitude.shape != longitude.shape:
+        raise ValueError(f"latitude and longitude must be (N,) both, got {latitude.shape} and {longitude.shape}")
+    if unknown := int(np.sum(~(np.isfinite(latitude) & np.isfinite(longitude)))):
+        raise ValueError(f"{unknown} of {len(latitude)} rows have no location, which spatial folds need")
+    if impossible := int(np.sum((np.abs(latitude) > 90) | (np.abs(longitude) > 360))):
+        raise ValueError(f"{impossible} of {len(latitude)} rows have no latitude within 90 and longitude within 360 degrees")
+    if not (0 < block_km < EARTH_RADIUS_KM and 0 <= buffer_km < EARTH_RADIUS_KM):
+        limits = f"both below the Earth's radius, {EARTH_RADIUS_KM:.0f}"
+        raise ValueError(f"block_km = {block_km} must be above 0 and buffer_km = {buffer_km} 0 or more, {limits}")
+    rng = np.random.default_rng(seed)
+    shift = rng.random(2)
+    degrees = np.degrees(block_km / EARTH_RADIUS_KM)  # of latitude, a side of a block
+    band = np.floor((latitude + 90) / degrees + shift[0])
+    middle = np.clip((band + 0.5 - shift[0]) * degrees - 90, -90, 90)
+    steps = np.maximum(np.round(360 * np.cos(np.radians(middle)) / degrees), 1)  # blocks of a band, around the Earth
+    column = np.floor((longitude / 360 + shift[1]) % 1 * steps) % steps
+    names, index = np.unique(np.stack([band, column]), axis=1, return_inverse=True)
+    blocks = names.shape[1]
+    if blocks < count:
+        raise ValueError(f"block_km = {block_km} makes {blocks} blocks of these rows, fewer than the {count} folds; lower it")
+    _check_count(count, blocks, "blocks")
+    tests = _deal_out(index.reshape(-1), blocks, count, rng)
+    plain = _without(len(latitude), tests, splits="spatial", block_km=block_km, buffer_km=buffer_km, blocks=blocks, seed=seed)
+    if not buffer_km:
+        return plain
+    from sklearn.neighbors import BallTree
+
+    places, parts = np.radians(np.stack([latitude, longitude], axis=1)), []
+    for train, test in plain:
+        distance = BallTree(places[test], metric="haversine").query(places[train])[0][:, 0] * EARTH_RADIUS_KM
+        parts.append(Fold(train[distance >= buffer_km], test))
+        if not len(parts[-1].train):
+            raise ValueError(f"buffer_km = {buffer_km} leaves no row to fit on in a fold of {len(test)} rows; lower it")
+    return Folds(tuple(parts), plain.settings)
 
 
 def holdout(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

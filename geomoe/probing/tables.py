@@ -89,8 +89,10 @@ def table_cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 
 
 def _title(facts: Mapping[str, Any]) -> str:
-    test = f"{facts['test']:,} test" if facts["test"] is not None else "cross-validation"
-    return f"{facts['dataset']} ({facts['task']}): {facts['train']:,} train, {test}; protocol: {facts['protocol']}"
+    folds = f"cross-validation, {facts['splits']}" if facts.get("splits") else "cross-validation"
+    test = f"{facts['test']:,} test" if facts["test"] is not None else folds
+    nodata = f"; pixels without data: {facts['nodata']}" if "nodata" in facts else ""
+    return f"{facts['dataset']} ({facts['task']}): {facts['train']:,} train, {test}; protocol: {facts['protocol']}{nodata}"
 
 
 def print_table(rows: Sequence[Row], facts: Mapping[str, Any], console: rich.console.Console | None = None) -> None:
@@ -142,6 +144,12 @@ def read_tables(path: str | os.PathLike) -> tuple[list[Row], dict[str, Any]]:
     return rows, facts
 
 
+def difference(a: Row, b: Row) -> tuple[float, float]:
+    """By how much the main metric of a is above that of b, and the spread of both over the seeds together."""
+    metric = a.main
+    return a.mean[metric] - b.mean[metric], (a.std[metric] ** 2 + b.std[metric] ** 2) ** 0.5
+
+
 def verdict(rows: Sequence[Row]) -> str:
     """Say whether the first features beat each of the others by more than the spread over the seeds, on the main metric."""
     lines = []
@@ -149,8 +157,7 @@ def verdict(rows: Sequence[Row]) -> str:
         first, *others = [row for row in rows if row.probe == probe]
         metric = first.main
         for other in others:
-            gain = first.mean[metric] - other.mean[metric]
-            both = (first.std[metric] ** 2 + other.std[metric] ** 2) ** 0.5
+            gain, both = difference(first, other)
             word = "beats" if gain > both else "does NOT clearly beat"
             lines.append(f"{probe}: {first.features} {word} {other.features}: {metric} {gain:+.3f} (spread {both:.3f})")
     return "\n".join(lines)

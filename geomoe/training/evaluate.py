@@ -84,6 +84,9 @@ class Evaluator:
 def reconstruction_images(
     model: MAE, params: Any, batch: HostBatch, count: int, statistics: Statistics, normalised_targets: bool, seed: int
 ) -> np.ndarray:
-    """Original, masked and reconstructed images side by side: (count, S, 3 * S + 4, 3) in [0, 1]."""
-    part = {name: batch[name][:count] for name in ("image", *FIELDS)}
-    return side_by_side(reconstruct(model, params, part, seed, normalised_targets), statistics)
+    """Original, masked and reconstructed images side by side: (count, S, 3 * S + 4, 3) in [0, 1].
+
+    `batch` is of image, week, hour, lat, lon, and valid where pixels without data do not speak.
+    """
+    part = {name: batch[name][:count] for name in ("image", *FIELDS, "valid") if name in batch}
+    return side_by_side(reconstruct(model, params, part, seed, normalised_targets, part.get("valid")), statistics)

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from geomoe.analysis.experts import ablation_effects, contribution_norms
@@ -25,20 +24,23 @@ from geomoe.models.routing import Routing
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.config import PRETRAINED
 from geomoe.probing.metrics import TASKS, main_metric
-from geomoe.probing.tables import TITLES, read_tables, table_cells
+from geomoe.probing.tables import TITLES, Row, difference, read_tables, spread, table_cells
 from geomoe.training.config import default_config, flatten
 from geomoe.training.losses import OBJECTIVES
 from geomoe.training.run_log import read_table
 
 SHOWN = 4  # images that are drawn
 _ROUTED = 128  # images whose routing is measured
+_AT_RANDOM = ("random", "stratified")  # folds that put patches beside each other on both sides
+
+Table = tuple[list[Row], dict[str, Any]]  # rows and facts, of `read_tables`
 
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
     """Held-out images."""
 
-    batch: dict[str, np.ndarray]  # image (N, S, S, C) z-scored; week, hour, lat, lon (N, 2); labels (N, K)
+    batch: dict[str, np.ndarray]  # image (N, S, S, C) z-scored; valid (N, S, S); week, hour, lat, lon (N, 2); labels (N, K)
     task: str  # "multiclass", "multilabel" or another
     classes: Sequence[str]  # their names; empty without labels
 
@@ -114,7 +116,8 @@ def curves(run_dir: str) -> str:
 def reconstructions(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """Originals, what the encoder saw, reconstructions and their errors."""
     model = MAE(encoder.config)
-    result = reconstruct(model, encoder.params, images.first(SHOWN), normalised_targets=encoder.normalised_targets)
+    shown, normalised = images.first(SHOWN), encoder.normalised_targets
+    result = reconstruct(model, encoder.params, shown, normalised_targets=normalised, valid=shown["valid"])
     drawn = ""
     for bands, title in ((TRUE_COLOUR, "true colour"), (FALSE_COLOUR, "near infrared, red, green")):
         drawn += f"<div><p>{title.capitalize()}:</p>{figures.reconstruction(result, encoder.statistics, bands, title)}</div>"
@@ -133,7 +136,7 @@ def routing(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """Shares of the experts, their map on the patch grid, what they contribute, and what is lost without each."""
     cfg = encoder.config
     batch = images.first(_ROUTED)
-    gates = encoder.apply_tokens(jnp.asarray(batch["image"]), *(jnp.asarray(batch[name]) for name in FIELDS)).gates
+    gates = encoder.apply_tokens(*(batch[name] for name in ("image", *FIELDS, "valid"))).gates
     routed = Routing([np.asarray(g) for g in gates], cfg)
     starved = [(i, e) for i, u in enumerate(routed.usage) for e, share in enumerate(u) if share < 0.25 / len(u)]
     note = f"{len(starved)} of {sum(map(len, routed.usage))} experts get less than a quarter of their even share of tokens"
@@ -156,7 +159,8 @@ def sensitivity(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """How far embeddings move and what probes lose when the metadata is removed, shuffled or shifted."""
     labelled = images.task in TASKS
     labels, task = (images.batch["labels"], images.task) if labelled else (None, None)
-    rows = metadata_sensitivity(encoder, images.batch["image"], images.batch, labels, task, batch_size=128)
+    batch = images.batch
+    rows = metadata_sensitivity(encoder, batch["image"], batch, labels, task, valid=batch["valid"], batch_size=128)
     header = ["metadata given to the encoder", "cosine with the true embedding"]
     if labelled:
         metric = TITLES[main_metric(images.task)]
@@ -174,17 +178,19 @@ def probes(run_dir: str) -> str:
     files = sorted(glob.glob(os.path.join(run_dir, "probes", "*.json")))
     if not files:
         return '<p class="note">No probes yet: run probe.py on this run, then write the report again.</p>'
-    out = []
+    out, tables = [], list[Table]()
     for path in files:
         try:
             rows, facts = read_tables(path)
         except ValueError as error:
             out.append(f'<p class="note">{html.escape(str(error))}</p>')
             continue
-        test = f"{facts['test']:,} test images" if facts["test"] is not None else "cross-validated"
+        folds = f"cross-validated, {facts['splits']}" if facts.get("splits") else "cross-validated"
+        test = f"{facts['test']:,} test images" if facts["test"] is not None else folds
+        tables.append((rows, facts))
         out.append(
             f"<h3>{html.escape(facts['dataset'])}</h3><p>{html.escape(facts['task'])}, {facts['train']:,} training images, "
-            f"{test}, protocol {html.escape(facts['protocol'])}; mean and standard deviation over "
+            f"{html.escape(test)}, protocol {html.escape(facts['protocol'])}; mean and standard deviation over "
             f"{len(facts['config']['seeds'])} seeds.</p>"
         )
         out.append(table(*table_cells(rows), PRETRAINED))
@@ -195,12 +201,58 @@ def probes(run_dir: str) -> str:
                 span = row.intervals.get(metric, (value, value))
                 bars.append((f"{row.features}, {row.probe}", value, span, row.features == PRETRAINED))
             out.append(figures.intervals(TITLES[metric], bars))
-    return "".join(out)
+    return "".join(out) + "".join(_splits_compared(*pair) for pair in _pairs_of_splits(tables))
+
+
+def _pairs_of_splits(tables: Sequence[Table]) -> list[tuple[Table, Table]]:
+    """The tables of one dataset, encoder and pool whose folds were drawn at random, with those by blocks or groups."""
+    kinds: dict[str, list[Table]] = {"near": [], "far": []}
+    for table in tables:
+        facts = table[1]
+        if facts.get("splits"):
+            kinds["near" if facts["config"]["data"]["splits"] in _AT_RANDOM else "far"].append(table)
+
+    def same(a: Table, b: Table) -> bool:
+        (x, y), of_data = (a[1], b[1]), ("train_split", "nodata", "drop", "resize_mode", "clip", "hour")
+        of_probes = ("pool", "linear", "knn")
+        facts = all(x[key] == y[key] for key in ("dataset", "task", "protocol", "encoder"))
+        x, y = x["config"], y["config"]
+        return facts and all(x[key] == y[key] for key in of_probes) and all(x["data"][key] == y["data"][key] for key in of_data)
+
+    return [(near, far) for near in kinds["near"] for far in kinds["far"] if same(near, far)]
+
+
+def _splits_compared(near: Table, far: Table) -> str:
+    """Scores with folds at random beside those with folds that keep neighbours or groups together."""
+    (rows, facts), (others, other_facts) = near, far
+    found = {(row.features, row.probe): row for row in others}
+    cells, warned = [], []
+    for row in rows:
+        if (other := found.get((row.features, row.probe))) is None:
+            continue
+        loss, spread_of_both = difference(row, other)
+        differs = abs(loss) > spread_of_both
+        values = [spread([run[row.main] for run in each.runs]) for each in (row, other)]
+        cells.append([row.features, row.probe, TITLES[row.main], *values, f"{-loss:+.3f}", "yes" if differs else "no"])
+        if differs and row.features == PRETRAINED:
+            warned.append(f"{row.probe} {-loss:+.3f} (spread {spread_of_both:.3f})")
+    names = facts["splits"], other_facts["splits"]
+    note = ""
+    if warned:
+        text = (
+            f"Warning: scores with {names[1]} differ from those with {names[0]} by more than the spread of the seeds: "
+            f"{'; '.join(warned)}. Folds at random have patches beside each other on both sides; quote the other score for "
+            "places where the probe was not fitted."
+        )
+        note = f'<p class="note">{html.escape(text)}</p>'
+    header = ["features", "probe", "metric", *names, "difference", "beyond the spread"]
+    return f"<h3>{html.escape(facts['dataset'])}: how the folds were drawn</h3>{note}" + table(header, cells, PRETRAINED)
 
 
 def projection(encoder: PretrainedEncoder, images: HeldOut) -> str:
     """Embeddings in two dimensions, coloured by class."""
-    z = embed_in_batches(encoder, images.batch["image"], [images.batch[name] for name in FIELDS], batch_size=128)
+    batch = images.batch
+    z = embed_in_batches(encoder, batch["image"], [batch[name] for name in FIELDS], batch_size=128, valid=batch["valid"])
     labels = images.batch["labels"]
     several = images.task == "multilabel"
     single = labels.sum(axis=1) == 1 if several else np.ones(len(labels), bool)

@@ -21,7 +21,8 @@ class LossConfig:
     unmasked_weight: float = 0.1  # of visible patches
     balance_weight: float = 0.5  # of the routers' balance losses
     normalise_targets: bool = False  # each target patch by its own mean and standard deviation
-    valid_pixels: bool = False  # whether pixels without data count neither as targets nor in their normalisation
+    # Whether pixels without data neither speak to the encoder (see `geomoe.models.Encoder`) nor count as targets.
+    valid_pixels: bool = False
     decoded_views: int = 2  # of two crops of a place, how many the decoder reconstructs
     weights: Mapping[str, float] = dataclasses.field(default_factory=dict)  # objective -> weight, 0 for none
     options: Mapping[str, float] = dataclasses.field(default_factory=dict)  # further keys of the objectives

@@ -36,7 +36,7 @@ def data2vec_loss(predicted: Array, target: Array, mask: Array) -> Array:
 
     Args:
         predicted, target: (B, P, D).
-        mask: (B, P), 1 for hidden patches.
+        mask: (B, P), 1 for hidden patches that hold data.
 
     Returns:
         scalar; 1 for a prediction of zeros, since the targets have variance 1.
@@ -48,9 +48,13 @@ def data2vec_loss(predicted: Array, target: Array, mask: Array) -> Array:
 def _loss(inputs: LossInputs) -> Array:
     count = len(inputs.out.pred)
     crops = (inputs.crops[name][:count] for name in ("image", *FIELDS))
-    whole = encode(inputs.model, inputs.teacher, *crops)
+    valid = None if inputs.valid is None else inputs.valid[:count]
+    whole = encode(inputs.model, inputs.teacher, *crops, valid=valid)
     target = data2vec_targets(whole.layer_tokens, NUM_PREFIX_TOKENS)
-    return data2vec_loss(inputs.head(inputs.out.decoder_tokens), target, inputs.out.mask[:count])
+    mask = inputs.out.mask[:count]
+    if whole.present is not None:  # what the teacher makes of a patch without data is no target
+        mask = mask * whole.present[:, NUM_PREFIX_TOKENS:]
+    return data2vec_loss(inputs.head(inputs.out.decoder_tokens), target, mask)
 
 
 OBJECTIVE = Objective(

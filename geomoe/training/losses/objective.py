@@ -13,6 +13,7 @@ from jax import Array
 
 from geomoe.landsat import Statistics
 from geomoe.models import MAEOutput, ModelConfig
+from geomoe.models.pooling import mean_token
 
 Batch = Mapping[str, Array]
 
@@ -29,11 +30,12 @@ class LossInputs:
     statistics: Statistics | None  # of the z-score
     teacher: Any  # parameters of the averaged encoder, or None
     axis_name: str | None  # of the devices
+    valid: Array | None = None  # (V * B, S, S) bool, the pixels that speak; None is all
 
     @property
     def embedding(self) -> Array:
-        """The mean token of each crop: (V * B, D)."""
-        return jnp.mean(self.out.encoded.tokens, axis=1)
+        """The mean token of each crop, over the tokens that hold data: (V * B, D)."""
+        return mean_token(self.out.encoded.tokens, self.out.encoded.present)
 
     @property
     def views(self) -> tuple[Array, Array]:

@@ -44,10 +44,14 @@ def global_positions(count: int, views: int, axis_name: str | None, part: Array 
 
 
 def expert_usage(out: MAEOutput, top_k: int) -> dict[str, Array]:
-    """Share of the token assignments that go to each expert: block name -> (E,), summing to 1."""
+    """Share of the assignments of tokens that hold data that go to each expert: block name -> (E,), summing to 1."""
     blocks = {f"encoder/block_{i:02d}": gates for i, gates in enumerate(out.encoded.gates)}
     blocks |= {f"decoder/block_{i:02d}": gates for i, gates in enumerate(out.decoder_gates)}
-    return {name: jnp.mean(gates > 0, axis=(0, 1)) / top_k for name, gates in blocks.items()}
+    present = out.encoded.present
+    if present is None:
+        return {name: jnp.mean(gates > 0, axis=(0, 1)) / top_k for name, gates in blocks.items()}
+    counts = {name: jnp.sum(gates > 0, axis=(0, 1)) for name, gates in blocks.items()}
+    return {name: count / jnp.sum(count) for name, count in counts.items()}
 
 
 def _reconstruction(model: MAE, out: MAEOutput, crops: Batch, config: LossConfig) -> tuple[Array, Array]:
@@ -93,6 +97,7 @@ def batch_losses(
     """
     training = router_noise is not None
     crops = join_views(batch, config.views)
+    valid = crops["valid"] if config.valid_pixels else None
     out = autoencode(
         model,
         params,
@@ -101,13 +106,14 @@ def batch_losses(
         stochastic=Stochastic(router_noise, positions.reshape(-1)) if router_noise is not None else None,
         rngs=rngs,
         num_decoded=len(batch["image"]) * (min(config.decoded_views, config.views) if training else 1),
+        valid=valid,
     )
     masked, unmasked = _reconstruction(model, out, crops, config)
     values = {"masked": masked, "unmasked": unmasked, "balance": out.balance_loss}
     for objective, _ in config.active:
         if training or objective.held_out:
             head = functools.partial(apply_head, params.get("heads", {}).get(objective.name))
-            inputs = LossInputs(model.config, out, crops, head, config.options, statistics, teacher, axis_name)
+            inputs = LossInputs(model.config, out, crops, head, config.options, statistics, teacher, axis_name, valid)
             values[objective.name] = objective.loss(inputs)
     return values, expert_usage(out, model.config.top_k)
 
