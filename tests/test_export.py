@@ -1,10 +1,14 @@
 """The encoder in other systems: StableHLO, a PyTorch module, and the command that converts."""
 
+import datetime
+import hashlib
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from conftest import PTH
@@ -12,6 +16,7 @@ from conftest import PTH
 import geomoe
 from geomoe import metadata
 from geomoe.cli import convert
+from geomoe.export import stablehlo
 from geomoe.weights import torch_format
 
 
@@ -48,6 +53,66 @@ assert not any(name.startswith(("geomoe", "flax")) for name in sys.modules)
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True)
     with pytest.raises(ValueError, match="platform 'metal'"):
         convert.main(["--checkpoint", str(PTH), "--output", str(tmp_path / "x.stablehlo"), "--platforms", "metal"])
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "encoder.stablehlo"
+    stablehlo.export_encoder(geomoe.load(PTH), path, platforms=["cpu"])
+    return path
+
+
+def redescribed(path, folder, **facts):
+    """A copy of an exported function of which PATH.json says something else; None takes a fact away."""
+    copy = folder / path.name
+    copy.write_bytes(path.read_bytes())
+    facts = json.loads(pathlib.Path(f"{path}.json").read_text()) | facts
+    pathlib.Path(f"{copy}.json").write_text(json.dumps({key: value for key, value in facts.items() if value is not None}))
+    return copy
+
+
+def test_an_exported_file_loads_up_to_its_day(exported, tmp_path, some):
+    images, place = some
+    facts = json.loads(pathlib.Path(f"{exported}.json").read_text())
+    assert facts["jax_version"] == jax.__version__ and "six months" in facts["guarantee"]
+    days = (datetime.date.fromisoformat(facts["expires"]) - datetime.date.today()).days
+    assert 181 <= days <= 184
+    inputs = images.astype(np.float32), *metadata.encode(**place)
+    out = stablehlo.load_exported(exported).call(*inputs)
+    np.testing.assert_allclose(out, geomoe.load(PTH).embed(images, **place), atol=1e-5)
+    yesterday, today = (str(datetime.date.today() - datetime.timedelta(days=n)) for n in (1, 0))
+    for still_good in (
+        dict(expires=yesterday),  # by the same JAX
+        dict(expires=today, jax_version="0.9.0"),
+        dict(expires=None, jax_version="0.9.0"),  # a file of geomoe 0.1
+    ):
+        assert stablehlo.load_exported(redescribed(exported, tmp_path, **still_good)).platforms == ("cpu",)
+    expired = redescribed(exported, tmp_path, expires=yesterday, jax_version="0.9.0")
+    with pytest.raises(ValueError, match=rf"JAX 0.9.0 and expired on {yesterday}.*six months of its versions only.*again"):
+        stablehlo.load_exported(expired)
+
+
+def test_an_exported_file_that_cannot_be_read_is_named(exported, tmp_path):
+    whole = exported.read_bytes()
+    copy = redescribed(exported, tmp_path)
+    copy.write_bytes(whole[:-100])
+    with pytest.raises(ValueError, match="encoder.stablehlo is not the file that .*json describes: it is damaged"):
+        stablehlo.load_exported(copy)
+    other = b"not what JAX wrote" * 10
+    copy.write_bytes(other)
+    redescribed(copy, tmp_path, sha256=hashlib.sha256(other).hexdigest(), jax_version="0.1.0")
+    with pytest.raises(ValueError, match=f"JAX {jax.__version__} cannot read it.*six months.*or use JAX 0.1.0"):
+        stablehlo.load_exported(copy)
+    description = pathlib.Path(f"{copy}.json")
+    for text in ("{", "[]", "{}", '{"jax_version": "0.9", "expires": "soon"}'):
+        description.write_text(text)
+        with pytest.raises(ValueError, match="encoder.stablehlo.json is no description"):
+            stablehlo.load_exported(copy)
+    description.unlink()
+    with pytest.raises(FileNotFoundError, match="encoder.stablehlo.json"):
+        stablehlo.load_exported(copy)
+    with pytest.raises(FileNotFoundError, match="nothing.stablehlo"):
+        stablehlo.load_exported(tmp_path / "nothing.stablehlo")
 
 
 def test_conversion_there_and_back(tmp_path, some):

@@ -1,14 +1,12 @@
 """The encoder as StableHLO: a file that runs wherever JAX (or another StableHLO runtime) does, without this package.
 
-The file is what `jax.export` serialises. Its function takes digital numbers and metadata pairs and gives embeddings; weights
-and normalisation are inside:
-
-    embeddings = function(images, week, hour, lat, lon)
-
-images (N, S, S, C) float32, Collection 2 digital numbers, 0 or NaN without data (which does not speak); week, hour, lat, lon
-(N, 2) float32 [sin, cos] pairs, [0, 0] where unknown; embeddings (N, D) float32. N is free.
+The file is what `jax.export` serialises; `geomoe.export.files` says what its function takes and gives. JAX guarantees to read
+it for six months of its versions only, so the facts beside it say until when, and `load_exported` looks.
 """
 
+import calendar
+import datetime
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -20,13 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from geomoe import landsat
-from geomoe.files import atomic_open
-from geomoe.metadata import FIELDS
+from geomoe.export.files import function_facts, write_function
 from geomoe.models import encode
-from geomoe.models.pooling import Pool, check_pool, pool_name, pool_tokens
+from geomoe.models.pooling import Pool, check_pool, pool_tokens
 from geomoe.pretrained import PretrainedEncoder
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+# https://docs.jax.dev/en/latest/export/export.html, "Compatibility guarantees".
+GUARANTEE = "JAX guarantees to read a StableHLO file for six months of its versions only"
+_MONTHS = 6
 
 
 def export_encoder(
@@ -43,7 +43,8 @@ def export_encoder(
         platforms: that the file is lowered for; none of them needs to be there.
 
     Returns:
-        The facts in PATH.json: shapes, bands, unit, normalisation, platforms, bytes.
+        The facts in PATH.json: shapes, bands, unit, normalisation, platforms, bytes; the version that wrote the file,
+        `jax_version`, and the day on which six months are over, `expires`.
 
     Raises:
         ValueError: an unknown platform or pool.
@@ -65,21 +66,53 @@ def export_encoder(
     image = jax.ShapeDtypeStruct((count, cfg.img_size, cfg.img_size, cfg.in_channels), jnp.float32)
     pair = jax.ShapeDtypeStruct((count, 2), jnp.float32)
     exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(image, pair, pair, pair, pair)
-    blob = exported.serialize()
-    facts = {
-        "inputs": {"images": ["N", cfg.img_size, cfg.img_size, cfg.in_channels], **{name: ["N", 2] for name in FIELDS}},
-        "output": ["N", *exported.out_avals[0].shape[1:]],
-        "bands": list(encoder.bands),
-        "unit": "collection2_dn",
-        "normalisation (inside)": {key: encoder.statistics[key] for key in ("mean", "std")},
-        "pool": pool_name(pool),
+    facts = function_facts(encoder, pool) | {
         "platforms": list(platforms),
-        "encoder": encoder.source,
         "jax_version": jax.__version__,
-        "bytes": len(blob),
+        "expires": _after_months(datetime.date.today(), _MONTHS).isoformat(),
+        "guarantee": f"{GUARANTEE}; export it again after {_MONTHS} months, or keep JAX {jax.__version__}",
     }
-    with atomic_open(path, "wb") as file:
-        file.write(bytes(blob))
-    with atomic_open(f"{os.fspath(path)}.json") as file:
-        json.dump(facts, file, indent=1)
-    return facts
+    return write_function(path, bytes(exported.serialize()), facts)
+
+
+def load_exported(path: str | os.PathLike[str]) -> jax.export.Exported:
+    """Read a file of `export_encoder`; its `call` takes images, week, hour, lat, lon (see `geomoe.export.files`).
+
+    JAX of the version that wrote the file reads it for ever, another one up to the day `expires` of PATH.json.
+
+    Raises:
+        FileNotFoundError: PATH or PATH.json is not there.
+        ValueError: the file is damaged, expired, or JAX cannot read it.
+    """
+    name = os.fspath(path)
+    for part, what in ((name, "the exported function"), (f"{name}.json", "which says what it is and must stand beside it")):
+        if not os.path.exists(part):
+            raise FileNotFoundError(f"nothing at {part}, {what}")
+    try:
+        with open(f"{name}.json", encoding="utf-8") as file:
+            facts = json.load(file)
+        version, expires = facts["jax_version"], facts.get("expires")
+        day = None if expires is None else datetime.date.fromisoformat(expires)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{name}.json is no description of an exported function ({error}); export the encoder again") from None
+    with open(name, "rb") as file:
+        blob = file.read()
+    if "sha256" in facts and hashlib.sha256(blob).hexdigest() != facts["sha256"]:
+        raise ValueError(f"{name} is not the file that {name}.json describes: it is damaged or was replaced; copy both again")
+    remedy = f"{GUARANTEE}. Export the encoder again (python -m geomoe.cli.convert), or use JAX {version}"
+    if version != jax.__version__ and day is not None and datetime.date.today() > day:
+        raise ValueError(
+            f"{name} was written by JAX {version} and expired on {expires}; this is JAX {jax.__version__}. {remedy}"
+        )
+    try:
+        return jax.export.deserialize(bytearray(blob))
+    except Exception as error:  # flatbuffers and MLIR raise kinds of their own
+        cause = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{name}: JAX {jax.__version__} cannot read it ({cause}). {remedy}") from error
+
+
+def _after_months(day: datetime.date, months: int) -> datetime.date:
+    """The same day so many months later, or the last of that month."""
+    years, month = divmod(day.month - 1 + months, 12)
+    year, month = day.year + years, month + 1
+    return datetime.date(year, month, min(day.day, calendar.monthrange(year, month)[1]))
