@@ -59,6 +59,27 @@ def test_both_forms_of_file_hold_the_rows_of_all_parts(tmp_path, labelled):
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize("name", ["x.npz", "x.parquet"])
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_tables_of_fewer_bits_are_read_as_float32(tmp_path, name, dtype):
+    parts = make_parts(tmp_path / "x", rows=(3, 200, 1), labelled=False)
+    whole = np.concatenate([part["vector"] for part in parts])
+    embeddings.Sink(tmp_path / name, dtype=dtype).write(parts, FACTS)
+    table = embeddings.read(tmp_path / name)
+    assert table["vector"].dtype == np.float32
+    np.testing.assert_array_equal(np.isnan(table["vector"]), np.isnan(whole))
+    largest = np.nanmax(np.abs(whole), axis=0)
+    bound = largest / 254 * 1.001 if dtype == "int8" else largest * 2.0**-11
+    assert (np.nan_to_num(np.abs(table["vector"] - whole)) <= bound).all()
+    if name.endswith("npz"):
+        with np.load(tmp_path / name) as file:
+            assert file["vector"].dtype == dtype
+    else:
+        import pyarrow.parquet as pq
+
+        assert pq.read_schema(tmp_path / name).field("vector").type.value_type == dtype.replace("float16", "halffloat")
+
+
 def test_the_bounds_of_a_geoparquet_are_those_of_every_part(tmp_path):
     pq = pytest.importorskip("pyarrow.parquet")
     corners = np.random.default_rng(1).uniform(-80, 80, (5, 5, 2))
@@ -81,7 +102,7 @@ def test_other_files_are_refused(tmp_path):
         ("no.npz", "no file of embeddings"),
         ("no.parquet", "no Parquet file"),
         ("other.parquet", "no geomoe metadata"),
-        ("x.csv", "read from .parquet and .npz"),
+        ("x.csv", "read from .parquet, .npz, .tif"),
     ):
         with pytest.raises(ValueError, match=message):
             embeddings.read(tmp_path / name)

@@ -42,7 +42,7 @@ def test_a_folder_of_patches(encoder, ground, folder, tmp_path, monkeypatch):
     counts = embeddings.embed_folder(encoder, sink, folder, skipped=skipped.append)
     assert counts == {"patches": 4, "embedded": 3} and [error.kind for error in skipped] == ["unreadable image"]
     table = embeddings.read(tmp_path / "f.npz")
-    assert table["id"].tolist() == [STAMPED, "empty", "sub/later", "sub/timeless"] and table["vector"].dtype == np.float16
+    assert table["id"].tolist() == [STAMPED, "empty", "sub/later", "sub/timeless"] and table["vector"].dtype == np.float32
     # A stamp in the name is believed before the time of writing.
     assert table["time"].astype(str).tolist() == ["2017-06-13T10:10:31", "NaT", "2021-03-04T05:06:07", "NaT"]
     np.testing.assert_allclose(table["valid_fraction"][0], (ground != 0).all(axis=-1).mean(), rtol=1e-6)
@@ -88,13 +88,14 @@ def test_folders_that_cannot_be_used_are_named(encoder, tmp_path):
         embeddings.embed_folder(encoder, sink, tmp_path)
     with pytest.raises(ValueError, match="is for scenes; take .parquet or .npz"):
         embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "f.tif"), tmp_path)
+    with pytest.raises(ValueError, match="every token"):
+        embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "f.npz", "tokens"), tmp_path)
     (tmp_path / "there.npz").touch()
     for path, options, message in (
         ("there.npz", {}, "there.npz is there already"),
         ("x.csv", {}, "written as .parquet, .npz, .tif"),
-        ("x.npz", dict(pool="tokens"), "every token"),
         ("x.npz", dict(pool="median"), "'median' is not one of"),
-        ("x.npz", dict(dtype="int8"), "dtype = 'int8'"),
+        ("x.npz", dict(dtype="int4"), "dtype = 'int4'"),
     ):
         with pytest.raises(ValueError, match=message):
             embeddings.Sink(tmp_path / path, **options)

@@ -66,6 +66,7 @@ def test_a_scene_becomes_geoparquet(encoder, scene_file, ground, tmp_path):
     stored = pq.read_table(output)
     geo = json.loads(stored.schema.metadata[b"geo"])
     geometry = geo["columns"][geo["primary_column"]]
+    assert geometry["geometry_types"] == ["Polygon"] and geometry["orientation"] == "counterclockwise"
     assert geo["version"] == "1.1.0" and geometry["encoding"] == "WKB"
     to_wgs84 = pyproj.Transformer.from_crs("EPSG:32633", "EPSG:4326", always_xy=True)
     corners = []
@@ -74,9 +75,11 @@ def test_a_scene_becomes_geoparquet(encoder, scene_file, ground, tmp_path):
         assert wkb[:13] == b"\1\3\0\0\0\1\0\0\0\5\0\0\0"  # little-endian, a polygon of one ring of five points
         polygon = np.frombuffer(wkb[13:], "<f8").reshape(5, 2)
         x, y = ORIGIN[0] + 30 * 4 * j, ORIGIN[1] - 30 * 4 * i
-        ring = [(x, y), (x + 240, y), (x + 240, y - 240), (x, y - 240), (x, y)]
+        ring = [(x, y), (x, y - 240), (x + 240, y - 240), (x + 240, y), (x, y)]  # counterclockwise
         np.testing.assert_allclose(polygon, [to_wgs84.transform(*corner) for corner in ring])  # longitude, then latitude
         corners.append(polygon)
+        bounds = [stored["bbox"][row][name].as_py() for name in ("xmin", "ymin", "xmax", "ymax")]
+        np.testing.assert_allclose(bounds, [*polygon.min(axis=0), *polygon.max(axis=0)])
     corners = np.concatenate(corners)
     np.testing.assert_allclose(geometry["bbox"], [*corners.min(axis=0), *corners.max(axis=0)])
 

@@ -3,6 +3,7 @@
     python -m geomoe.cli.embed --checkpoint RUN --dataset synthetic_landsat --split test --output test.parquet
     python -m geomoe.cli.embed --checkpoint RUN --folder DIR --output patches.npz
     python -m geomoe.cli.embed --checkpoint RUN --scene DIR_OR_FILE --unit level1_dn --output scene.tif
+    python -m geomoe.cli.embed --checkpoint RUN --scene DIR_OR_FILE --resolution token --dtype int8 --output map.tif
 
 An interrupted run goes on with the same command. Windows and patches without data are marked, not embedded.
 """
@@ -19,6 +20,8 @@ from geomoe.progress import progress_bar
 def main(argv: list[str] | None = None) -> None:
     from geomoe import landsat
     from geomoe.data.preprocess import NODATA_MODES, RESIZE_MODES
+    from geomoe.embeddings.rasters import RESOLUTIONS
+    from geomoe.embeddings.vectors import DTYPES
 
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.embed", description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
@@ -29,8 +32,10 @@ def main(argv: list[str] | None = None) -> None:
     source.add_argument("--scene", nargs="+", help="a GeoTIFF, a folder with one file a band, or the band files; or addresses")
     source.add_argument("--stac", help="a STAC item of a scene, file or address")
     parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif for scenes")
-    parser.add_argument("--pool", default="mean", help="pooling, as mean, stages or stages+metadata (default: mean)")
-    parser.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the vectors in the file")
+    parser.add_argument("--pool", help="pooling, as mean, stages or stages+metadata (default: mean)")
+    parser.add_argument(
+        "--dtype", default="float32", choices=DTYPES, help="of the vectors in the file; int8 has a scale a dimension"
+    )
     parser.add_argument("--batch_size", type=int, default=256)
     parser.add_argument("--split", default="test", help="of --dataset (default: test)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
@@ -43,6 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resize_mode", choices=modes, help="of patches: centre_crop (default) or resize")
     parser.add_argument("--sun_elevation", type=float, help="degrees, for --unit level1_dn (default: the scene's own)")
     parser.add_argument("--uint8_range", type=float, nargs=2, help="reflectances that 1 and 255 stand for (default: 0 1)")
+    cells = "a pixel of the map is a window's stride, a patch (token) or a pixel of the scene"
+    parser.add_argument("--resolution", choices=RESOLUTIONS, help=f"of the map of a scene: {cells} (default: window)")
     parser.add_argument("--stride", type=int, help="of the windows of a scene, in pixels (default: half a window)")
     parser.add_argument("--min_valid", type=float, default=0.5, help="least share of a window that holds data (default: 0.5)")
     parser.add_argument("--max_cloud", type=float, default=1.0, help="largest share of clouds in a window (default: 1)")
@@ -51,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--nodata", choices=NODATA_MODES, default="masked", help="pixels without data do not speak, or do")
     parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")
     args = parser.parse_args(argv)
-    for name in ("stride", "time", "mask"):
+    for name in ("resolution", "stride", "time", "mask"):
         if getattr(args, name) is not None and not (args.scene or args.stac):
             raise ValueError(f"--{name} is for --scene and --stac")
     if args.resize_mode and (args.scene or args.stac):
@@ -84,7 +91,7 @@ def main(argv: list[str] | None = None) -> None:
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        sink = embeddings.Sink(args.output, parse_pool(args.pool), args.dtype, args.batch_size, progress)
+        sink = embeddings.Sink(args.output, args.pool and parse_pool(args.pool), args.dtype, args.batch_size, progress)
         if args.dataset:
             records = dict(data_dir=args.data_dir, resize_mode=resize_mode, nodata=args.nodata)
             counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split, **records)
@@ -93,6 +100,7 @@ def main(argv: list[str] | None = None) -> None:
             counts = embeddings.embed_folder(encoder, sink, args.folder, spec=spec, skipped=skipped)
         else:
             windows = {name: getattr(args, name) for name in ("stride", "time", "min_valid", "max_cloud")}
+            windows["resolution"] = args.resolution or "window"
             windows["mask"] = tuple(args.mask.split(",")) if args.mask else ()
             scene = args.scene if args.scene and len(args.scene) > 1 else (args.scene or [None])[0]
             if args.stac:

@@ -1,44 +1,54 @@
-"""Files of embeddings: parts to one Parquet, `.npz` or GeoTIFF file, with one part in memory at a time; and read back."""
+"""Tables of embeddings: parts to one Parquet or `.npz` file, with one part in memory at a time; and files read back."""
 
 import json
 import os
-import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from geomoe.embeddings import footprints as shapes
+from geomoe.embeddings.rasters import read_geotiff
+from geomoe.embeddings.vectors import SCALE, Columns, to_float32
 from geomoe.files import atomic_path
 
-Columns = dict[str, np.ndarray]  # the columns of a block of rows, by name
 Parts = Iterable[Columns]  # blocks of rows after each other; read several times
-FORMATS = (".parquet", ".npz", ".tif")
-TILE = 128  # pixels a side, of a GeoTIFF
+RASTERS = (".tif",)
+FORMATS = (".parquet", ".npz", *RASTERS)
 
 
 def write_parquet(output: str, parts: Parts, facts: Mapping[str, Any], footprints: bool) -> None:
     """Write one row a patch: id, latitude, longitude, time, labels, valid_fraction, vector (null where not embedded).
 
-    With `footprints` the file is GeoParquet 1.1: a WKB polygon in longitude and latitude for each row.
+    With `footprints` the file is GeoParquet 1.1: a polygon in longitude and latitude for each row, cut in two where it crosses
+    180 degrees, and its bounds in the column `bbox`, as RFC 7946 has them: west is greater than east where they do.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     extra = {b"geomoe": json.dumps(facts).encode()}
     if footprints:
-        corners = (part["footprint"] for part in parts)  # (N, 5, 2) each, longitude and latitude
-        low, high = zip(*((part.min(axis=(0, 1)), part.max(axis=(0, 1))) for part in corners))
-        bounds = [*np.min(low, axis=0).tolist(), *np.max(high, axis=0).tolist()]
-        geometry = {"encoding": "WKB", "geometry_types": ["Polygon"], "bbox": bounds}
-        geo = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
-        extra[b"geo"] = json.dumps(geo).encode()
+        extra[b"geo"] = json.dumps(_geo_metadata(part["footprint"] for part in parts)).encode()
     tables = (pa.table(_arrow_columns(part, footprints)) for part in parts)
     first = next(tables)
     with atomic_path(output) as path, pq.ParquetWriter(path, first.schema.with_metadata(extra)) as writer:
         writer.write_table(first)
         for table in tables:
             writer.write_table(table.cast(first.schema))
+
+
+def _geo_metadata(footprints: Iterable[np.ndarray]) -> dict[str, Any]:
+    """The file metadata of GeoParquet 1.1 of blocks of rings (N, 5, 2)."""
+    kinds, bounds = set[str](), list[np.ndarray]()
+    for rings in footprints:
+        polygons = [shapes.polygons(ring) for ring in rings]
+        kinds |= {"Polygon" if len(polygon) == 1 else "MultiPolygon" for polygon in polygons}
+        bounds.append(shapes.join_bounds(np.array([shapes.bounds(polygon) for polygon in polygons])))
+    covering = {"bbox": {name: ["bbox", name] for name in shapes.BOUNDS}}
+    geometry = {"encoding": "WKB", "geometry_types": sorted(kinds), "orientation": "counterclockwise", "covering": covering}
+    geometry["bbox"] = shapes.join_bounds(np.array(bounds)).tolist()
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": geometry}}
 
 
 def _arrow_columns(part: Columns, footprints: bool) -> dict[str, Any]:
@@ -61,8 +71,10 @@ def _arrow_columns(part: Columns, footprints: bool) -> dict[str, Any]:
         columns["labels"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes, pa.int32()))
     columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=pa.array(~embedded))
     if footprints:
-        polygons = [struct.pack("<BIII10d", 1, 3, 1, 5, *corners.reshape(-1)) for corners in part["footprint"]]
-        columns["geometry"] = pa.array(polygons, pa.binary())
+        polygons = [shapes.polygons(ring) for ring in part["footprint"]]
+        columns["geometry"] = pa.array([shapes.to_wkb(polygon) for polygon in polygons], pa.binary())
+        bounds = np.array([shapes.bounds(polygon) for polygon in polygons])
+        columns["bbox"] = pa.StructArray.from_arrays(list(bounds.T), names=list(shapes.BOUNDS))
     return columns
 
 
@@ -83,33 +95,13 @@ def write_npz(output: str, parts: Parts, facts: Mapping[str, Any]) -> None:
             np.lib.format.write_array(file, np.array(json.dumps(facts)))
 
 
-def write_geotiff(output: str, parts: Parts, facts: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
-    """Write a raster with one pixel a window (grid: rasterio's height, width, transform, crs), one band a value or NaN."""
-    import rasterio
-    from rasterio.windows import Window
-
-    width = next(iter(parts))["vector"].shape[-1]
-    profile = dict(driver="GTiff", **grid, count=width, dtype="float32", nodata=float("nan"), bigtiff="if_safer")
-    profile |= dict(tiled=True, blockxsize=TILE, blockysize=TILE, interleave="pixel", compress="deflate")
-    row = 0
-    with atomic_path(output) as path, rasterio.open(path, "w", **profile) as file:
-        file.update_tags(geomoe=json.dumps(facts))
-        for band in range(width):
-            file.set_band_description(band + 1, f"embedding {band}")
-        for part in parts:
-            values = np.where(part["embedded"][:, None], part["vector"].astype(np.float32), np.nan)
-            values = values.reshape(-1, grid["width"], width).transpose(2, 0, 1)
-            file.write(values, window=Window(0, row, grid["width"], values.shape[1]))
-            row += values.shape[1]
-
-
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a `.parquet` or `.npz` file of embeddings into memory.
+    """Read a `.parquet`, `.npz` or `.tif` file of embeddings into memory.
 
     Returns:
-        id (N,) text; latitude, longitude (N,); time (N,) datetime64[s]; valid_fraction (N,); embedded (N,) bool; vector (N, D)
-        float32, NaN where not embedded; labels (N, K) 0/1 where the source has labels; facts: a dict that says how they came
-        about (encoder, pool, input, class names).
+        id (N,) text; latitude, longitude (N,); time (N,) datetime64[s]; valid_fraction (N,), of tables; embedded (N,) bool;
+        vector (N, D) float32, whatever the file's type, NaN where not embedded; labels (N, K) 0/1 where the source has labels;
+        facts: a dict that says how they came about (encoder, pool, input, class names). The rows of a raster are its pixels.
 
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds no embeddings.
@@ -123,9 +115,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
                 raise ValueError(f"{path} is no file of embeddings: it holds {', '.join(file.files)}")
             out: dict[str, Any] = {name: file[name] for name in file.files if name != "facts"}
             out["facts"] = json.loads(str(file["facts"]))
-        return out
+        return out | {"vector": to_float32(out["vector"], out["facts"].get(SCALE))}
+    if path.endswith(".tif"):
+        return read_geotiff(path)
     if not path.endswith(".parquet"):
-        raise ValueError(f"{path}: embeddings are read from .parquet and .npz files")
+        raise ValueError(f"{path}: embeddings are read from {', '.join(FORMATS)} files")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -140,7 +134,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     embedded = ~vector.is_null().to_numpy(zero_copy_only=False)
     width = vector.type.list_size
     values = np.full((len(vector), width), np.nan, np.float32)
-    values[embedded] = vector.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    stored = vector.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+    values[embedded] = to_float32(stored, facts.get(SCALE))
     plain = ("latitude", "longitude", "time", "valid_fraction", "cloud_fraction")
     out = {name: table[name].to_numpy() for name in plain if name in table.column_names}
     out["time"] = out["time"].astype("datetime64[s]")

@@ -12,8 +12,8 @@ from geomoe.data.folder import File, find_geotiffs, fingerprint
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.preprocess import InputSpec, has_data
 from geomoe.embeddings import sink as sinks
-from geomoe.embeddings.files import Columns
 from geomoe.embeddings.sink import Parts, Sink
+from geomoe.embeddings.vectors import Columns
 from geomoe.pretrained import PretrainedEncoder
 
 
@@ -76,7 +76,7 @@ def _rows_of_batch(encoder: PretrainedEncoder, sink: Sink, batch: dict[str, Any]
     embedded = valid > 0
     encoded = [batch[key][embedded] for key in metadata.FIELDS]
     holds = None if spec.nodata == "published" else batch["valid"][embedded]
-    z = encoder.embed_batch(batch["image"][embedded], encoded, sink.pool, sink.batch_size, holds)
+    z = encoder.embed_batch(batch["image"][embedded], encoded, sink.pool or "mean", sink.batch_size, holds)
     columns = {
         "id": batch["id"].astype(str),
         "latitude": batch["latitude"].astype(np.float64),

@@ -4,13 +4,16 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from geomoe.data.preprocess import InputSpec
-from geomoe.embeddings.files import FORMATS, Columns, write_geotiff, write_npz, write_parquet
+from geomoe.embeddings.files import FORMATS, RASTERS, write_npz, write_parquet
+from geomoe.embeddings.item import write_item
+from geomoe.embeddings.rasters import write_geotiff
+from geomoe.embeddings.vectors import Columns, StoredParts, check_dtype
 from geomoe.files import atomic_open
 from geomoe.models.pooling import TOKENS, Pool, check_pool, pool_name
 from geomoe.pretrained import PretrainedEncoder
@@ -80,33 +83,52 @@ class Sink:
     """Where embeddings go, and how; ValueError where a value has no meaning, or the output is there already."""
 
     output: str | os.PathLike[str]  # a `.parquet`, `.npz` or (for scenes) `.tif` file
-    pool: Pool = "mean"  # any but "tokens", as for `PretrainedEncoder.embed`
-    dtype: str = "float32"  # or "float16", of the vectors in the file
+    pool: Pool | None = None  # as for `PretrainedEncoder.embed`; None is "mean", and "tokens" for a map of them
+    dtype: str = "float32"  # of the vectors in the file, of `geomoe.embeddings.vectors.DTYPES`
     batch_size: int = 256  # images at once
     progress: Callable[[int, int], None] = lambda done, total: None  # called with the patches done and that of all
 
     def __post_init__(self) -> None:
         if os.path.splitext(os.fspath(self.output))[1] not in FORMATS:
             raise ValueError(f"{self.output}: embeddings are written as {', '.join(FORMATS)}")
-        if TOKENS in check_pool(self.pool):
-            raise ValueError("pool = 'tokens' would write every token of every patch; take 'mean', say")
-        if self.dtype not in ("float32", "float16"):
-            raise ValueError(f"dtype = {self.dtype!r} is not 'float32' or 'float16'")
-        if os.path.exists(self.output):
+        if self.pool is not None:
+            check_pool(self.pool)
+        check_dtype(self.dtype)
+        if os.path.exists(self.output) and not os.path.exists(f"{os.fspath(self.output)}.parts"):
             raise ValueError(f"{self.output} is there already; remove it or take another name")
 
-    def check_table(self) -> None:
-        """Raise ValueError where the output is a raster, which is for the windows of a scene alone."""
-        if os.fspath(self.output).endswith(".tif"):
-            raise ValueError(f"{self.output}: a GeoTIFF of embeddings is for scenes; take .parquet or .npz")
+    @property
+    def is_raster(self) -> bool:
+        """Whether the output is a raster, which is for scenes alone."""
+        return os.path.splitext(os.fspath(self.output))[1] in RASTERS
 
-    def facts(self, encoder: PretrainedEncoder, spec: InputSpec, source: Mapping[str, Any]) -> dict[str, Any]:
+    def check_table(self) -> None:
+        """Raise ValueError where the output is a raster, or has no meaning for whole patches."""
+        if self.is_raster:
+            raise ValueError(f"{self.output}: a raster of embeddings is for scenes; take .parquet or .npz")
+        self.check_pooled()
+
+    def check_pooled(self) -> None:
+        """Raise ValueError where the pool is of tokens."""
+        if self.pool == TOKENS:
+            raise ValueError("pool = 'tokens' would write every token of every patch; take 'mean', or a map of tokens")
+
+    def check_tokens(self, resolution: str) -> None:
+        """Raise ValueError where the output, or the pool, does not suit a map of tokens."""
+        if not self.is_raster:
+            raise ValueError(f"{self.output}: resolution = {resolution!r} gives a raster; take {' or '.join(RASTERS)}")
+        if self.pool not in (None, TOKENS):
+            raise ValueError(f"resolution = {resolution!r} gives the patches' tokens; pool = {self.pool!r} would be ignored")
+
+    def facts(
+        self, encoder: PretrainedEncoder, spec: InputSpec, source: Mapping[str, Any], pool: Pool | None = None
+    ) -> dict[str, Any]:
         """Say how embeddings come about, in plain values: for the file, and to tell one run from another."""
         return {
             "geomoe_version": __version__,
             "encoder": encoder.source,
             "encoder_sha256": encoder.fingerprint,
-            "pool": pool_name(self.pool),
+            "pool": pool_name(pool or self.pool or "mean"),
             "dtype": self.dtype,
             "input": encoder.record(spec),
             **source,
@@ -122,23 +144,33 @@ class Sink:
         rows = columns["embedded"]
         lat, lon, time = (columns[key][rows] for key in ("latitude", "longitude", "time"))
         options: dict[str, Any] = dict(batch_size=self.batch_size, spec=spec, valid=valid)
-        return self.spread(rows, encoder.embed(images, lat, lon, time, self.pool, **options))
+        return self.spread(rows, encoder.embed(images, lat, lon, time, self.pool or "mean", **options))
 
     def spread(self, rows: np.ndarray, z: np.ndarray) -> np.ndarray:
         """Spread embeddings over the rows of a block: those where `rows` is true, NaN for the others."""
-        out = np.full((len(rows), z.shape[1]), np.nan, self.dtype)
+        out = np.full((len(rows), z.shape[1]), np.nan, np.float32)
         out[rows] = z
         return out
 
     def finish(self, parts: Parts, facts: Mapping[str, Any], grid: Mapping[str, Any] | None = None) -> dict[str, int]:
-        """Join all parts to the output, with `facts` and for a scene the grid of its windows; remove them; count the rows."""
-        output = os.fspath(self.output)
-        rows = [part["embedded"] for part in parts]
-        if output.endswith(".parquet"):
-            write_parquet(output, parts, facts, footprints=grid is not None)
-        elif output.endswith(".npz"):
-            write_npz(output, parts, facts)
-        elif grid is not None:
-            write_geotiff(output, parts, facts, grid)
+        """Join all parts to the output, with `facts` and for a scene the grid of its raster; remove them; count the rows."""
+        counts = self.write(parts, facts, grid)
         parts.remove()
+        return counts
+
+    def write(
+        self, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any] | None = None
+    ) -> dict[str, int]:
+        """Write the output, and for a scene a STAC item beside it, from blocks of rows that can be read several times."""
+        output, stored = os.fspath(self.output), StoredParts(parts, self.dtype)
+        facts = {**facts, **stored.facts}
+        rows = [part["embedded"] for part in parts]
+        if grid is not None:
+            write_item(output, facts, grid, stored)
+        if output.endswith(".parquet"):
+            write_parquet(output, stored, facts, footprints=grid is not None)
+        elif output.endswith(".npz"):
+            write_npz(output, stored, facts)
+        elif grid is not None:
+            write_geotiff(output, stored, facts, grid)
         return {"patches": sum(map(len, rows)), "embedded": sum(int(row.sum()) for row in rows)}

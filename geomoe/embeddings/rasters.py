@@ -1,0 +1,103 @@
+"""Rasters of embeddings: Cloud Optimized GeoTIFFs with one band a dimension, and read back."""
+
+import contextlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from geomoe.embeddings.vectors import INT8_NODATA, SCALE, Columns, to_float32
+from geomoe.files import atomic_path
+
+RESOLUTIONS = ("window", "token", "pixel")  # a pixel is a window's stride, a patch or a pixel of the scene
+TILE = 128  # pixels a side
+_RAW_ROWS = 16  # of the tiles of the file on the way, which is written some rows at a time
+_CACHE_MB = 256  # of GDAL
+
+
+def write_geotiff(output: str, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
+    """Write a Cloud Optimized GeoTIFF, with overviews, of rows of pixels.
+
+    A band is a dimension. float32 and float16 (32 bits declared, 16 stored) have NaN for no data, int8 -128 and a scale a band.
+
+    Args:
+        parts: blocks of whole rows, with a "vector" of the file's type.
+        facts: go into the tag "geomoe", as JSON.
+        grid: rasterio's height, width, transform and crs.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    import rasterio
+    import rasterio.shutil
+
+    dtype = next(iter(parts))["vector"].dtype
+    options = dict(
+        BLOCKSIZE=TILE, COMPRESS="DEFLATE", BIGTIFF="IF_SAFER", OVERVIEW_RESAMPLING="AVERAGE", NUM_THREADS="ALL_CPUS"
+    )
+    options["PREDICTOR"] = "STANDARD" if dtype == np.int8 else "FLOATING_POINT"
+    if dtype == np.float16:
+        options["NBITS"] = 16
+    with atomic_path(output) as path, rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):
+        raw = f"{path}.raw"
+        try:
+            _write_raw(raw, parts, facts, grid, dtype)
+            rasterio.shutil.copy(raw, path, driver="COG", **options)
+        except rasterio.errors.RasterioError as error:
+            raise OSError(f"{output} cannot be written: {error}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                os.remove(raw)
+
+
+def _write_raw(path: str, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any], dtype: np.dtype) -> None:
+    """Write the same without compression and overviews."""
+    import rasterio
+    from rasterio.windows import Window
+
+    dimensions, int8 = next(iter(parts))["vector"].shape[-1], dtype == np.int8
+    profile = dict(driver="GTiff", **grid, count=dimensions, dtype="int8" if int8 else "float32", bigtiff="if_safer")
+    profile |= dict(nodata=INT8_NODATA if int8 else float("nan"), tiled=True, blockxsize=TILE, blockysize=_RAW_ROWS)
+    row = 0
+    with rasterio.open(path, "w", interleave="pixel", **profile) as file:
+        file.update_tags(geomoe=json.dumps(facts))
+        file.descriptions = [f"embedding {band}" for band in range(dimensions)]
+        if int8:
+            file.scales = facts[SCALE]
+        for part in parts:
+            values = part["vector"].astype(profile["dtype"]).reshape(-1, grid["width"], dimensions).transpose(2, 0, 1)
+            file.write(values, window=Window(0, row, grid["width"], values.shape[1]))
+            row += values.shape[1]
+
+
+def read_geotiff(path: str) -> dict[str, Any]:
+    """Read a raster of embeddings as a table of its pixels: see `geomoe.embeddings.read`."""
+    import pyproj
+
+    from geomoe.data.raster import RasterError, open_raster
+
+    try:
+        source = open_raster(path)
+    except RasterError as error:
+        raise ValueError(f"{path}: {error}") from None
+    with source:
+        if "geomoe" not in source.tags():
+            raise ValueError(f"{path} is no file of embeddings: it has no geomoe metadata")
+        facts = json.loads(source.tags()["geomoe"])
+        height, width = source.shape
+        vector = np.empty((height * width, source.count), np.float32)
+        for row in range(0, height, TILE):
+            rows = min(TILE, height - row)
+            values = source.read(window=((row, row + rows), (0, width))).reshape(source.count, -1).T
+            vector[row * width : (row + rows) * width] = to_float32(values, source.scales)
+        a, b, c, d, e, f = source.transform[:6]
+        to_wgs84 = pyproj.Transformer.from_crs(source.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    rows, columns = (index.reshape(-1) for index in np.indices((height, width)))
+    x, y = columns + 0.5, rows + 0.5
+    lon, lat = to_wgs84.transform(a * x + b * y + c, d * x + e * y + f)
+    ids = np.char.add(np.char.add(rows.astype(str), "_"), columns.astype(str))
+    time = np.full(len(vector), np.datetime64(facts.get("time", "NaT"), "s"))
+    embedded = np.isfinite(vector).all(axis=1)
+    return {"id": ids, "latitude": lat, "longitude": lon, "time": time, "embedded": embedded, "vector": vector, "facts": facts}

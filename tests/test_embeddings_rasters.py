@@ -1,0 +1,100 @@
+"""Rasters of embeddings: Cloud Optimized GeoTIFFs in three types, that other readers understand."""
+
+import json
+
+import numpy as np
+import pyproj
+import pytest
+import rasterio
+from rasterio.transform import from_origin
+
+from geomoe import embeddings
+from geomoe.embeddings.rasters import write_geotiff
+from geomoe.embeddings.vectors import StoredParts
+
+HEIGHT, WIDTH, BANDS = 200, 300, 5
+GRID = dict(height=HEIGHT, width=WIDTH, transform=from_origin(5e5, 5e6, 120, 120), crs=rasterio.crs.CRS.from_epsg(32633))
+
+
+@pytest.fixture(scope="module")
+def vectors():
+    """(H, W, D), of dimensions with means and ranges of their own, a corner of them NaN."""
+    rng = np.random.default_rng(0)
+    out = (rng.normal(size=(HEIGHT, WIDTH, BANDS)) * [1, 2, 0.1, 1, 0] + [0, 10, 0, -3, 0]).astype(np.float32)
+    out[:40, :50] = np.nan
+    return out
+
+
+def write(path, vectors, dtype):
+    rows = [slice(0, 7), slice(7, 150), slice(150, HEIGHT)]
+    parts = [
+        {"vector": vectors[r].reshape(-1, BANDS), "embedded": np.isfinite(vectors[r]).all(axis=-1).reshape(-1)} for r in rows
+    ]
+    stored = StoredParts(parts, dtype)
+    write_geotiff(str(path), stored, {"time": "2020-05-18T10:00:00", **stored.facts}, GRID)
+    return path
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_cloud_optimized_geotiff(vectors, tmp_path, dtype):
+    path = write(tmp_path / "x.tif", vectors, dtype)
+    with rasterio.open(path) as file:
+        assert file.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG" and file.overviews(1) == [2, 4]
+        assert file.block_shapes[0] == (128, 128) and file.compression.name == "deflate"
+        assert file.descriptions == tuple(f"embedding {i}" for i in range(BANDS)) and file.crs.to_epsg() == 32633
+        assert file.transform == GRID["transform"] and json.loads(file.tags()["geomoe"])["time"].startswith("2020")
+        assert file.dtypes[0] == ("int8" if dtype == "int8" else "float32")
+        assert file.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == ("16" if dtype == "float16" else None)
+        values, scales = file.read(masked=True), np.array(file.scales)
+    np.testing.assert_array_equal(values.mask[0], np.isnan(vectors[..., 0]))
+    np.testing.assert_array_equal(scales != 1, [dtype == "int8"] * 4 + [False])  # a dimension without values stays as it is
+    restored = np.moveaxis(values.filled(0) * scales[:, None, None], 0, 2)
+    here = np.isfinite(vectors).all(axis=-1)
+    a, b = restored[here].astype(float), vectors[here].astype(float)
+    cosine = (a * b).sum(axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    assert cosine.min() > 0.999
+    if dtype == "float32":
+        np.testing.assert_array_equal(a, b)
+    elif dtype == "float16":
+        np.testing.assert_array_equal(a, b.astype(np.float16))
+    else:
+        assert (np.abs(a - b) <= np.abs(b).max(axis=0) / 254 * 1.001).all()
+    with rasterio.open(path, overview_level=0) as small:
+        mean = vectors[100:102, 100:102].mean(axis=(0, 1))
+        np.testing.assert_allclose(small.read()[:, 50, 50] * scales, mean, atol=np.abs(b).max() / 100)
+
+
+def test_read_back_as_a_table(vectors, tmp_path):
+    for dtype in ("float32", "int8"):
+        table = embeddings.read(write(tmp_path / f"{dtype}.tif", vectors, dtype))
+        assert table["vector"].dtype == np.float32 and table["id"][WIDTH + 2] == "1_2"
+        np.testing.assert_array_equal(table["embedded"], np.isfinite(vectors).all(axis=-1).reshape(-1))
+        assert (table["time"] == np.datetime64("2020-05-18T10:00:00")).all()
+        to_wgs84 = pyproj.Transformer.from_crs(32633, 4326, always_xy=True)
+        place = to_wgs84.transform(5e5 + 120 * 2.5, 5e6 - 120 * 1.5)
+        assert (table["longitude"][WIDTH + 2], table["latitude"][WIDTH + 2]) == pytest.approx(place)
+    np.testing.assert_allclose(table["vector"], vectors.reshape(-1, BANDS), atol=np.nanmax(np.abs(vectors)) / 254 * 1.001)
+
+
+def test_other_rasters_are_refused(tmp_path):
+    with rasterio.open(
+        tmp_path / "x.tif", "w", driver="GTiff", height=2, width=2, count=1, dtype="uint8", crs="EPSG:4326"
+    ) as file:
+        file.write(np.zeros((1, 2, 2), np.uint8))
+    with pytest.raises(ValueError, match=r"x.tif is no file of embeddings"):
+        embeddings.read(tmp_path / "x.tif")
+    (tmp_path / "y.tif").write_text("no")
+    with pytest.raises(ValueError, match=r"y.tif: cannot be read as GeoTIFF"):
+        embeddings.read(tmp_path / "y.tif")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(vectors, tmp_path, monkeypatch):
+    import rasterio.shutil
+
+    def fail(*args, **options):
+        raise rasterio.errors.RasterioIOError("no space left")
+
+    monkeypatch.setattr(rasterio.shutil, "copy", fail)
+    with pytest.raises(OSError, match=r"x.tif cannot be written: no space left"):
+        write(tmp_path / "x.tif", vectors, "float32")
+    assert not list(tmp_path.iterdir())
