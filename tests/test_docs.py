@@ -163,7 +163,7 @@ def test_flags_in_docs_exist():
 # The field's words: what is said of a model in other words than these is found by nobody.
 WORDS = (
     r"\bpaint(?:s|ed|ing|ings)?\b|\btold\b|\bplaces? and times?\b|place_time|\bturns\b(?! (?:it|off|that))|learned by heart"
-    r"|\breadouts?\b|\breliance\b|\bleans? on\b|\bpictures?\b|\brecommended\b|\bown recipe\b|\bdeviations?\b"
+    r"|\breadouts?\b|\breliance\b|\bleans? on\b|(?<![-.])\bpictures?\b|\brecommended\b|\bown recipe\b|\bdeviations?\b"
 )
 
 
