@@ -36,7 +36,7 @@ def write_item(output: str, facts: Mapping[str, Any], grid: Mapping[str, Any], p
         grid: rasterio's height, width, transform and crs.
         parts: blocks of rows as the file stores them.
     """
-    times = [time for time in facts.get("times", [facts["time"]]) if time != "NaT"]
+    times = [time for time in facts.get("times") or [facts["time"]] if time != "NaT"]
     path = output + SUFFIX
     if not times:
         if os.path.exists(path):

@@ -94,7 +94,7 @@ def open_windows(
     spec = info.spec(given)
     if max_cloud < 1 and info.qa is None:
         missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF)"
-        raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing")
+        raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing; 1 takes all windows")
     check_mask(info, mask)
     if mask and spec.nodata == "published":
         raise ValueError(f"nodata='published' lets pixels without data speak; mask = {', '.join(mask)} would be ignored")
