@@ -94,9 +94,10 @@ def _short(value: Any) -> str:
 def _mean_facts(done: Sequence[SceneParts]) -> dict[str, Any]:
     """The facts of a mean: those that all dates share, and which they were."""
     facts = {key: value for key, value in done[0].facts.items() if key not in ("scene", "time")}
-    inputs = [one.facts["input"] for one in done]
     several = {"scenes": [one.facts["scene"] for one in done], "times": [one.facts["time"] for one in done]}
-    return {**facts, **several, "input": inputs[0] if all(one == inputs[0] for one in inputs) else inputs}
+    inputs = {key: [one.facts["input"].get(key) for one in done] for key in facts["input"]}  # sun elevations differ
+    common = {key: values[0] if all(value == values[0] for value in values) else values for key, values in inputs.items()}
+    return {**facts, **several, "input": common}
 
 
 class _MeanParts:

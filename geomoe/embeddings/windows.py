@@ -34,7 +34,7 @@ class SceneWindows:
         info = self.info
         place = dict(scene=info.name, height=info.height, width=info.width, window=self.size, time=str(info.time))
         place |= dict(min_valid=self.min_valid, max_cloud=self.max_cloud, mask=list(self.mask))
-        return {**place, "transform": list(info.transform)[:6], "crs": info.crs.to_wkt()}
+        return {**place, "transform": list(info.transform)[:6], "crs": info.crs.to_wkt() if info.crs else None}
 
     def reader(self) -> SceneReader:
         """Open the files."""
