@@ -176,6 +176,17 @@ def test_the_fields_words(page):
     assert not lines, lines[:3]
 
 
+def test_from_a_scene_to_places_like_one(run_dir, tmp_path, capsys):
+    scene = write_tif(tmp_path / "scene.tif", np.random.default_rng(0).integers(7500, 12000, (80, 90, 7)).astype(np.uint16))
+    with rasterio.open(scene) as file:
+        lon, lat = (v[0] for v in rasterio.warp.transform(file.crs, "EPSG:4326", *[[v] for v in file.xy(10, 10)]))
+    example = load_module(ROOT / "examples" / "similar_places.py")
+    arguments = ["--checkpoint", str(run_dir), "--scene", str(scene), "--like", f"{lat},{lon}", "--work", str(tmp_path / "out")]
+    example.main(arguments)
+    assert capsys.readouterr().out.count("cosine") == 10
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["hits.geojson", "map.tif"]  # its time is not known
+
+
 def test_from_patches_to_a_map(run_dir, tmp_path, capsys):
     example = load_module(ROOT / "examples" / "map_a_scene.py")
     patches, labels, scene = example.make_example(tmp_path / "own", count=40, side=2)

@@ -1,6 +1,6 @@
 """Find places that look like another in a file of embeddings.
 
-    python -m geomoe.cli.search --embeddings map.tif --like 30.62,-86.41 --output hits.geojson --picture hits.png
+    python -m geomoe.cli.search --embeddings map.tif --like 30.73,-87.40 --output hits.geojson --picture hits.png
 
 All embeddings are compared, by cosine. Windows that overlap the query look like it: --beyond_km leaves them out.
 """

@@ -106,7 +106,7 @@ class SearchIndex:
         cosine = self._vectors[::step] @ self._vectors[hits.query]
         figure = Figure(figsize=(8, 7), layout="constrained")
         axes = figure.subplots()
-        size = np.clip(40_000 / len(cosine), 0.5, 60)
+        size = np.clip(120_000 / len(cosine), 0.5, 60)
         points = axes.scatter(self.longitude[::step], self.latitude[::step], s=size, c=cosine, marker="s", linewidths=0)
         figure.colorbar(points, label="cosine with the query")
         axes.scatter(
