@@ -186,6 +186,22 @@ def test_bands_go_by_their_names(encoder, ground, tmp_path):
     assert np.nanmax(np.abs(embeddings.read(tmp_path / "three.npz")["vector"] - vectors[0])) > 1e-3
 
 
+@pytest.mark.parametrize("name", ["a.tif", "a.parquet", "a.npz"])
+def test_a_scene_without_coordinates(encoder, ground, tmp_path, name):
+    """Its embeddings have no location, and no item beside them says one."""
+    import warnings
+
+    scene = write_tif(tmp_path / "scene.tif", ground, crs=None, descriptions=landsat.BANDS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / name), scene, stride=8, time="2020-05-18")
+    table = embeddings.read(tmp_path / name)
+    assert np.isnan(table["latitude"]).all() and table["embedded"].sum() > 20
+    z = encoder.embed(ground[None, 16:24, 16:24], time=["2020-05-18"])
+    np.testing.assert_allclose(table["vector"][2 * 6 + 2], z[0], atol=1e-5)
+    assert not (tmp_path / f"{name}.stac.json").exists()
+
+
 def test_options_without_a_meaning_are_named(encoder, scene_file, tmp_path):
     sink = lambda name: embeddings.Sink(tmp_path / name)
     for options, message in (

@@ -31,6 +31,8 @@ def main(argv: list[str] | None = None) -> None:
     source.add_argument("--folder", help="folder of GeoTIFF patches")
     source.add_argument("--scene", nargs="+", help="a GeoTIFF, a folder with one file a band, or the band files; or addresses")
     source.add_argument("--stac", help="a STAC item of a scene, file or address")
+    stack = "scenes of several dates on one grid, or .json files of STAC items: each date, and the mean over clear ones"
+    source.add_argument("--stack", nargs="+", help=stack)
     parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif for scenes")
     parser.add_argument("--pool", help="pooling, as mean, stages or stages+metadata (default: mean)")
     parser.add_argument(
@@ -52,16 +54,18 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resolution", choices=RESOLUTIONS, help=f"of the map of a scene: {cells} (default: window)")
     parser.add_argument("--stride", type=int, help="of the windows of a scene, in pixels (default: half a window)")
     parser.add_argument("--min_valid", type=float, default=0.5, help="least share of a window that holds data (default: 0.5)")
-    parser.add_argument("--max_cloud", type=float, default=1.0, help="largest share of clouds in a window (default: 1)")
+    parser.add_argument("--max_cloud", type=float, help="largest share of clouds in a window (default: 1, for --stack 0.2)")
     quality = ", ".join(landsat.QUALITY_CLASSES)
     parser.add_argument("--mask", help=f"pixels of a scene to take for such without data, joined by commas: {quality}")
     parser.add_argument("--nodata", choices=NODATA_MODES, default="masked", help="pixels without data do not speak, or do")
     parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")
     args = parser.parse_args(argv)
     for name in ("resolution", "stride", "time", "mask"):
-        if getattr(args, name) is not None and not (args.scene or args.stac):
-            raise ValueError(f"--{name} is for --scene and --stac")
-    if args.resize_mode and (args.scene or args.stac):
+        if getattr(args, name) is not None and not (args.scene or args.stac or args.stack):
+            raise ValueError(f"--{name} is for --scene, --stac and --stack")
+    if args.time and args.stack:
+        raise ValueError("--time is of one scene; those of --stack say theirs by their names, metadata files or STAC items")
+    if args.resize_mode and (args.scene or args.stac or args.stack):
         raise ValueError("--resize_mode is for patches; the windows of a scene have the model's size")
     described = {name: getattr(args, name) for name in ("sensor", "bands", "sun_elevation", "uint8_range")}
     if args.dataset and (args.fill_missing or args.unit or any(described.values())):
@@ -72,7 +76,6 @@ def main(argv: list[str] | None = None) -> None:
     start()
     from geomoe import embeddings
     from geomoe.data.preprocess import InputSpec
-    from geomoe.data.stac import read_items
     from geomoe.models.pooling import parse_pool
     from geomoe.pretrained import load
 
@@ -99,19 +102,29 @@ def main(argv: list[str] | None = None) -> None:
             skipped = lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True)
             counts = embeddings.embed_folder(encoder, sink, args.folder, spec=spec, skipped=skipped)
         else:
-            windows = {name: getattr(args, name) for name in ("stride", "time", "min_valid", "max_cloud")}
-            windows["resolution"] = args.resolution or "window"
-            windows["mask"] = tuple(args.mask.split(",")) if args.mask else ()
-            scene = args.scene if args.scene and len(args.scene) > 1 else (args.scene or [None])[0]
-            if args.stac:
-                scenes = read_items(args.stac)
-                if len(scenes) > 1:
-                    raise ValueError(f"{args.stac} holds {len(scenes)} items; --stac takes one: name a file of one item")
-                scene = scenes[0]
-            counts = embeddings.embed_scene(encoder, sink, scene, spec=spec, **windows)
+            counts = _embed_scenes(encoder, sink, spec, args)
     size = os.path.getsize(args.output) / 1e6
     marked = counts["patches"] - counts["embedded"]
     print(f"{args.output}: {counts['embedded']:,} embeddings, {marked:,} marked (too little data, or clouds), {size:.1f} MB")
+
+
+def _embed_scenes(encoder: Any, sink: Any, spec: Any, args: argparse.Namespace) -> dict[str, int]:
+    """Embed the scene of --scene or --stac, or the scenes of --stack."""
+    from geomoe import embeddings
+    from geomoe.data.stac import read_items
+
+    options = {name: getattr(args, name) for name in ("resolution", "stride", "time", "min_valid", "max_cloud")}
+    windows = {name: value for name, value in options.items() if value is not None}
+    windows |= dict(spec=spec, mask=tuple(args.mask.split(",")) if args.mask else ())
+    if args.stack:
+        scenes = [read_items(path) if path.partition("?")[0].endswith("json") else [path] for path in args.stack]
+        return embeddings.embed_stack(encoder, sink, [scene for group in scenes for scene in group], **windows)
+    if args.scene:
+        return embeddings.embed_scene(encoder, sink, args.scene[0] if len(args.scene) == 1 else args.scene, **windows)
+    items = read_items(args.stac)
+    if len(items) > 1:
+        raise ValueError(f"{args.stac} holds {len(items)} items; --stac takes one, --stack several of one place")
+    return embeddings.embed_scene(encoder, sink, items[0], **windows)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class CatalogueJob:
     folder: str
     ending: str = ".parquet"
     which: str | int = "last"
-    pool: Pool = "mean"
+    pool: Pool | None = None
     dtype: str = "float32"
     batch_size: int = 256
     spec: InputSpec = InputSpec()

@@ -19,7 +19,7 @@ FORMATS = (".parquet", ".npz", *RASTERS)
 
 
 def write_parquet(output: str, parts: Parts, facts: Mapping[str, Any], footprints: bool) -> None:
-    """Write one row a patch: id, latitude, longitude, time, labels, valid_fraction, vector (null where not embedded).
+    """Write one row a patch: id, latitude, longitude, time, labels, valid_fraction, vector (a list, null where not embedded).
 
     With `footprints` the file is GeoParquet 1.1: a polygon in longitude and latitude for each row, cut in two where it crosses
     180 degrees, and its bounds in the column `bbox`, as RFC 7946 has them: west is greater than east where they do.
@@ -32,10 +32,13 @@ def write_parquet(output: str, parts: Parts, facts: Mapping[str, Any], footprint
         extra[b"geo"] = json.dumps(_geo_metadata(part["footprint"] for part in parts)).encode()
     tables = (pa.table(_arrow_columns(part, footprints)) for part in parts)
     first = next(tables)
-    with atomic_path(output) as path, pq.ParquetWriter(path, first.schema.with_metadata(extra)) as writer:
-        writer.write_table(first)
+    index = first.schema.get_field_index("vector")
+    width = {"dimensions": str(next(iter(parts))["vector"].shape[1])}
+    schema = first.schema.set(index, first.schema.field(index).with_metadata(width)).with_metadata(extra)
+    with atomic_path(output) as path, pq.ParquetWriter(path, schema) as writer:
+        writer.write_table(first.cast(schema))
         for table in tables:
-            writer.write_table(table.cast(first.schema))
+            writer.write_table(table.cast(schema))
 
 
 def _geo_metadata(footprints: Iterable[np.ndarray]) -> dict[str, Any]:
@@ -55,7 +58,8 @@ def _arrow_columns(part: Columns, footprints: bool) -> dict[str, Any]:
     import pyarrow as pa
 
     embedded, vectors = part["embedded"], part["vector"]
-    flat = pa.array(vectors.reshape(-1), pa.from_numpy_dtype(vectors.dtype))
+    flat = pa.array(vectors[embedded].reshape(-1), pa.from_numpy_dtype(vectors.dtype))
+    starts = np.concatenate([[0], np.cumsum(embedded * vectors.shape[1])]).astype(np.int32)
     columns = {
         "id": pa.array(part["id"].astype(str)),
         "latitude": pa.array(part["latitude"], from_pandas=True),
@@ -65,11 +69,14 @@ def _arrow_columns(part: Columns, footprints: bool) -> dict[str, Any]:
     }
     if "cloud_fraction" in part:
         columns["cloud_fraction"] = pa.array(part["cloud_fraction"], from_pandas=True)
+    if "dates" in part:
+        columns["dates"] = pa.array(part["dates"])
     if "labels" in part:
         rows, classes = np.nonzero(part["labels"])
         offsets = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(embedded)))])
         columns["labels"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(classes, pa.int32()))
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1], mask=pa.array(~embedded))
+    # Not a list of fixed size: pyarrow 25 does not read those with nulls.
+    columns["vector"] = pa.ListArray.from_arrays(pa.array(starts), flat, mask=pa.array(~embedded))
     if footprints:
         polygons = [shapes.polygons(ring) for ring in part["footprint"]]
         columns["geometry"] = pa.array([shapes.to_wkb(polygon) for polygon in polygons], pa.binary())
@@ -130,13 +137,13 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if b"geomoe" not in (table.schema.metadata or {}):
         raise ValueError(f"{path} is no file of embeddings: it has no geomoe metadata")
     facts = json.loads(table.schema.metadata[b"geomoe"])
-    vector = table["vector"].combine_chunks()
-    embedded = ~vector.is_null().to_numpy(zero_copy_only=False)
-    width = vector.type.list_size
+    vector, kind = table["vector"], table.schema.field("vector")
+    embedded = ~vector.is_null().to_numpy()
+    width = kind.type.list_size if pa.types.is_fixed_size_list(kind.type) else int(kind.metadata[b"dimensions"])
     values = np.full((len(vector), width), np.nan, np.float32)
-    stored = vector.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-    values[embedded] = to_float32(stored, facts.get(SCALE))
-    plain = ("latitude", "longitude", "time", "valid_fraction", "cloud_fraction")
+    stored = [chunk.drop_null().flatten().to_numpy(zero_copy_only=False).reshape(-1, width) for chunk in vector.chunks]
+    values[embedded] = to_float32(np.concatenate(stored), facts.get(SCALE))
+    plain = ("latitude", "longitude", "time", "valid_fraction", "cloud_fraction", "dates")
     out = {name: table[name].to_numpy() for name in plain if name in table.column_names}
     out["time"] = out["time"].astype("datetime64[s]")
     out |= {"id": np.array(table["id"].to_pylist(), str), "embedded": embedded, "vector": values, "facts": facts}

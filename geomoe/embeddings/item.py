@@ -29,16 +29,16 @@ _OUTLINE = 21  # points of each side of a scene's outline: straight in its proje
 def write_item(output: str, facts: Mapping[str, Any], grid: Mapping[str, Any], parts: Iterable[Columns]) -> None:
     """Write OUTPUT.stac.json.
 
-    A scene whose time or place is not known has none, as STAC asks for both, and one that was there is removed.
+    A scene whose time is not known has none, as STAC asks for a time, and one that was there is removed.
 
     Args:
         facts: of the embeddings, with `time`, or `times` where they are of several.
         grid: rasterio's height, width, transform and crs.
         parts: blocks of rows as the file stores them.
     """
-    times = [time for time in facts.get("times", [facts["time"]]) if time != "NaT"]
+    times = [time for time in facts.get("times") or [facts["time"]] if time != "NaT"]
     path = output + SUFFIX
-    if not times or grid["crs"] is None:
+    if not times:
         if os.path.exists(path):
             os.remove(path)
         return

@@ -93,10 +93,13 @@ def read_geotiff(path: str) -> dict[str, Any]:
             values = source.read(window=((row, row + rows), (0, width))).reshape(source.count, -1).T
             vector[row * width : (row + rows) * width] = to_float32(values, source.scales)
         a, b, c, d, e, f = source.transform[:6]
-        to_wgs84 = pyproj.Transformer.from_crs(source.crs.to_wkt(), "EPSG:4326", always_xy=True)
+        wkt = source.crs.to_wkt() if source.crs else None
     rows, columns = (index.reshape(-1) for index in np.indices((height, width)))
     x, y = columns + 0.5, rows + 0.5
-    lon, lat = to_wgs84.transform(a * x + b * y + c, d * x + e * y + f)
+    lon, lat = np.full((2, len(vector)), np.nan)
+    if wkt is not None:
+        to_wgs84 = pyproj.Transformer.from_crs(wkt, "EPSG:4326", always_xy=True)
+        lon, lat = to_wgs84.transform(a * x + b * y + c, d * x + e * y + f)
     ids = np.char.add(np.char.add(rows.astype(str), "_"), columns.astype(str))
     time = np.full(len(vector), np.datetime64(facts.get("time", "NaT"), "s"))
     embedded = np.isfinite(vector).all(axis=1)

@@ -161,14 +161,15 @@ class Sink:
     def write(
         self, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any] | None = None
     ) -> dict[str, int]:
-        """Write the output, and for a scene a STAC item beside it, from blocks of rows that can be read several times."""
+        """Write the output, and a STAC item beside it for a scene with a CRS, from blocks that can be read several times."""
         output, stored = os.fspath(self.output), StoredParts(parts, self.dtype)
         facts = {**facts, **stored.facts}
         rows = [part["embedded"] for part in parts]
-        if grid is not None:
+        located = grid is not None and grid["crs"] is not None
+        if grid is not None and located:
             write_item(output, facts, grid, stored)
         if output.endswith(".parquet"):
-            write_parquet(output, stored, facts, footprints=grid is not None and grid["crs"] is not None)
+            write_parquet(output, stored, facts, footprints=located)
         elif output.endswith(".npz"):
             write_npz(output, stored, facts)
         elif grid is not None:

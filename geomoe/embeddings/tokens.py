@@ -1,7 +1,7 @@
 """Maps of a scene's tokens: windows that overlap, blended so that their borders do not show.
 
-A cell of the map is a patch, or a pixel of the scene. Its vector is the weighted mean of the tokens of all patches that cover
-it. The weight of a patch falls linearly from the middle of its window to the edge, in both directions; in a map of pixels that of
+A cell of the map is a patch, or a pixel of the scene. Its vector is the weighted mean of the tokens of all patches over it.
+The weight of a patch falls linearly from the middle of its window to the edge, in both directions; in a map of pixels that of
 a pixel falls in the same way to the edge of its patch. Windows of a map of pixels start at a step that has no factor in common
 with the patch, so that patches are cut at every shift equally often.
 

@@ -34,7 +34,7 @@ class SceneWindows:
         info = self.info
         place = dict(scene=info.name, height=info.height, width=info.width, window=self.size, time=str(info.time))
         place |= dict(min_valid=self.min_valid, max_cloud=self.max_cloud, mask=list(self.mask))
-        return {**place, "transform": list(info.transform)[:6], "crs": info.crs and info.crs.to_wkt()}
+        return {**place, "transform": list(info.transform)[:6], "crs": info.crs.to_wkt() if info.crs else None}
 
     def reader(self) -> SceneReader:
         """Open the files."""
@@ -94,7 +94,7 @@ def open_windows(
     spec = info.spec(given)
     if max_cloud < 1 and info.qa is None:
         missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF)"
-        raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing")
+        raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing; 1 takes all windows")
     check_mask(info, mask)
     if mask and spec.nodata == "published":
         raise ValueError(f"nodata='published' lets pixels without data speak; mask = {', '.join(mask)} would be ignored")

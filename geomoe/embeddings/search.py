@@ -1,0 +1,127 @@
+"""Places that look like another: exact nearest neighbours by cosine in a file of embeddings.
+
+Axes: N rows of the file that are embedded, D width.
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any
+
+import numpy as np
+
+from geomoe.embeddings.files import read
+from geomoe.files import atomic_open, atomic_path
+
+_EARTH_KM = 6371.0  # mean radius
+_ROWS = 65536  # normalised at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Hits:
+    """Rows of a file of embeddings, the most similar first."""
+
+    query: int  # the row that they are like
+    rows: np.ndarray  # (K,)
+    cosine: np.ndarray  # (K,) float32
+    kilometres: np.ndarray  # (K,) from the query
+
+
+class SearchIndex:
+    """The embeddings of a file (as `geomoe.embeddings.read` takes it) in memory, to be searched.
+
+    Rows that are not embedded, or whose location is not known, are left out.
+
+    Raises:
+        ValueError: no row is left.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        table = read(path)
+        rows = table["embedded"] & np.isfinite(table["latitude"]) & np.isfinite(table["longitude"])
+        if not rows.any():
+            raise ValueError(f"{os.fspath(path)} holds no embedding with a location")
+        self.path, self.facts = os.fspath(path), table["facts"]
+        self.id, self.latitude, self.longitude, self.time = (
+            table[key][rows] for key in ("id", "latitude", "longitude", "time")
+        )
+        self._vectors = table["vector"][rows]  # of length 1 each
+        for start in range(0, len(self._vectors), _ROWS):
+            some = self._vectors[start : start + _ROWS]
+            some /= np.maximum(np.linalg.norm(some, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+    def __len__(self) -> int:
+        return len(self._vectors)
+
+    def nearest_row(self, lat: float, lon: float, within_km: float = 5.0) -> int:
+        """Find the row that is nearest to a location in degrees; ValueError where none is within `within_km`."""
+        if not (-90 <= lat <= 90 and -180 <= lon <= 180):
+            raise ValueError(f"latitude {lat}, longitude {lon}: degrees from -90 to 90 and from -180 to 180")
+        distance = _kilometres(lat, lon, self.latitude, self.longitude)
+        row = int(distance.argmin())
+        if distance[row] > within_km:
+            there = f"the nearest, {self.id[row]}, is {distance[row]:.1f} km away (within_km = {within_km:g})"
+            raise ValueError(f"{self.path} has no embedding at {lat}, {lon}: {there}")
+        return row
+
+    def like(self, row: int, k: int = 20, beyond_km: float = 0.0) -> Hits:
+        """Find the `k` rows whose embeddings have the largest cosine with that of a row, by comparing all.
+
+        Args:
+            row: from 0 to `len` of this, or of `nearest_row`. It is no hit of its own.
+            k: fewer where there are not as many.
+            beyond_km: rows that are nearer than this are no hits: windows that overlap look alike.
+        """
+        if k < 1:
+            raise ValueError(f"k = {k} must be at least 1")
+        cosine = self._vectors @ self._vectors[row]
+        distance = _kilometres(self.latitude[row], self.longitude[row], self.latitude, self.longitude)
+        cosine[distance < beyond_km] = -np.inf
+        cosine[row] = -np.inf
+        k = min(k, int(np.isfinite(cosine).sum()))
+        best = np.argpartition(-cosine, k - 1)[:k] if 0 < k < len(cosine) else np.arange(len(cosine))[:k]
+        best = best[np.argsort(-cosine[best], kind="stable")]
+        return Hits(row, best, cosine[best], distance[best])
+
+    def write_geojson(self, hits: Hits, path: str | os.PathLike[str]) -> None:
+        """Write the query (rank 0) and its hits as points, with rank, id, cosine, kilometres from the query, and time."""
+        features = [self._feature(hits.query, 0, 1.0, 0.0)]
+        for rank, (row, cosine, distance) in enumerate(zip(hits.rows, hits.cosine, hits.kilometres), start=1):
+            features.append(self._feature(row, rank, float(cosine), float(distance)))
+        with atomic_open(path) as file:
+            json.dump({"type": "FeatureCollection", "features": features}, file, indent=1, allow_nan=False)
+
+    def _feature(self, row: int, rank: int, cosine: float, distance: float) -> dict[str, Any]:
+        time = None if np.isnat(self.time[row]) else f"{self.time[row].astype('datetime64[s]')}Z"
+        properties = {"rank": rank, "id": str(self.id[row]), "cosine": round(cosine, 6), "kilometres": round(distance, 3)}
+        point = [float(self.longitude[row]), float(self.latitude[row])]
+        geometry = {"type": "Point", "coordinates": point}
+        return {"type": "Feature", "geometry": geometry, "properties": {**properties, "time": time}}
+
+    def draw(self, hits: Hits, path: str | os.PathLike[str]) -> None:
+        """Draw a map of all rows, by their cosine with the query, and of the hits, to a `.png` file; needs matplotlib."""
+        from matplotlib.figure import Figure
+
+        step = max(len(self) // 200_000, 1)
+        cosine = self._vectors[::step] @ self._vectors[hits.query]
+        figure = Figure(figsize=(8, 7), layout="constrained")
+        axes = figure.subplots()
+        size = np.clip(120_000 / len(cosine), 0.5, 60)
+        points = axes.scatter(self.longitude[::step], self.latitude[::step], s=size, c=cosine, marker="s", linewidths=0)
+        figure.colorbar(points, label="cosine with the query")
+        axes.scatter(
+            self.longitude[hits.rows], self.latitude[hits.rows], s=60, facecolors="none", edgecolors="red", label="hits"
+        )
+        axes.scatter(self.longitude[hits.query], self.latitude[hits.query], s=120, marker="*", color="red", label="query")
+        axes.set(xlabel="longitude", ylabel="latitude")
+        axes.set_aspect(1 / max(np.cos(np.radians(float(self.latitude.mean()))), 0.1))
+        axes.legend()
+        with atomic_path(path) as partial:
+            figure.savefig(partial, format="png", dpi=120)
+
+
+def _kilometres(lat: float, lon: float, lats: np.ndarray, lons: np.ndarray) -> np.ndarray:
+    """Great-circle distances by the haversine formula."""
+    a, b = np.radians(lat), np.radians(lats)
+    half = np.sin((b - a) / 2) ** 2 + np.cos(a) * np.cos(b) * np.sin(np.radians(lons - lon) / 2) ** 2
+    return 2 * _EARTH_KM * np.arcsin(np.sqrt(np.clip(half, 0, 1)))

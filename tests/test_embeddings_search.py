@@ -1,0 +1,111 @@
+"""Search: the exact neighbours, where the query is, and what is written of them."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+from geotiffs import write_tif
+
+from geomoe import embeddings
+from geomoe.cli import search
+from geomoe.embeddings.files import write_npz
+
+
+def write(path, vector, lat, lon, embedded=None, time="2020-05-18T10:00:00"):
+    count = len(vector)
+    part = {
+        "id": np.array([f"row{i}" for i in range(count)]),
+        "latitude": np.asarray(lat, float),
+        "longitude": np.asarray(lon, float),
+        "time": np.full(count, np.datetime64(time, "s")),
+        "embedded": np.ones(count, bool) if embedded is None else embedded,
+        "vector": vector,
+    }
+    write_npz(str(path), [part], {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory):
+    """Some hundred vectors of all lengths along a meridian, 0.1 degrees (11.1 km) apart; row 4 is not embedded."""
+    rng = np.random.default_rng(0)
+    vector = rng.normal(size=(300, 8)).astype(np.float32) * rng.uniform(0.1, 10, (300, 1)).astype(np.float32)
+    embedded = np.arange(300) != 4
+    vector[4] = np.nan
+    path = tmp_path_factory.mktemp("search") / "x.npz"
+    return write(path, vector, np.arange(300) * 0.1, np.full(300, 20.0), embedded), vector
+
+
+def test_the_neighbours_are_exact(cloud):
+    path, vector = cloud
+    index = embeddings.SearchIndex(path)
+    assert len(index) == 299
+    row = index.nearest_row(10.04, 20.0)
+    assert index.id[row] == "row100"
+    hits = index.like(row, k=12)
+    unit = vector.astype(float) / np.linalg.norm(vector.astype(float), axis=1, keepdims=True)
+    cosine = unit @ unit[100]
+    expected = [i for i in np.argsort(-np.nan_to_num(cosine, nan=-2)) if i not in (100, 4)]
+    assert index.id[hits.rows].tolist() == [f"row{i}" for i in expected[:12]]
+    np.testing.assert_allclose(hits.cosine, cosine[expected[:12]], atol=1e-6)
+    np.testing.assert_allclose(hits.kilometres, [abs(i - 100) * 11.119 for i in expected[:12]], rtol=1e-3)
+    far = index.like(row, k=500, beyond_km=1000)
+    assert index.id[far.rows].tolist() == [f"row{i}" for i in expected if abs(i - 100) * 11.119 > 1000]
+
+
+def test_a_query_across_180_degrees_and_one_that_is_nowhere(tmp_path, cloud):
+    vector = np.eye(3, dtype=np.float32)
+    index = embeddings.SearchIndex(write(tmp_path / "x.npz", vector, [0, 0, 50], [179.99, -179, 0]))
+    assert index.nearest_row(0, -179.99) == 0
+    with pytest.raises(ValueError, match=r"no embedding at 10, 179: the nearest, row0, is 1117\.\d km away \(within_km = 5\)"):
+        index.nearest_row(10, 179)
+    with pytest.raises(ValueError, match="latitude 95, longitude 0"):
+        index.nearest_row(95, 0)
+    with pytest.raises(ValueError, match="k = 0"):
+        index.like(0, k=0)
+    nothing = write(tmp_path / "none.npz", vector, [np.nan] * 3, [0, 0, 0])
+    with pytest.raises(ValueError, match="none.npz holds no embedding with a location"):
+        embeddings.SearchIndex(nothing)
+
+
+def test_the_command_writes_hits_and_a_map(cloud, tmp_path, capsys):
+    path, _ = cloud
+    arguments = ["--embeddings", str(path), "--like", "10,20", "-k", "3", "--output", str(tmp_path / "hits.geojson")]
+    search.main([*arguments, "--picture", str(tmp_path / "hits.png"), "--beyond_km", "50", "--within_km", "1"])
+    found = json.loads((tmp_path / "hits.geojson").read_text())
+    assert found["type"] == "FeatureCollection" and [f["properties"]["rank"] for f in found["features"]] == [0, 1, 2, 3]
+    query, first = found["features"][:2]
+    assert query["properties"]["id"] == "row100" and query["geometry"] == {"type": "Point", "coordinates": [20.0, 10.0]}
+    assert first["properties"]["kilometres"] > 50 and first["properties"]["time"] == "2020-05-18T10:00:00Z"
+    assert (tmp_path / "hits.png").read_bytes()[:4] == b"\x89PNG"
+    assert "3 of 299 embeddings, like row100" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="--like here: give latitude and longitude"):
+        search.main([*arguments[:3], "here", *arguments[4:]])
+
+
+def test_search_in_a_map_of_tokens(encoder, tmp_path):
+    """Two fields of the same kind in a scene of another: from one of them to the other."""
+    rng = np.random.default_rng(0)
+    kinds = rng.integers(8000, 16000, (2, 7))
+    image = np.broadcast_to(kinds[0], (64, 64, 7)).copy()
+    image[8:24, 8:24], image[40:56, 36:52] = kinds[1], kinds[1]
+    scene = write_tif(tmp_path / "scene.tif", (image + rng.integers(0, 100, image.shape)).astype(np.uint16))
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "map.tif"), scene, resolution="token", time="2020-05-18")
+    index = embeddings.SearchIndex(tmp_path / "map.tif")
+    assert len(index) == 256
+    hits = index.like(int(np.flatnonzero(index.id == "3_3")[0]), k=5, beyond_km=0.8)
+    places = np.array([name.split("_") for name in index.id[hits.rows]], int)
+    assert ((places[:, 0] >= 10) & (places[:, 0] < 14) & (places[:, 1] >= 9) & (places[:, 1] < 13)).all()
+
+
+@pytest.mark.long
+def test_a_million_vectors_in_a_second(tmp_path):
+    rng = np.random.default_rng(0)
+    vector = rng.standard_normal((1_000_000, 144), np.float32)
+    index = embeddings.SearchIndex(
+        write(tmp_path / "x.npz", vector, rng.uniform(-60, 60, 10**6), rng.uniform(-180, 180, 10**6))
+    )
+    start = time.perf_counter()
+    index.like(index.nearest_row(*(float(v[7]) for v in (index.latitude, index.longitude))))
+    assert time.perf_counter() - start < 1
