@@ -231,7 +231,7 @@ class PretrainedEncoder:
             labelled = self._read_xarray(images, spec, layout)
             images, spec = labelled.images, labelled.spec
             lat, lon, time = _said(labelled, lat, lon, time, *((length - 1) / 2 for length in images.shape[1:3]))
-            valid = None if valid is None else np.asarray(valid).reshape(images.shape[:3])
+            valid = None if valid is None else labelled.mask(valid)
         else:
             images = arrays.channels_last(images, layout)
         lat, lon, time = map(arrays.as_numpy, (lat, lon, time))
@@ -313,7 +313,10 @@ class PretrainedEncoder:
         if valid is not None:
             if spec.nodata == "published":
                 raise ValueError("nodata='published' lets pixels without data speak; valid would be ignored")
-            holds &= np.asarray(arrays.as_numpy(valid), bool).reshape(holds.shape)
+            valid = np.asarray(arrays.as_numpy(valid), bool) if labelled is None else labelled.mask(valid)
+            if valid.shape not in (holds.shape, holds.shape[not several :]):
+                raise ValueError(f"valid must be {holds.shape[not several :]}, one for each pixel, got {valid.shape}")
+            holds &= valid
         if spec.sun_elevation is not None and np.asarray(spec.sun_elevation).ndim:
             raise ValueError("sun_elevation must be one number for a scene in memory; embed dates apart where it differs")
         time = labelled.time if time is None and labelled is not None else arrays.as_numpy(time)

@@ -61,6 +61,29 @@ def test_a_data_array_says_its_bands_times_and_place(encoder):
     assert tokens.dims == ("time", "token", "embedding") and tokens.shape == (3, 9, 16) and record["unit"] == "collection2_dn"
 
 
+def test_a_mask_goes_with_its_coordinates(encoder):
+    images = numbers(3, 7, SIZE, SIZE)
+    array = stack(images)
+    valid = np.ones((3, SIZE, SIZE), bool)
+    valid[0, :3], valid[2, :, 5:] = False, False
+    lat, lon = lat_lon(3.5, 3.5)
+    expected = encoder.embed(images.transpose(0, 2, 3, 1), [lat] * 3, [lon] * 3, TIMES, valid=valid)
+    mask = xr.DataArray(valid, dims=("time", "y", "x"), coords={name: array[name] for name in ("time", "y", "x")})
+    for given in (valid, mask, mask.transpose("x", "time", "y")):
+        np.testing.assert_allclose(encoder.embed(array, valid=given).values, expected, atol=1e-5)
+    scene = encoder.embed_scene(array, valid=mask.transpose("x", "y", "time"), stride=8)
+    np.testing.assert_allclose(scene.values[:, 0, 0], expected, atol=2e-5)
+    first = encoder.embed(array.isel(time=[0]), valid=mask[0, ::-1].drop_vars("time"))  # of no time, from the south
+    np.testing.assert_allclose(first.values, expected[:1], atol=1e-5)
+    with pytest.raises(ValueError, match="valid lacks coordinates that the images have"):
+        encoder.embed(array, valid=mask.assign_coords(x=mask.x + 15))
+    for wrong in (valid[0], valid[:2]):
+        with pytest.raises(ValueError, match=r"valid must be \(3, 8, 8\), one for each pixel, got"):
+            encoder.embed(array, valid=wrong)
+    with pytest.raises(ValueError, match=r"valid must be \(8, 8\), one for each pixel, got \(3, 8, 8\)"):
+        encoder.embed_scene(images[0].transpose(1, 2, 0), valid=valid)
+
+
 def test_a_dataset_has_a_variable_a_band_and_places_of_its_own(encoder):
     images = numbers(4, 7, SIZE, SIZE)
     names = ("coastal", "blue", "green", "red", "nir08", "swir16", "swir22")

@@ -97,6 +97,19 @@ class Labelled:
         values = self.source.coords[name].broadcast_like(self.source.isel(other)).transpose(*self.batch).values
         return np.atleast_1d(values).reshape(-1)
 
+    def mask(self, valid: Any) -> np.ndarray:
+        """Bring a mask of the pixels, a DataArray or an array by batch, rows and columns, to (N, H, W) bool."""
+        shape = (*self.batch.values(), *self.images.shape[1:3])
+        if is_xarray(valid):
+            valid = valid.reindex_like(self.source)  # in the images' order, NaN where it has no such coordinate
+            if valid.isnull().any():
+                raise ValueError("valid lacks coordinates that the images have")
+            valid = valid.broadcast_like(self.source).transpose(*self.batch, *self.dims)
+        valid = np.asarray(valid)
+        if valid.shape != shape:
+            raise ValueError(f"valid must be {shape}, one for each pixel, got {valid.shape}")
+        return valid.astype(bool).reshape(self.images.shape[:3])
+
     def wrap(self, values: np.ndarray, dims: Sequence[str], coords: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
         """Make a DataArray of values (N, ...): the batch's dimensions and `dims`, the batch's coordinates and `coords`."""
         coordinates = self.source.coords.items()
