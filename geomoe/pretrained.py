@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, overload
@@ -15,12 +16,12 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from geomoe import compilation, landsat, metadata
-from geomoe.data import preprocess
+from geomoe.data import arrays, preprocess
 from geomoe.data.preprocess import InputSpec
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE, ModelConfig, TokenOutput, check_params, count_params, encode
-from geomoe.models.pooling import TOKENS, Pool, check_pool, pool_tokens, pool_width
+from geomoe.models.pooling import TOKENS, Pool, check_pool, pool_name, pool_tokens, pool_width
 from geomoe.models.reconstruction import Reconstruction, reconstruct
 from geomoe.models.routing import Routing
 from geomoe.training.checkpoints import load_params, write_run
@@ -172,9 +173,12 @@ class PretrainedEncoder:
         self, images: Images, lat: Any = ..., lon: Any = ..., time: Any = ..., pool: Pool = ..., **options: Any
     ) -> np.ndarray: ...
 
+    @overload
+    def embed(self, images: Any, lat: Any = ..., lon: Any = ..., time: Any = ..., pool: Pool = ..., **options: Any) -> Any: ...
+
     def embed(
         self,
-        images: Images,
+        images: Any,
         lat: Any = None,
         lon: Any = None,
         time: Any = None,
@@ -184,15 +188,17 @@ class PretrainedEncoder:
         *,
         spec: InputSpec | None = None,
         valid: Any = None,
+        layout: str = "NHWC",
         return_record: bool = False,
         **description: Any,
-    ) -> np.ndarray | tuple[np.ndarray, dict[str, Any]]:
+    ) -> Any:
         """Embed images, on all local devices.
 
         Args:
             images: (N, H, W, C), or a sequence of (H, W, C) images of several sizes where `resize_mode` says how they get the
                 model's. Collection 2 digital numbers, unless `unit` says otherwise. What is masked in numpy's masked arrays
-                holds no data.
+                holds no data. Or torch tensors in the same forms; or an xarray DataArray or Dataset, as for
+                `geomoe.data.arrays.read_xarray`, that says its bands, and its time and location where those are None here.
             lat, lon: (N,) degrees, WGS 84; None, or None or NaN for a single image, where unknown.
             time: (N,) datetime64 in UTC, or as for `geomoe.metadata.read_times`; None, or None or NaT for a single image, where
                 unknown. Of a date alone the hour is unknown.
@@ -202,13 +208,14 @@ class PretrainedEncoder:
             spec: what the images are.
             valid: (N, H, W) bool, False for pixels to be taken for such without data, clouds, say; a sequence of (H, W) where
                 images are one. None is by the images alone: their numbers, and the masks of numpy's masked arrays.
+            layout: "NHWC", or "NCHW" where bands come before rows and columns; xarray names its dimensions.
             return_record: whether to return `record(spec)` as well, what was made of the images.
             **description: the fields of `InputSpec` in place of `spec`: unit, sensor, bands, fill_missing, resize_mode,
                 sun_elevation, level1_factors, uint8_range, statistics, nodata.
 
         Returns:
             (N, width) float32, the width being D for most pools (`geomoe.models.pooling.pool_width`), or (N, 5 + P, D) for
-            "tokens".
+            "tokens". Of xarray a DataArray with the other dimensions of the images and `embedding` (and `token`).
 
         Raises:
             ValueError: a shape, type, unit or value is wrong; the message says which.
@@ -219,13 +226,144 @@ class PretrainedEncoder:
         """
         check_pool(pool)
         spec = self._spec(spec, description, normalized)
+        labelled, valid = None, arrays.as_numpy(valid)
+        if arrays.is_xarray(images):
+            labelled = self._read_xarray(images, spec, layout)
+            images, spec = labelled.images, labelled.spec
+            lat, lon, time = _said(labelled, lat, lon, time, *((length - 1) / 2 for length in images.shape[1:3]))
+            valid = None if valid is None else labelled.mask(valid)
+        else:
+            images = arrays.channels_last(images, layout)
+        lat, lon, time = map(arrays.as_numpy, (lat, lon, time))
         shape = (self.config.num_tokens,) * (pool == TOKENS) + (pool_width(self.config, pool),)
         batches = self._batches(images, lat, lon, time, spec, batch_size, valid)
         parts = [self.embed_batch(batch, meta, pool, size, holds) for batch, meta, size, holds in batches]
         z = np.concatenate([np.zeros((0, *shape), np.float32), *parts])
-        if not return_record:
-            return z
-        return z, {"normalized": True} if spec is None else self.record(spec)
+        record = {"normalized": True} if spec is None else self.record(spec)
+        if labelled is not None:
+            dims = ("token", "embedding") if pool == TOKENS else ("embedding",)
+            z = labelled.wrap(z, dims, {}, self._attributes(pool, record))
+        return (z, record) if return_record else z
+
+    def embed_scene(
+        self,
+        scene: Any,
+        lat: float | None = None,
+        lon: float | None = None,
+        time: Any = None,
+        pool: Pool = "mean",
+        batch_size: int = 256,
+        *,
+        stride: int | None = None,
+        min_valid: float = 0.5,
+        spec: InputSpec | None = None,
+        valid: Any = None,
+        layout: str = "NHWC",
+        return_record: bool = False,
+        **description: Any,
+    ) -> Any:
+        """Embed a scene in memory, or several dates of it, window by window. For files: `geomoe.embeddings.embed_scene`.
+
+        Windows have the model's size and start every `stride` pixels from the upper left corner; those at the right and lower
+        edge may reach beyond it, where there are no data.
+
+        Args:
+            scene: (H, W, C), or (T, H, W, C) of several dates; or torch tensors or xarray objects, as for `embed`.
+            lat, lon: degrees, of the whole scene; None is what xarray's coordinates say of the middle of each window.
+            time: of the scene, or (T,); None is what xarray's coordinate `time` says.
+            pool, batch_size, spec, layout, return_record, **description: as for `embed`; `pool` gives one vector a window.
+            stride: in pixels; None is half the model's size.
+            min_valid: windows with a smaller share of pixels that hold data are NaN.
+            valid: (H, W) or (T, H, W) bool, False for pixels to be taken for such without data.
+
+        Returns:
+            (rows, columns, width) or (T, rows, columns, width) float32. Of xarray a DataArray with its other dimensions, those
+            of rows and columns with the coordinates of the windows' middles, and `embedding`: `.mean("time")` is the mean over
+            the dates on which a window has data.
+
+        Raises:
+            ValueError: as for `embed`, or an option has no meaning.
+        """
+        check_pool(pool)
+        size = self.config.img_size
+        stride = size // 2 if stride is None else stride
+        if pool == TOKENS:
+            raise ValueError("pool = 'tokens' gives no vector a window")
+        if not 1 <= stride <= size:
+            raise ValueError(f"stride = {stride} must be between 1 and the {size} pixels of a window")
+        if not 0 <= min_valid <= 1:
+            raise ValueError(f"min_valid = {min_valid} must be in [0, 1]")
+        spec = self._spec(spec, description, False) or InputSpec()
+        if spec.resize_mode != "exact":
+            raise ValueError(f"resize_mode = {spec.resize_mode!r}: windows have the model's size already")
+        labelled = None
+        if arrays.is_xarray(scene):
+            labelled = self._read_xarray(scene, spec, layout)
+            scene, spec = labelled.images, labelled.spec
+        else:
+            scene = arrays.channels_last(scene, layout)
+        spec = spec.known()
+        images = preprocess.filled(scene, str(spec.unit))
+        if images.ndim not in (3, 4):
+            raise ValueError(f"a scene must be (H, W, C) or (T, H, W, C), got {images.shape}")
+        several = images.ndim == 4
+        images = images if several else images[None]
+        count, height, width = images.shape[:3]
+        holds = preprocess.has_data(images, str(spec.unit))
+        if valid is not None:
+            if spec.nodata == "published":
+                raise ValueError("nodata='published' lets pixels without data speak; valid would be ignored")
+            valid = np.asarray(arrays.as_numpy(valid), bool) if labelled is None else labelled.mask(valid)
+            if valid.shape not in (holds.shape, holds.shape[not several :]):
+                raise ValueError(f"valid must be {holds.shape[not several :]}, one for each pixel, got {valid.shape}")
+            holds &= valid
+        if spec.sun_elevation is not None and np.asarray(spec.sun_elevation).ndim:
+            raise ValueError("sun_elevation must be one number for a scene in memory; embed dates apart where it differs")
+        time = labelled.time if time is None and labelled is not None else arrays.as_numpy(time)
+        dates = [_NAT] if time is None else list(metadata.read_times(time))
+        if len(dates) not in (1, count):
+            raise ValueError(f"time must be one, or one for each of the {count} dates, got {len(dates)}")
+        dates = dates * count if len(dates) == 1 else dates
+        rows, columns = (max(-(-(length - size) // stride), 0) + 1 for length in (height, width))
+        z = np.full((count, rows, columns, pool_width(self.config, pool)), np.nan, np.float32)
+        middle, nodata = (size - 1) / 2, landsat.nodata_value(str(spec.unit), images.dtype)
+        for row in range(rows):
+            places = [(date, row * stride, column * stride) for column in range(columns) for date in range(count)]
+            masks = np.stack([_window(holds[date], top, left, size) for date, top, left in places])
+            enough = masks.mean(axis=(1, 2)) >= max(min_valid, 1e-9)
+            places = [place for place, is_enough in zip(places, enough) if is_enough]
+            if not places:
+                continue
+            windows = np.stack([_window(images[date], top, left, size, nodata) for date, top, left in places])
+            where = [_place(labelled, lat, lon, top + middle, left + middle, date) for date, top, left in places]
+            latitude, longitude = np.transpose(where)
+            taken, mask = [dates[date] for date, _, _ in places], masks[enough] if spec.nodata == "masked" else None
+            found = self.embed(windows, latitude, longitude, taken, pool, batch_size=batch_size, spec=spec, valid=mask)
+            for (date, _, left), vector in zip(places, found):
+                z[date, row, left // stride] = vector
+        record = self.record(spec) | {"stride": stride, "window": size, "min_valid": min_valid}
+        if labelled is not None:
+            coords = {
+                dim: arrays.grid(labelled.source.coords[dim].values, steps, stride, size)
+                for dim, steps in zip(labelled.dims, (rows, columns))
+                if dim in labelled.source.coords
+            }
+            out = labelled.wrap(z, (*labelled.dims, "embedding"), coords, self._attributes(pool, record))
+        else:
+            out = z if several else z[0]
+        return (out, record) if return_record else out
+
+    def _read_xarray(self, images: Any, spec: InputSpec | None, layout: str) -> arrays.Labelled:
+        if spec is None:
+            raise ValueError("normalized=True takes arrays; xarray's bands and units would be ignored: pass images.values")
+        if layout != "NHWC":
+            raise ValueError(f"layout = {layout!r} would be ignored: xarray names its dimensions")
+        return arrays.read_xarray(images, spec)
+
+    def _attributes(self, pool: Pool, record: Mapping[str, Any]) -> dict[str, str]:
+        """What a DataArray of embeddings says of itself."""
+        encoder = f"{self.source} {self.fingerprint[:12]}"
+        return {"encoder": encoder, "pool": pool_name(pool), "input": json.dumps(record), "geomoe_version": __version__}
 
     @compilation.isolated
     def reconstruct(
@@ -290,7 +428,7 @@ class PretrainedEncoder:
         if spec is not None and description:
             raise TypeError(f"spec describes the images already; {', '.join(description)} would be ignored")
         if not normalized:
-            return (spec or InputSpec(**description)).known()
+            return spec or InputSpec(**description)
         if spec is not None or description:
             raise ValueError(f"normalized=True leaves images as they are; {', '.join(description) or 'spec'} would be ignored")
         return None
@@ -304,7 +442,7 @@ class PretrainedEncoder:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        cfg = self.config
+        cfg, spec = self.config, None if spec is None else spec.known()
         several = not isinstance(images, np.ndarray) and len(images) > 0 and len({np.shape(image) for image in images}) > 1
         unit = "" if spec is None else str(spec.unit)
         masked = any(np.ma.is_masked(image) for image in (images if isinstance(images, list | tuple) else [images]))
@@ -430,6 +568,26 @@ class PretrainedEncoder:
         facts = {"geomoe_version": __version__, "model": self.config.to_dict(), "statistics": dict(self.statistics)}
         config = {"data.name": "converted", "loss.normalise_targets": self.normalised_targets}
         write_run(path, {**facts, "dataset": f"converted from {self.source}", "config": config}, self.params)
+
+
+def _said(labelled: arrays.Labelled, lat: Any, lon: Any, time: Any, row: float, column: float) -> tuple[Any, Any, Any]:
+    """Latitudes, longitudes and times: a user's, else those that the images say of themselves."""
+    place = labelled.place(row, column) if lat is None and lon is None else None
+    return *((lat, lon) if place is None else place), labelled.time if time is None else time
+
+
+def _place(labelled: arrays.Labelled | None, lat: Any, lon: Any, row: float, column: float, date: int) -> tuple[float, float]:
+    """Latitude and longitude of a place in a scene, NaN where unknown."""
+    if lat is None and lon is None and labelled is not None and (place := labelled.place(row, column)) is not None:
+        return place[0][date], place[1][date]
+    return np.nan if lat is None else float(lat), np.nan if lon is None else float(lon)
+
+
+def _window(array: np.ndarray, row: int, column: int, size: int, fill: float = 0) -> np.ndarray:
+    """(H, W, ...) -> (size, size, ...), with `fill` beyond the edge."""
+    part = array[row : row + size, column : column + size]
+    beyond = [(0, size - part.shape[0]), (0, size - part.shape[1]), *[(0, 0)] * (part.ndim - 2)]
+    return np.pad(part, beyond, constant_values=fill)
 
 
 def _column(name: str, values: Any, count: int) -> np.ndarray:

@@ -34,3 +34,14 @@ def test_entropy_is_in_nats(routing):
     entropy = lambda *p: -sum(q * np.log(q) for q in p)
     expected = [[np.log(2), entropy(0.25, 0.75)], [np.log(2), entropy(0.9, 0.1)]]
     np.testing.assert_allclose(routing.entropy(0)[0], expected, rtol=1e-6)
+
+
+def test_patches_without_data_go_to_no_expert(routing):
+    gates = [np.array(layer) for layer in routing.gates]
+    gates[0][0, -1] = 0
+    lacking = Routing(gates, routing.config)
+    expected = routing.top1(0).copy()
+    expected[0, -1, -1] = -1
+    np.testing.assert_array_equal(lacking.top1(0), expected)
+    assert np.isnan(lacking.entropy(0)[0, -1, -1]) and np.isnan(lacking.entropy(0)).sum() == 1
+    assert lacking.usage[0].sum() == pytest.approx(1)

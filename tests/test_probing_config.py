@@ -81,6 +81,7 @@ def test_settings_tell_apart_what_a_result_depends_on():
         {"data.nodata": "published"},
         {"data.train_fraction": 0.5},
         {"data.val_split": "val"},
+        {"data.test_split": ""},
         {"data.test_split": "", "data.folds": 3},
         {"data.test_split": "", "data.folds": 4},
         {"data.test_split": "", "data.splits": "random"},

@@ -91,6 +91,20 @@ def test_spatial_folds_keep_blocks_together_and_the_buffer_free(centre):
     assert settings == {"splits": "spatial", "block_km": 60, "buffer_km": 25, "folds": 4, "seed": 0}
 
 
+def test_neighbours_across_180_degrees_are_in_one_fold():
+    """Pairs 20 m apart, on both sides: torn only where the edge of two bands of blocks lies between them, which is nowhere."""
+    latitude = np.repeat(np.linspace(-70, 70, 60), 2)
+    longitude = np.tile([179.9999, -179.9999], 60)
+    for seed in range(20):
+        folds = spatial_folds(latitude, longitude, 3, seed, block_km=80)
+        fold_of = np.empty(120, int)
+        for i, fold in enumerate(folds):
+            fold_of[fold.test] = i
+        np.testing.assert_array_equal(fold_of[::2], fold_of[1::2])
+    same = [spatial_folds(latitude, lon, 3, 0, block_km=80) for lon in (longitude, longitude % 360)]
+    assert all(np.array_equal(a.test, b.test) for a, b in zip(*same))
+
+
 def test_a_block_has_the_side_that_it_says_at_every_latitude():
     """Along a parallel and a meridian a new block begins about every 100 km: the number of blocks is that of its length."""
     for latitude in (0.0, 60.0, -80.0):

@@ -23,13 +23,14 @@ class Routing:
         return [(g > 0).sum(axis=(0, 1)) / (g > 0).sum() for g in self.gates]
 
     def top1(self, layer: int) -> np.ndarray:
-        """(N, side, side) int: the expert with the largest gate on the patch grid, in one layer."""
-        return self._on_grid(layer).argmax(axis=-1)
+        """(N, side, side) int: the expert with the largest gate on the patch grid, in one layer; -1 without data."""
+        g = self._on_grid(layer)
+        return np.where(g.any(axis=-1), g.argmax(axis=-1), -1)
 
     def entropy(self, layer: int) -> np.ndarray:
-        """(N, side, side): entropy of the gates of each patch in nats, 0 where one expert has all."""
+        """(N, side, side): entropy of the gates of each patch in nats, 0 where one expert has all; NaN without data."""
         g = self._on_grid(layer)
-        return -(g * np.log(np.maximum(g, 1e-12))).sum(axis=-1)
+        return np.where(g.any(axis=-1), -(g * np.log(np.maximum(g, 1e-12))).sum(axis=-1), np.nan)
 
     def _on_grid(self, layer: int) -> np.ndarray:
         side = self.config.img_size // self.config.patch_size

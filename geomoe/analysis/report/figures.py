@@ -111,8 +111,8 @@ def usage(routing: Routing) -> str:
 
 
 def first_choices(rgb: np.ndarray, routing: Routing, layers: Sequence[int]) -> str:
-    """Draw images (N, S, S, 3) beside the expert with the largest gate of each patch in some layers."""
-    rows = [[pixels, *(routing.top1(layer)[i] for layer in layers)] for i, pixels in enumerate(rgb)]
+    """Draw images (N, S, S, 3) beside the expert with the largest gate of each patch in some layers, none without data."""
+    rows = [[pixels, *(np.ma.masked_less(routing.top1(layer)[i], 0) for layer in layers)] for i, pixels in enumerate(rgb)]
     titles = ["image", *(f"layer {layer}" for layer in layers)]
     return _panels(rows, titles, "the expert with the largest gate for each patch", cmap="tab10", vmin=0, vmax=9)
 

@@ -1,0 +1,228 @@
+"""Images as other libraries hold them, xarray's and torch's, as numpy arrays. Neither is imported here.
+
+Axes: H and W pixels, C bands; "batch" stands for all other dimensions of an xarray object, times, say.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geomoe import landsat
+from geomoe.data.preprocess import InputSpec
+
+if TYPE_CHECKING:
+    import pyproj
+
+LAYOUTS = ("NHWC", "NCHW")
+_BAND = ("band", "bands", "channel", "channels", "variable")
+_Y, _LATITUDE = ("y", "northing"), ("latitude", "lat")
+_X, _LONGITUDE = ("x", "easting"), ("longitude", "lon")
+
+
+def is_xarray(images: Any) -> bool:
+    """Whether images are a DataArray or a Dataset of xarray."""
+    return type(images).__module__.partition(".")[0] == "xarray" and hasattr(images, "dims")
+
+
+def as_numpy(values: Any) -> Any:
+    """Bring torch tensors, wherever they are, to numpy arrays; anything else stays as it is."""
+    if not (hasattr(values, "detach") and hasattr(values, "cpu")):
+        return values
+    tensor = values.detach().cpu()
+    return (tensor.float() if "bfloat16" in str(tensor.dtype) else tensor).numpy()
+
+
+def channels_last(images: Any, layout: str) -> Any:
+    """Bring images, (N, H, W, C) or (N, C, H, W) by `layout`, or a sequence of images without N, to numpy and bands last."""
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout = {layout!r} is not one of {', '.join(LAYOUTS)}")
+    if isinstance(images, list | tuple):
+        each = [as_numpy(image) for image in images]
+        return each if layout == "NHWC" else [np.moveaxis(np.ma.asanyarray(image), -3, -1) for image in each]
+    images = as_numpy(images)
+    return images if layout == "NHWC" else np.moveaxis(np.ma.asanyarray(images), -3, -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """What an xarray object holds and says."""
+
+    images: np.ma.MaskedArray  # (N, H, W, C), N being the product of the batch's lengths; masked where its `_FillValue` stands
+    spec: InputSpec  # with the names of its bands, and the unit that its scale and offset say
+    batch: dict[str, int]  # the other dimensions, in their order, and their lengths
+    dims: tuple[str, str]  # of rows and columns
+    source: Any  # a DataArray of it, for its coordinates
+    crs: "pyproj.CRS | None"  # of the coordinates of rows and columns
+
+    @property
+    def time(self) -> np.ndarray | None:
+        """The coordinate `time`, (N,), or None."""
+        return self._of_batch("time")
+
+    def place(self, row: float, column: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """Latitude and longitude (N,) of a place between pixels, 0 being the first one's middle; None where nothing says it."""
+        if self._place_of_batch is not None or self._to_degrees is None:
+            return self._place_of_batch
+        y, x = (_between(self.source.coords[dim].values, at) for dim, at in zip(self.dims, (row, column)))
+        lon, lat = self._to_degrees(x, y)
+        count = len(self.images)
+        return np.full(count, lat), np.full(count, lon)
+
+    @functools.cached_property
+    def _place_of_batch(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Latitudes and longitudes that stand beside the images, (N,) each."""
+        for names in zip(_LATITUDE, _LONGITUDE):
+            latitude, longitude = (None if name in self.dims else self._of_batch(name) for name in names)
+            if latitude is not None and longitude is not None:
+                return latitude, longitude
+        return None
+
+    @functools.cached_property
+    def _to_degrees(self) -> Callable[[float, float], tuple[float, float]] | None:
+        """From coordinates of columns and rows to longitude and latitude; None where nothing says how."""
+        import pyproj
+
+        if self.crs is None or not all(dim in self.source.coords for dim in self.dims):
+            return None
+        return pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True).transform
+
+    def _of_batch(self, name: str) -> np.ndarray | None:
+        """A coordinate of the batch's dimensions, or of all images, (N,)."""
+        if name not in self.source.coords or not set(self.source.coords[name].dims) <= set(self.batch):
+            return None
+        other = {dim: 0 for dim in self.source.dims if dim not in self.batch}
+        values = self.source.coords[name].broadcast_like(self.source.isel(other)).transpose(*self.batch).values
+        return np.atleast_1d(values).reshape(-1)
+
+    def mask(self, valid: Any) -> np.ndarray:
+        """Bring a mask of the pixels, a DataArray or an array by batch, rows and columns, to (N, H, W) bool."""
+        shape = (*self.batch.values(), *self.images.shape[1:3])
+        if is_xarray(valid):
+            valid = valid.reindex_like(self.source)  # in the images' order, NaN where it has no such coordinate
+            if valid.isnull().any():
+                raise ValueError("valid lacks coordinates that the images have")
+            valid = valid.broadcast_like(self.source).transpose(*self.batch, *self.dims)
+        valid = np.asarray(valid)
+        if valid.shape != shape:
+            raise ValueError(f"valid must be {shape}, one for each pixel, got {valid.shape}")
+        return valid.astype(bool).reshape(self.images.shape[:3])
+
+    def wrap(self, values: np.ndarray, dims: Sequence[str], coords: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
+        """Make a DataArray of values (N, ...): the batch's dimensions and `dims`, the batch's coordinates and `coords`."""
+        coordinates = self.source.coords.items()
+        kept = {name: coordinate for name, coordinate in coordinates if set(coordinate.dims) <= set(self.batch)}
+        values = values.reshape(*self.batch.values(), *values.shape[1:])
+        return type(self.source)(values, dims=(*self.batch, *dims), coords={**kept, **coords}, name="embedding", attrs=attrs)
+
+
+def _between(values: np.ndarray, at: float) -> float:
+    """An evenly spaced coordinate at a place between pixels, also beyond the last."""
+    step = (values[-1] - values[0]) / max(len(values) - 1, 1)
+    return float(values[0] + at * step)
+
+
+def grid(values: np.ndarray, count: int, stride: int, size: int) -> np.ndarray:
+    """The coordinates of the middles of `count` windows of `size` pixels, one every `stride`."""
+    return np.array([_between(values, i * stride + (size - 1) / 2) for i in range(count)])
+
+
+def read_xarray(images: Any, spec: InputSpec) -> Labelled:
+    """Read a DataArray with a dimension of bands, or a Dataset with one variable a band.
+
+    Rows and columns are the dimensions y and x (or latitude and longitude). Bands are named by the coordinate of their
+    dimension, by `long_name` as rioxarray keeps a file's descriptions, or by the variables; others of Landsat products, as
+    QA_PIXEL, are left out. Where nothing names them, they are those of `spec`.
+
+    Raises:
+        ValueError: a dimension is absent, the variables do not fit together, or what it says is not what `spec` says.
+    """
+    is_dataset = hasattr(images, "data_vars")
+    rows, columns = (next((name for name in names if name in images.dims), "") for names in (_Y + _LATITUDE, _X + _LONGITUDE))
+    if not rows or not columns:
+        raise ValueError(
+            f"images have the dimensions {', '.join(map(str, images.dims))}; needed: y and x, or latitude and longitude"
+        )
+    if is_dataset:
+        parts = {str(name): array for name, array in images.data_vars.items() if {rows, columns} <= set(array.dims)}
+        names: tuple[str, ...] | None = tuple(parts)
+        arrays = list(parts.values())
+        if not arrays:
+            raise ValueError(f"no variable of the images has the dimensions {rows} and {columns}")
+    else:
+        band = next((name for name in _BAND if name in images.dims), None)
+        if band is None:
+            raise ValueError(f"images have the dimensions {', '.join(map(str, images.dims))}; needed: one of bands, named band")
+        arrays = [images.isel({band: i}, drop=True) for i in range(images.sizes[band])]
+        names = _band_names(images, band)
+    if names is not None:
+        sensor = spec.sensor or "landsat8"
+        chosen = [i for i, name in enumerate(names) if not landsat.is_other_band(name, sensor)]
+        arrays, names = [arrays[i] for i in chosen], tuple(names[i] for i in chosen)
+        if spec.bands is not None and tuple(spec.bands) != names:
+            raise ValueError(f"bands = {', '.join(spec.bands)}, and the images say {', '.join(names)}; leave bands out")
+        spec = dataclasses.replace(spec, bands=names)
+    if not arrays:
+        raise ValueError("no band of the images is one that a model takes")
+    first = arrays[0]
+    batch = {str(dim): first.sizes[dim] for dim in first.dims if dim not in (rows, columns)}
+    for name, array in zip(names or (), arrays):
+        if dict(array.sizes) != dict(first.sizes):
+            raise ValueError(
+                f"band {name} has the sizes {dict(array.sizes)}, and another {dict(first.sizes)}; bring them together"
+            )
+    if units := {unit for array in arrays if (unit := _unit(array))}:
+        if len(units) > 1 or spec.unit not in (None, *units):
+            raise ValueError(f"the images' scale and offset say unit {' and '.join(sorted(units))}, not {spec.unit!r}")
+        spec = dataclasses.replace(spec, unit=units.pop())
+    values = np.ma.stack([_masked(array.transpose(*batch, rows, columns)) for array in arrays], axis=-1)
+    values = values.reshape(-1, *values.shape[len(batch) :])
+    return Labelled(values, spec, batch, (rows, columns), first, _crs(images, first, rows))
+
+
+def _band_names(images: Any, band: str) -> tuple[str, ...] | None:
+    """The names of the bands of a DataArray, None where they have numbers alone."""
+    if band in images.coords and images.coords[band].dtype.kind in "OUST":
+        return tuple(map(str, images.coords[band].values))
+    described = images.attrs.get("long_name")
+    if isinstance(described, list | tuple) and len(described) == images.sizes[band] and landsat.bands_of_file(described):
+        return tuple(map(str, described))
+    return None
+
+
+def _masked(array: Any) -> np.ma.MaskedArray:
+    """The values of a DataArray, masked where they are what its attributes say to be no data."""
+    values = np.asarray(array.values)
+    mask = np.zeros(values.shape, bool)
+    for key in ("_FillValue", "missing_value", "nodata"):
+        if (fill := array.attrs.get(key)) is not None:
+            mask |= np.isin(values, np.asarray(fill))
+    return np.ma.MaskedArray(values, mask)
+
+
+def _unit(array: Any) -> str | None:
+    """The unit that scale and offset say, of values that were not multiplied by them yet or that xarray did; else None."""
+    from geomoe.data.product_files import unit_of_scale  # imports rasterio
+
+    for attrs, decoded in ((array.attrs, False), (array.encoding, True)):
+        if attrs.get("scale_factor") is not None:
+            unit = unit_of_scale(float(attrs["scale_factor"]), float(attrs.get("add_offset") or 0))
+            return "reflectance" if unit and decoded else unit
+    return None
+
+
+def _crs(images: Any, first: Any, rows: str) -> "pyproj.CRS | None":
+    """The reference system that the grid mapping says, as rioxarray and odc-stac write it, or the dimensions' names."""
+    import pyproj
+
+    for array in (first, images):
+        mapping = array.attrs.get("grid_mapping") or array.encoding.get("grid_mapping") or "spatial_ref"
+        attrs = array.coords[mapping].attrs if mapping in array.coords else {}
+        if text := attrs.get("crs_wkt") or attrs.get("spatial_ref") or array.attrs.get("crs"):
+            try:
+                return pyproj.CRS.from_user_input(text)
+            except pyproj.exceptions.CRSError as error:
+                raise ValueError(f"the images' coordinate reference system cannot be read: {error}") from None
+    return pyproj.CRS.from_epsg(4326) if rows in _LATITUDE else None

@@ -1,0 +1,270 @@
+"""Images in memory as xarray, torch and pandas hold them: what they say of themselves, and what comes back."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from geomoe import landsat
+from geomoe.data.arrays import read_xarray
+from geomoe.data.preprocess import InputSpec
+
+rioxarray = pytest.importorskip("rioxarray", reason="needs rioxarray")
+RNG = np.random.default_rng(0)
+SIZE = 8
+TIMES = np.array(["2020-05-01T10:00", "2020-07-02T10:10", "2020-08-03T10:20"], "datetime64[ns]")
+
+
+def numbers(*shape):
+    return RNG.integers(8000, 20000, shape).astype(np.uint16)
+
+
+def stack(images, dims=("time", "band", "y", "x"), crs="EPSG:32632", **coords):
+    """A DataArray of (T, C, H, W) digital numbers, 30 m a pixel, with rioxarray's georeference."""
+    height, width = images.shape[-2:]
+    place = {"y": 5_400_000.0 - 30 * np.arange(height), "x": 600_000.0 + 30 * np.arange(width)}
+    array = xr.DataArray(
+        images, dims=dims, coords={"time": TIMES[: len(images)], "band": list(landsat.BANDS), **place, **coords}
+    )
+    return array.rio.write_crs(crs)
+
+
+def lat_lon(row, column, crs="EPSG:32632"):
+    from rasterio.warp import transform
+
+    lon, lat = transform(crs, "EPSG:4326", [600_000.0 + 30 * column], [5_400_000.0 - 30 * row])
+    return lat[0], lon[0]
+
+
+def test_a_data_array_says_its_bands_times_and_place(encoder):
+    images = numbers(3, 7, SIZE, SIZE)
+    lat, lon = lat_lon(3.5, 3.5)
+    expected = encoder.embed(images.transpose(0, 2, 3, 1), [lat] * 3, [lon] * 3, TIMES)
+    z = encoder.embed(stack(images))
+    assert isinstance(z, xr.DataArray) and z.dims == ("time", "embedding") and z.name == "embedding"
+    np.testing.assert_allclose(z.values, expected, atol=1e-5)
+    np.testing.assert_array_equal(z.time.values, TIMES)
+    assert "band" not in z.coords and json.loads(z.attrs["input"])["bands"] == list(landsat.BANDS)
+    without = encoder.embed(images.transpose(0, 2, 3, 1))
+    assert not np.allclose(without, expected, atol=1e-3)  # the metadata counts
+    shuffled = stack(images).isel(band=[3, 1, 0, 6, 5, 4, 2]).transpose("x", "band", "time", "y")
+    np.testing.assert_allclose(encoder.embed(shuffled).values, expected, atol=1e-5)
+    one = encoder.embed(stack(images).isel(time=1))
+    assert one.dims == ("embedding",) and one.time.values == TIMES[1]
+    np.testing.assert_allclose(one.values, expected[1], atol=1e-5)
+    told = encoder.embed(stack(images), lat=[1.0] * 3, lon=[2.0] * 3, time=["2021-01-01T00:00:00"] * 3)
+    same = encoder.embed(images.transpose(0, 2, 3, 1), [1.0] * 3, [2.0] * 3, ["2021-01-01T00:00:00"] * 3)
+    np.testing.assert_allclose(told.values, same, atol=1e-5)
+    tokens, record = encoder.embed(stack(images), pool="tokens", return_record=True)
+    assert tokens.dims == ("time", "token", "embedding") and tokens.shape == (3, 9, 16) and record["unit"] == "collection2_dn"
+
+
+def test_a_mask_goes_with_its_coordinates(encoder):
+    images = numbers(3, 7, SIZE, SIZE)
+    array = stack(images)
+    valid = np.ones((3, SIZE, SIZE), bool)
+    valid[0, :3], valid[2, :, 5:] = False, False
+    lat, lon = lat_lon(3.5, 3.5)
+    expected = encoder.embed(images.transpose(0, 2, 3, 1), [lat] * 3, [lon] * 3, TIMES, valid=valid)
+    mask = xr.DataArray(valid, dims=("time", "y", "x"), coords={name: array[name] for name in ("time", "y", "x")})
+    for given in (valid, mask, mask.transpose("x", "time", "y")):
+        np.testing.assert_allclose(encoder.embed(array, valid=given).values, expected, atol=1e-5)
+    scene = encoder.embed_scene(array, valid=mask.transpose("x", "y", "time"), stride=8)
+    np.testing.assert_allclose(scene.values[:, 0, 0], expected, atol=2e-5)
+    first = encoder.embed(array.isel(time=[0]), valid=mask[0, ::-1].drop_vars("time"))  # of no time, from the south
+    np.testing.assert_allclose(first.values, expected[:1], atol=1e-5)
+    with pytest.raises(ValueError, match="valid lacks coordinates that the images have"):
+        encoder.embed(array, valid=mask.assign_coords(x=mask.x + 15))
+    for wrong in (valid[0], valid[:2]):
+        with pytest.raises(ValueError, match=r"valid must be \(3, 8, 8\), one for each pixel, got"):
+            encoder.embed(array, valid=wrong)
+    with pytest.raises(ValueError, match=r"valid must be \(8, 8\), one for each pixel, got \(3, 8, 8\)"):
+        encoder.embed_scene(images[0].transpose(1, 2, 0), valid=valid)
+
+
+def test_a_dataset_has_a_variable_a_band_and_places_of_its_own(encoder):
+    images = numbers(4, 7, SIZE, SIZE)
+    names = ("coastal", "blue", "green", "red", "nir08", "swir16", "swir22")
+    where = {"lat": ("patch", [1.0, 2.0, 3.0, 4.0]), "lon": ("patch", [5.0, 6.0, 7.0, 8.0]), "time": TIMES[0]}
+    variables = {name: (("patch", "y", "x"), images[:, i]) for i, name in enumerate(names)}
+    variables |= {"qa_pixel": (("patch", "y", "x"), images[:, 0]), "cloud_cover": (("patch",), np.zeros(4))}
+    z = encoder.embed(xr.Dataset(dict(reversed(variables.items())), coords=where))
+    expected = encoder.embed(images.transpose(0, 2, 3, 1), where["lat"][1], where["lon"][1], [TIMES[0]] * 4)
+    assert z.dims == ("patch", "embedding")
+    np.testing.assert_allclose(z.values, expected, atol=1e-5)
+    np.testing.assert_array_equal(z.lat, where["lat"][1])
+
+
+def test_degrees_are_places_and_no_place_is_none(encoder):
+    images = numbers(1, 7, SIZE, SIZE)[0]
+    plain = encoder.embed(images.transpose(1, 2, 0)[None])
+    bare = xr.DataArray(images, dims=("band", "y", "x"), coords={"band": list(landsat.BANDS)})
+    np.testing.assert_allclose(encoder.embed(bare).values, plain[0], atol=1e-5)
+    steps = np.arange(SIZE) * 0.001
+    degrees = bare.rename(y="latitude", x="longitude").assign_coords(latitude=48 - steps, longitude=11 + steps)
+    expected = encoder.embed(images.transpose(1, 2, 0)[None], [48 - 0.0035], [11.0035])
+    np.testing.assert_allclose(encoder.embed(degrees).values, expected[0], atol=1e-5)
+
+
+def test_fill_values_scales_and_units_are_those_that_it_says(encoder, tmp_path):
+    images = numbers(1, 7, SIZE, SIZE)[0]
+    images[:, :3, :3] = 65535
+    array = stack(images[None]).isel(time=0, drop=True)
+    holes = np.where(images == 65535, 0, images)
+    lat, lon = lat_lon(3.5, 3.5)
+    expected = encoder.embed(holes.transpose(1, 2, 0)[None], [lat], [lon])[0]
+    for key in ("_FillValue", "nodata"):
+        np.testing.assert_allclose(encoder.embed(array.assign_attrs({key: 65535})).values, expected, atol=1e-5)
+    scaled = array.assign_attrs(_FillValue=65535, scale_factor=0.0000275, add_offset=-0.2)
+    assert read_xarray(scaled, InputSpec()).spec.unit == "collection2_dn"
+    decoded = xr.decode_cf(scaled.to_dataset(name="sr"))["sr"]
+    assert decoded.dtype.kind == "f" and read_xarray(decoded, InputSpec()).spec.unit == "reflectance"
+    np.testing.assert_allclose(encoder.embed(decoded).values, expected, atol=1e-3)
+    with pytest.raises(ValueError, match="scale and offset say unit collection2_dn, not 'hls'"):
+        encoder.embed(scaled, unit="hls")
+    path = tmp_path / "patch.tif"
+    array.rio.write_nodata(65535).rio.to_raster(path)
+    with rioxarray.open_rasterio(path) as opened:  # bands have numbers alone, and are in the model's order
+        np.testing.assert_allclose(encoder.embed(opened).values, expected, atol=1e-5)
+        opened.attrs["long_name"] = tuple(reversed(landsat.BANDS))
+        flipped = encoder.embed(holes[::-1].transpose(1, 2, 0)[None], [lat], [lon])[0]
+        np.testing.assert_allclose(encoder.embed(opened).values, flipped, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change, options, message",
+    [
+        (lambda a: a.rename(y="row"), {}, "have the dimensions time, band, row, x; needed: y and x"),
+        (lambda a: a.rename(band="layer"), {}, "needed: one of bands, named band"),
+        (lambda a: a.isel(band=[0, 1, 2]), {}, "the model needs SR_B4"),
+        (lambda a: a, dict(bands=landsat.BANDS[::-1]), "the images say SR_B1, SR_B2"),
+        (lambda a: a, dict(layout="NCHW"), "xarray names its dimensions"),
+        (lambda a: a, dict(normalized=True), "pass images.values"),
+        (lambda a: a.assign_coords(band=[*landsat.BANDS[:6], "B99"]), {}, "unknown band 'B99'"),
+        (lambda a: xr.Dataset({"t": ("time", TIMES)}), {}, "have the dimensions time; needed: y and x"),
+        (lambda a: a.isel(band=0).to_dataset(name="QA_PIXEL"), {}, "no band of the images is one"),
+        (lambda a: a.isel(band=0, drop=True).to_dataset(name="red").assign(nir=a[0, 0]), {}, "band nir has the sizes"),
+    ],
+)
+def test_what_cannot_be_read_is_named(encoder, change, options, message):
+    with pytest.raises(ValueError, match=message):
+        encoder.embed(change(stack(numbers(3, 7, SIZE, SIZE))), **options)
+
+
+def test_bands_first_and_pandas_columns(encoder):
+    images = numbers(3, 7, SIZE, SIZE)
+    table = pd.DataFrame({"lat": [1.0, 2.0, None], "lon": [4.0, 5.0, None], "time": pd.to_datetime(TIMES).tz_localize("UTC")})
+    expected = encoder.embed(images.transpose(0, 2, 3, 1), table["lat"].to_numpy(), table["lon"].to_numpy(), TIMES)
+    assert not np.allclose(expected, encoder.embed(images.transpose(0, 2, 3, 1)), atol=1e-3)
+    for given in (images, list(images), np.ma.MaskedArray(images, False)):
+        z = encoder.embed(given, table["lat"], table["lon"], table["time"], layout="NCHW")
+        np.testing.assert_allclose(z, expected, atol=1e-5)
+    mask = np.zeros(images.shape, bool)
+    mask[..., :4] = True
+    masked = encoder.embed(images.transpose(0, 2, 3, 1), valid=~mask[:, 0])
+    np.testing.assert_allclose(encoder.embed(np.ma.MaskedArray(images, mask), layout="NCHW"), masked, atol=1e-5)
+    with pytest.raises(ValueError, match="layout = 'CHW'"):
+        encoder.embed(images, layout="CHW")
+
+
+class Tensor:
+    """A tensor on another device, that needs gradients: only what was detached and brought here becomes an array."""
+
+    def __init__(self, values, ready=()):
+        self.values, self.ready, self.dtype = values, ready, "torch.int32"
+
+    def detach(self):
+        return Tensor(self.values, (*self.ready, "detached"))
+
+    def cpu(self):
+        return Tensor(self.values, (*self.ready, "here"))
+
+    def numpy(self):
+        assert set(self.ready) == {"detached", "here"}
+        return self.values
+
+
+def test_tensors_are_brought_here(encoder):
+    images, lat = numbers(3, 7, SIZE, SIZE), np.array([1.0, 2.0, 3.0])
+    valid = np.arange(SIZE) > 3 + np.zeros((3, SIZE, 1), int)
+    expected = encoder.embed(images.transpose(0, 2, 3, 1), lat, lat, valid=valid)
+    for given in (Tensor(images), [Tensor(image) for image in images]):
+        z = encoder.embed(given, Tensor(lat), Tensor(lat), valid=Tensor(valid), layout="NCHW")
+        np.testing.assert_allclose(z, expected, atol=1e-5)
+    scene = encoder.embed_scene(Tensor(images), layout="NCHW", stride=4)
+    np.testing.assert_allclose(scene, encoder.embed_scene(images.transpose(0, 2, 3, 1), stride=4), atol=1e-5)
+
+
+def test_torch_tensors_are_taken(encoder):
+    torch = pytest.importorskip("torch", reason="needs torch")
+    images = numbers(3, 7, SIZE, SIZE)
+    last = images.transpose(0, 2, 3, 1)
+    tensor = torch.tensor(images.astype(np.int32))
+    where = torch.tensor([1.0, 2.0, float("nan")], dtype=torch.float64).requires_grad_()
+    expected = encoder.embed(last, *[where.detach().numpy()] * 2, TIMES)
+    np.testing.assert_allclose(encoder.embed(tensor, where, where, TIMES, layout="NCHW"), expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(tensor.permute(0, 2, 3, 1), where, where, TIMES), expected, atol=1e-5)
+    z = torch.tensor(RNG.standard_normal((2, 7, SIZE, SIZE)), dtype=torch.bfloat16)
+    half = encoder.embed(z.float().numpy().transpose(0, 2, 3, 1), normalized=True)
+    np.testing.assert_allclose(encoder.embed(z, normalized=True, layout="NCHW"), half, atol=1e-5)
+
+
+def test_a_scene_of_several_dates_is_embedded_on_one_grid(encoder):
+    images = numbers(3, 7, 18, 20)
+    images[1, :, :9] = 0  # the upper half is missing on one date
+    z = encoder.embed_scene(stack(images), stride=4)
+    assert z.dims == ("time", "y", "x", "embedding") and z.shape == (3, 4, 4, 16)
+    assert z.rio.crs.to_epsg() == 32632
+    np.testing.assert_allclose(z.y.values, 5_400_000 - 30 * (4 * np.arange(4) + 3.5))
+    np.testing.assert_allclose(z.x.values, 600_000 + 30 * (4 * np.arange(4) + 3.5))
+    padded = np.pad(images, ((0, 0), (0, 0), (0, 2), (0, 0)))
+    for date, row, column in ((0, 0, 0), (2, 3, 3), (1, 2, 1), (0, 3, 1)):
+        window = padded[date, :, 4 * row : 4 * row + 8, 4 * column : 4 * column + 8].transpose(1, 2, 0)[None]
+        lat, lon = lat_lon(4 * row + 3.5, 4 * column + 3.5)
+        expected = encoder.embed(window, [lat], [lon], TIMES[date : date + 1])[0]
+        np.testing.assert_allclose(z.values[date, row, column], expected, atol=2e-5)
+    lacking = np.isnan(z.values).all(axis=-1)
+    assert lacking[1, 0].all() and lacking[1, 1].all() and not lacking[1, 2:].any() and not lacking[[0, 2]].any()
+    mean = z.mean("time")
+    np.testing.assert_allclose(mean.values[0], z.values[[0, 2], 0].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(mean.values[3], z.values[:, 3].mean(axis=0), atol=1e-6)
+    assert json.loads(z.attrs["input"])["stride"] == 4
+
+
+def test_a_scene_of_plain_numbers(encoder):
+    image = numbers(7, 16, 16)
+    z, record = encoder.embed_scene(image.transpose(1, 2, 0), 48.0, 11.0, "2020-05-01T10:00:00", stride=8, return_record=True)
+    assert z.shape == (2, 2, 16) and record["window"] == 8
+    expected = encoder.embed(image[:, 8:, :8].transpose(1, 2, 0)[None], [48.0], [11.0], ["2020-05-01T10:00:00"])
+    np.testing.assert_allclose(z[1, 0], expected[0], atol=2e-5)
+    several = encoder.embed_scene(np.stack([image, image]), layout="NCHW", stride=8)
+    assert several.shape == (2, 2, 2, 16)
+    valid = np.ones((16, 16), bool)
+    valid[:8, :8] = False
+    valid[8:, :3] = False
+    found = encoder.embed_scene(image.transpose(1, 2, 0), valid=valid, stride=8)
+    assert np.isnan(found[0, 0]).all() and np.isfinite(found[[0, 1, 1], [1, 0, 1]]).all()
+    masked = encoder.embed(image[:, 8:, :8].transpose(1, 2, 0)[None], valid=valid[None, 8:, :8])
+    np.testing.assert_allclose(found[1, 0], masked[0], atol=2e-5)
+    scene = image.transpose(1, 2, 0)
+    # With nodata="published" what lies beyond the edge is dark, whatever the unit.
+    reflectance = (scene * 0.0000275 - 0.2).astype(np.float32)
+    dark = encoder.embed_scene(scene[:14], stride=8, nodata="published")
+    np.testing.assert_allclose(
+        encoder.embed_scene(reflectance[:14], stride=8, nodata="published", unit="reflectance"), dark, atol=1e-3
+    )
+    for options, message in (
+        (dict(stride=9), "stride = 9"),
+        (dict(min_valid=2), "min_valid = 2"),
+        (dict(pool="tokens"), "no vector a window"),
+        (dict(resize_mode="resize"), "resize_mode = 'resize'"),
+        (dict(nodata="published", valid=valid), "valid would be ignored"),
+        (dict(unit="level1_dn", sun_elevation=np.ones(1)), "sun_elevation must be one number"),
+        (dict(time=["2020-01-01", "2020-01-02"]), "one for each of the 1 dates, got 2"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.embed_scene(scene, **options)
+    with pytest.raises(ValueError, match=r"must be \(H, W, C\) or \(T, H, W, C\)"):
+        encoder.embed_scene(scene[0])
