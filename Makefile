@@ -6,9 +6,11 @@ BIN := $(VENV)/bin
 DATA := data
 RUN := runs/demo
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint site clean
 
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# The switch silences a note on the future of mkdocs, not a warning about these pages.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs
 
 $(VENV)/.users: requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -42,6 +44,11 @@ lint: $(VENV)/.developers
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
+	$(MKDOCS) build --strict --site-dir $(VENV)/.site
+
+# The documentation in site/, to look at or to publish; `.venv/bin/python -m mkdocs serve` shows changes as they are made.
+site: $(VENV)/.developers
+	$(MKDOCS) build --strict
 
 clean:
-	rm -rf $(VENV) $(DATA) runs
+	rm -rf $(VENV) $(DATA) runs site

@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import PTH
+from conftest import PTH, ROOT, load_module
 
 import geomoe
 from geomoe import landsat, metadata
@@ -38,11 +38,12 @@ def random_encoder(noise=0.1, **model):
 
 
 def images_with_holes(encoder, count=5):
-    """Digital numbers, of which the first image lacks nothing, the others a pixel, a band of a pixel, much, and all."""
+    """Digital numbers: the first image lacks nothing, the others a pixel, half a patch and a band of a pixel, much, and all."""
     cfg = encoder.config
     images = np.random.default_rng(1).uniform(7000, 20000, (5, cfg.img_size, cfg.img_size, cfg.in_channels)).astype(np.float32)
     images[1, 1, 2] = 0
     images[2, 0, 0, 3] = np.nan
+    images[2, -2:, -4:] = 0
     images[3, : cfg.img_size // 2 + 1, 1:] = 0
     images[4] = 0
     return images[:count]
@@ -74,14 +75,14 @@ def test_every_pooling_equals_jax(pool, encoder, tmp_path):
 @pytest.mark.parametrize(
     "model",
     [
-        dict(missing_metadata="learned", selection_bias=True, top_k=1),
+        dict(missing_metadata="learned", selection_bias=True, depth=6),
         dict(share_projections=False, top_k=3, num_heads=8, num_groups=2),
-        dict(stage_experts=(9,), depth=1, dispatch="sparse", patch_size=8, in_channels=7),
+        dict(stage_experts=(9,), depth=1, dispatch="sparse", patch_size=8, top_k=1),
     ],
     ids=["learned metadata, selection bias", "own projections", "many experts"],
 )
 def test_every_architecture_equals_jax(model, tmp_path):
-    compare(random_encoder(size="tiny", img_size=16, **model), tmp_path / "encoder.onnx", ("mean", "cls", "patch_std"))
+    compare(random_encoder(size="tiny", img_size=16, **model), tmp_path / "encoder.onnx", ("cls", "patch_std", "stages"))
 
 
 def test_equal_logits_go_to_the_lower_experts(tmp_path):
@@ -132,6 +133,12 @@ def test_the_command_and_the_facts(tmp_path, capsys):
     session = onnxruntime.InferenceSession(path)
     assert [value.shape for value in session.get_inputs()] == [["N", 8, 8, 7], *[["N", 2]] * 4]
     assert session.get_outputs()[0].shape == ["N", 56]
+
+
+def test_the_example_compares_speeds(capsys):
+    load_module(ROOT / "examples" / "onnx_speed.py").main(["--checkpoint", str(PTH), "--batches", "2"])
+    count, _, _, difference = capsys.readouterr().out.splitlines()[-1].strip("| ").split(" | ")
+    assert count == "2" and float(difference) < 2e-5
 
 
 def test_what_cannot_be_exported_is_named(encoder, tmp_path, monkeypatch):

@@ -36,9 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     from geomoe.models.pooling import parse_pool
 
     pools = tuple(map(parse_pool, args.pools)) if args.pools else experiments.POOLS
-    values = {
-        name: getattr(args, name) for name in ("minutes", "output", "dataset", "split", "data_dir", "transfer", "nodata")
-    }
+    values = {name: getattr(args, name) for name in ("minutes", "output", "dataset", "split", "data_dir", "transfer", "nodata")}
     comparison = experiments.Comparison(pools=pools, **values)
     names = [os.path.splitext(os.path.basename(path))[0] for path in args.recipes]
     recipes = {name: experiments.load_recipe(path) for name, path in zip(names, args.recipes)}
