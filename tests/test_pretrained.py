@@ -318,3 +318,8 @@ def test_a_run_with_damaged_weights_is_refused_by_parameter(encoder, tmp_path, p
     dataclasses.replace(encoder, params=params).save_run(tmp_path / "run")
     with pytest.raises(ValueError, match=f"run step 0: .*{message}"):
         geomoe.load(tmp_path / "run")
+
+
+def test_a_warning_names_the_unit_that_was_taken(encoder):
+    with pytest.warns(preprocess.StatisticsWarning, match="Is unit='collection2_dn' what they are"):
+        encoder.embed(np.full((2, 8, 8, 7), 60000, np.uint16))
