@@ -45,6 +45,18 @@ def test_each_scene_has_its_file_and_failures_are_listed(tmp_path, scenes):
     assert times == [(tmp_path / "out" / f"s{i}.npz").stat().st_mtime_ns for i in range(3)]  # not embedded again
 
 
+def test_the_command_lists_what_failed(tmp_path, scenes, capsys):
+    from geomoe.cli import catalogue
+
+    (tmp_path / "scenes.txt").write_text("# two\n" + "\n".join(scenes[1:3]) + "\n\n")
+    arguments = ["--checkpoint", str(PTH), "--scenes", str(tmp_path / "scenes.txt"), "--output", str(tmp_path / "out")]
+    catalogue.main([*arguments, "--format", ".npz", "--stride", "8", "--pool", "cls"])
+    out = capsys.readouterr().out
+    assert "1 scenes embedded, 1 failed" in out and "gone.tif: there is no such file" in out
+    table = embeddings.read(tmp_path / "out" / "s1.npz")
+    assert table["facts"]["pool"] == "cls" and table["facts"]["stride"] == 8
+
+
 def test_names_that_collide_and_no_scene(tmp_path, scenes):
     job = CatalogueJob(str(PTH), str(tmp_path / "out"))
     with pytest.raises(ValueError, match="two scenes are named s0"):

@@ -14,6 +14,7 @@ COMMANDS = {
     "probe": "probe a frozen encoder, by a config file",
     "embed": "embed a dataset, a folder of patches or a scene into a file",
     "search": "find places that look like another in a file of embeddings",
+    "catalogue": "embed many scenes, each to a file of its own",
     "report": "write a run's report",
     "convert": "write an encoder in another form",
     "recipes": "compare recipes at equal time",
