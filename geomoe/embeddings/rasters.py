@@ -34,13 +34,11 @@ def write_geotiff(output: str, parts: Iterable[Columns], facts: Mapping[str, Any
     import rasterio.shutil
 
     dtype = next(iter(parts))["vector"].dtype
-    options = dict(
-        BLOCKSIZE=TILE, COMPRESS="DEFLATE", BIGTIFF="IF_SAFER", OVERVIEW_RESAMPLING="AVERAGE", NUM_THREADS="ALL_CPUS"
-    )
+    options = dict(BLOCKSIZE=TILE, COMPRESS="DEFLATE", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS")
     options["PREDICTOR"] = "STANDARD" if dtype == np.int8 else "FLOATING_POINT"
     if dtype == np.float16:
         options["NBITS"] = 16
-    with atomic_path(output) as path, rasterio.Env(GDAL_CACHEMAX=_CACHE_MB):
+    with atomic_path(output) as path, rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_TIFF_OVR_BLOCKSIZE=TILE):
         raw = f"{path}.raw"
         try:
             _write_raw(raw, parts, facts, grid, dtype)
@@ -53,15 +51,16 @@ def write_geotiff(output: str, parts: Iterable[Columns], facts: Mapping[str, Any
 
 
 def _write_raw(path: str, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any], dtype: np.dtype) -> None:
-    """Write the same without compression and overviews."""
+    """Write the same without compression, band after band: GDAL would read pixels of many bands once a band for overviews."""
     import rasterio
+    from rasterio.enums import Resampling
     from rasterio.windows import Window
 
     dimensions, int8 = next(iter(parts))["vector"].shape[-1], dtype == np.int8
     profile = dict(driver="GTiff", **grid, count=dimensions, dtype="int8" if int8 else "float32", bigtiff="if_safer")
     profile |= dict(nodata=INT8_NODATA if int8 else float("nan"), tiled=True, blockxsize=TILE, blockysize=_RAW_ROWS)
     row = 0
-    with rasterio.open(path, "w", interleave="pixel", **profile) as file:
+    with rasterio.open(path, "w", interleave="band", **profile) as file:
         file.update_tags(geomoe=json.dumps(facts))
         file.descriptions = [f"embedding {band}" for band in range(dimensions)]
         if int8:
@@ -70,6 +69,10 @@ def _write_raw(path: str, parts: Iterable[Columns], facts: Mapping[str, Any], gr
             values = part["vector"].astype(profile["dtype"]).reshape(-1, grid["width"], dimensions).transpose(2, 0, 1)
             file.write(values, window=Window(0, row, grid["width"], values.shape[1]))
             row += values.shape[1]
+    factors = [2**i for i in range(1, 32) if max(grid["height"], grid["width"]) > TILE * 2 ** (i - 1)]
+    if factors:
+        with rasterio.open(path, "r+") as file:
+            file.build_overviews(factors, Resampling.average)
 
 
 def read_geotiff(path: str) -> dict[str, Any]:
