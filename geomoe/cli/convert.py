@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         facts = export_encoder(encoder, args.output, pool=pool, platforms=(args.platforms or "cpu,cuda,tpu").split(","))
         platforms = ", ".join(facts["platforms"])
         print(f"{args.output}: {facts['bytes'] / 1e6:.1f} MB, for {platforms}; inputs in {args.output}.json")
-        print(f"{facts['guarantee']} ({facts['expires']})")
+        print(facts["guarantee"])
     elif args.output.endswith(".onnx"):
         from geomoe.export.onnx import export_onnx
 

@@ -1,1 +1,1 @@
-"""The encoder in other systems: StableHLO (`.stablehlo`), a PyTorch module (`.torch_module`)."""
+"""The encoder in other systems: ONNX (`.onnx`), StableHLO (`.stablehlo`), a PyTorch module (`.torch_module`)."""

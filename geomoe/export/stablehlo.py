@@ -66,11 +66,12 @@ def export_encoder(
     image = jax.ShapeDtypeStruct((count, cfg.img_size, cfg.img_size, cfg.in_channels), jnp.float32)
     pair = jax.ShapeDtypeStruct((count, 2), jnp.float32)
     exported = jax.export.export(jax.jit(function), platforms=tuple(platforms))(image, pair, pair, pair, pair)
+    expires = _after_months(datetime.date.today(), _MONTHS).isoformat()
     facts = function_facts(encoder, pool) | {
         "platforms": list(platforms),
         "jax_version": jax.__version__,
-        "expires": _after_months(datetime.date.today(), _MONTHS).isoformat(),
-        "guarantee": f"{GUARANTEE}; export it again after {_MONTHS} months, or keep JAX {jax.__version__}",
+        "expires": expires,
+        "guarantee": f"{GUARANTEE}; export it again after {expires}, or keep JAX {jax.__version__}",
     }
     return write_function(path, bytes(exported.serialize()), facts)
 
