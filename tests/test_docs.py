@@ -5,12 +5,13 @@ import importlib
 import re
 
 import jax
+import matplotlib.image
 import numpy as np
 import pytest
 import rasterio
 import rasterio.warp
 from conftest import MICRO, ROOT, full_batch, load_module
-from geotiffs import write_tif
+from geotiffs import pixels, write_tif
 
 import geomoe
 
@@ -207,3 +208,22 @@ def test_from_patches_to_a_map(run_dir, tmp_path, capsys):
     probe = geomoe.probing.load_probe(tmp_path / "out" / "probe.npz")
     place = dict(lat=[lat], lon=[lon], time=["2020-06-18T10:00:00"])
     assert cover[0, 0] == 1 + probe.predict_images(geomoe.load(run_dir), corner[None], **place)[0]
+
+
+def test_the_token_map_of_a_scene_as_a_picture(run_dir, tmp_path):
+    scene = write_tif(tmp_path / "LC08_L2SP_193026_20210613_20210622_02_T1.tif", pixels(size=(60, 80)))
+    load_module(ROOT / "examples" / "token_map_picture.py").main(
+        ["--checkpoint", str(run_dir), "--scene", str(scene), "--output", str(tmp_path / "map.png")]
+    )
+    drawn = matplotlib.image.imread(tmp_path / "map.png")
+    assert drawn.shape[1] > 2 * 70 and drawn[:, : drawn.shape[1] // 3].std() > 0.05 and drawn[:, -30:].std() > 0.05
+
+
+def test_what_pixels_without_data_cost(run_dir, synthetic_dir, capsys):
+    arguments = ["--checkpoint", str(run_dir), "--dataset", "synthetic_landsat/small", "--data_dir", str(synthetic_dir)]
+    load_module(ROOT / "examples" / "missing_pixels.py").main(arguments)
+    rows = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if " stripes" in line or "% " in line]
+    assert len(rows) == 9
+    for row in rows:
+        published, masked = float(row[1]), float(row[2])
+        assert published < masked <= 1.0
