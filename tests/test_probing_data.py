@@ -29,7 +29,7 @@ def test_each_set_of_features_is_of_its_encoder_and_seed(encoder, config):
     fields = [test[name] for name in metadata.FIELDS]
 
     def check(features, seed, model):
-        expected = embed_in_batches(model, test["image"], fields)
+        expected = embed_in_batches(model, test["image"], fields, valid=test["valid"])
         np.testing.assert_allclose(splits.features("test", features, seed), expected, atol=2e-5)
         assert splits.encoder(features, seed).fingerprint == model.fingerprint
         return expected
@@ -37,8 +37,9 @@ def test_each_set_of_features_is_of_its_encoder_and_seed(encoder, config):
     embedded = [check(PRETRAINED, 0, encoder), *(check(RANDOM, seed, encoder.random_weights(1000 + seed)) for seed in (0, 2))]
     assert min(np.abs(a - b).max() for a, b in zip(embedded, embedded[1:])) > 0.1
     for seed in (0, 2):
-        filters = RandomConvFeatures(train["image"], seed=seed)
-        np.testing.assert_allclose(splits.features("test", RCF, seed), filters(test["image"]), rtol=1e-4, atol=1e-5)
+        filters = RandomConvFeatures(train["image"], seed=seed, valid=train["valid"])
+        expected = filters(test["image"], test["valid"])
+        np.testing.assert_allclose(splits.features("test", RCF, seed), expected, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(splits.features("test", BANDS, seed), band_statistics(test["image"], test["valid"]))
     assert splits.split("test") is splits.split("test") and splits.images("test") is splits.images("test")
 

@@ -1,9 +1,9 @@
 """Embed many scenes, each to a file of its own, in this process or by Apache Beam.
 
     python -m geomoe.cli.catalogue --checkpoint RUN --scenes scenes.txt --output FOLDER
-    python -m geomoe.cli.catalogue --checkpoint RUN --scenes search.json --output FOLDER --beam_options '--runner=DirectRunner'
+    python -m geomoe.cli.catalogue --checkpoint RUN --scenes search.json --output FOLDER --beam_options OPTIONS
 
-`--scenes` is a text file of paths or addresses, one a line, or a STAC search result. The same command goes on where it was
+`--scenes` is a text file of paths or addresses, one a line, or a STAC search result; the options of Apache Beam are its own. The same command goes on where it was
 interrupted; scenes that fail are listed in FOLDER/scenes.csv with their error.
 """
 
