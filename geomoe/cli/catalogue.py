@@ -3,8 +3,8 @@
     python -m geomoe.cli.catalogue --checkpoint RUN --scenes scenes.txt --output FOLDER
     python -m geomoe.cli.catalogue --checkpoint RUN --scenes search.json --output FOLDER --beam_options OPTIONS
 
-`--scenes` is a text file of paths or addresses, one a line, or a STAC search result; the options of Apache Beam are its own. The same command goes on where it was
-interrupted; scenes that fail are listed in FOLDER/scenes.csv with their error.
+`--scenes` is a text file of paths or addresses, one a line, or a STAC search result; the options of Apache Beam are its own.
+The same command goes on where it was interrupted; scenes that fail are listed in FOLDER/scenes.csv with their error.
 """
 
 import argparse
