@@ -34,10 +34,12 @@ $(VENV)/.long: $(VENV)/.developers requirements-long.txt
 	touch $@
 
 test: $(VENV)/.developers
-	$(BIN)/python -m pytest -q -m "not long"
+	$(BIN)/python -m pytest -q -m "not long" -n 2 --dist loadfile
 
+# The long ones measure time and memory, and start processes of their own: one after the other.
 test-all: $(VENV)/.long
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -m "not long" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m long
 
 lint: $(VENV)/.developers
 	$(BIN)/python -m ruff check .
