@@ -324,7 +324,7 @@ class PretrainedEncoder:
         if len(dates) not in (1, count):
             raise ValueError(f"time must be one, or one for each of the {count} dates, got {len(dates)}")
         dates = dates * count if len(dates) == 1 else dates
-        rows, columns = (max(-(-(length - size) // stride), 0) + 1 for length in (height, width))
+        rows, columns = (preprocess.count_windows(length, size, stride) for length in (height, width))
         z = np.full((count, rows, columns, pool_width(self.config, pool)), np.nan, np.float32)
         middle, nodata = (size - 1) / 2, landsat.nodata_value(str(spec.unit), images.dtype)
         for row in range(rows):

@@ -1,13 +1,12 @@
 """Rasters that lie: about their format, their size, and what else to open."""
 
-import http.server
 import os
-import threading
 
 import numpy as np
 import pytest
 import rasterio
 from geotiffs import pixels, write_tif
+from web import serve
 
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.raster import RasterError, check_size, open_raster
@@ -23,25 +22,11 @@ WMS = """<GDAL_WMS><Service name="TMS"><ServerUrl>{}</ServerUrl></Service><DataW
 
 
 @pytest.fixture
-def asked():
+def asked(tmp_path):
     """A server on localhost, and what was asked of it."""
-    paths = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            paths.append(self.path)
-            self.send_error(404)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", paths
-    server.shutdown()
-    server.server_close()
+    (tmp_path / "web").mkdir()
+    with serve(tmp_path / "web") as served:
+        yield served.address, served.requests
 
 
 def test_a_text_that_leads_elsewhere_is_no_raster(tmp_path, asked):

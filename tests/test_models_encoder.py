@@ -34,6 +34,14 @@ def run(model, params, batch, **options):
     return encode(model.config, params["encoder"], *inputs, **options)
 
 
+def assert_pooled_alike(model, batch, output, expected, atol):
+    """Every pooling of two outputs is the same."""
+    meta = [batch[name] for name in FIELDS]
+    for pool in POOLINGS:
+        a, b = (pool_tokens(out, meta, model.config, pool) for out in (output, expected))
+        np.testing.assert_allclose(a, b, atol=atol)
+
+
 def test_empty_pixels_take_the_mean_of_their_patch():
     images = np.arange(2 * 4 * 4 * 2, dtype=np.float32).reshape(2, 4, 4, 2)
     valid = np.ones((2, 4, 4), bool)
@@ -55,10 +63,7 @@ def test_what_empty_pixels_hold_changes_nothing(setting):
         outputs.append(run(model, params, {**batch, "image": image}, valid=valid))
     meta = [batch[name] for name in FIELDS]
     for out in outputs[1:]:
-        for pool in POOLINGS:
-            np.testing.assert_allclose(
-                pool_tokens(out, meta, model.config, pool), pool_tokens(outputs[0], meta, model.config, pool), atol=1e-6
-            )
+        assert_pooled_alike(model, batch, out, outputs[0], atol=1e-6)
         np.testing.assert_allclose(out.balance_loss, outputs[0].balance_loss, atol=1e-7)
         np.testing.assert_allclose(out.router_z_loss, outputs[0].router_z_loss, rtol=1e-5)
     present = np.asarray(outputs[0].present)
@@ -82,10 +87,7 @@ def test_absent_patches_are_as_if_they_were_not_there(setting):
     np.testing.assert_allclose(masked.tokens[:, rows], alone.tokens, atol=2e-5)
     np.testing.assert_allclose(masked.balance_loss, alone.balance_loss, rtol=1e-4)
     np.testing.assert_allclose(masked.router_z_loss, alone.router_z_loss, rtol=1e-4)
-    meta = [batch[name] for name in FIELDS]
-    for pool in POOLINGS:
-        a, b = (pool_tokens(out, meta, model.config, pool) for out in (masked, alone))
-        np.testing.assert_allclose(a, b, atol=2e-5)
+    assert_pooled_alike(model, batch, masked, alone, atol=2e-5)
 
 
 def test_with_all_pixels_valid_nothing_changes(setting):
@@ -93,10 +95,7 @@ def test_with_all_pixels_valid_nothing_changes(setting):
     plain, whole = run(model, params, batch), run(model, params, batch, valid=valid | True)
     np.testing.assert_allclose(whole.tokens, plain.tokens, atol=2e-6)
     np.testing.assert_allclose(whole.balance_loss, plain.balance_loss, rtol=1e-6)
-    meta = [batch[name] for name in FIELDS]
-    for pool in POOLINGS:
-        a, b = (pool_tokens(out, meta, model.config, pool) for out in (whole, plain))
-        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert_pooled_alike(model, batch, whole, plain, atol=1e-6)
 
 
 def test_half_a_patch_is_enough(setting):

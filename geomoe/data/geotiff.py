@@ -16,7 +16,16 @@ import tifffile
 
 from geomoe import landsat
 from geomoe.data.preprocess import check_values, has_data
-from geomoe.data.raster import MAX_SIDE, RasterError, check_regular, check_size, data_bands, open_raster, read_band
+from geomoe.data.raster import (
+    MAX_SIDE,
+    RasterError,
+    TooLargeError,
+    check_regular,
+    check_size,
+    data_bands,
+    open_raster,
+    read_band,
+)
 
 
 class PatchError(ValueError):
@@ -156,7 +165,7 @@ def read_patch(
         raise PatchError("missing image", path, "there is no such file")
     raster = _read(path, unit, max_side)
     of_name = landsat.sensor_of(os.path.basename(path))
-    if sensor and of_name and landsat.lacks_coastal(sensor) != landsat.lacks_coastal(of_name):
+    if sensor and of_name and not landsat.same_bands(sensor, of_name):
         raise PatchError("wrong sensor", path, f"by its name it is {of_name}'s, not {sensor}'s, whose bands have other numbers")
     sensor = sensor or of_name or "landsat8"
     channels = _channels(path, raster, sensor, names, drop_extra)
@@ -183,7 +192,7 @@ def _read(path: str, unit: str, max_side: int) -> _Raster:
         return _read_any(path, unit, max_side)
     except Exception as error:
         message = str(error) if isinstance(error, RasterError) else f"{type(error).__name__}: {error}"
-        raise PatchError("too large" if "max_side" in message else "unreadable image", path, message) from None
+        raise PatchError("too large" if isinstance(error, TooLargeError) else "unreadable image", path, message) from None
 
 
 def _channels(path: str, raster: _Raster, sensor: str, names: Sequence[str] | None, drop_extra: int) -> dict[str, int]:

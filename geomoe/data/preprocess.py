@@ -212,6 +212,11 @@ def has_data(images: np.ndarray, unit: str = "collection2_dn") -> np.ndarray:
     return np.all(has_data_by_band(images, unit), axis=-1)
 
 
+def count_windows(length: int, size: int, stride: int) -> int:
+    """Count the windows that cover a length: one every `stride` pixels, the last of which may reach beyond its end."""
+    return max(-(-(length - size) // stride), 0) + 1
+
+
 @functools.lru_cache(maxsize=256)
 def resize_weights(source: int, target: int) -> np.ndarray:
     """Compute (target, source) float32 weights of bilinear interpolation: pixel centres aligned, no antialiasing."""

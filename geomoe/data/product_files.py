@@ -75,7 +75,7 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     if name.startswith("HLS.S30"):
         raise SceneError(f"{name}: HLS S30 is Sentinel-2's; the model takes Landsat's, HLS L30")
     product, origin = _read_product(name, os.path.dirname(next(iter(matches), paths[0])), alone=len(stems) == 1)
-    if sensor and product.sensor and landsat.lacks_coastal(sensor) != landsat.lacks_coastal(product.sensor):
+    if sensor and product.sensor and not landsat.same_bands(sensor, product.sensor):
         raise SceneError(f"{name}: sensor={sensor!r} was given, but by its name and metadata it is {product.sensor!r}")
     sensor = product.sensor or sensor or "landsat8"
     files = _band_files(matches, sensor) if matches else _bands_of_file(paths[0], bands, sensor)
@@ -100,7 +100,7 @@ def _list_folder(path: str) -> list[str]:
         return [f"{folder}/{name}.{band}.tif" for band in (*(f"B0{i}" for i in range(1, 8)), "Fmask")]
     if product.sensor is None or product.level is None:
         raise SceneError(f"{path}: neither the address of a GeoTIFF nor of a folder with the name of a Landsat product")
-    numbers = landsat.TM_BANDS if landsat.lacks_coastal(product.sensor) else [f"B{i}" for i in range(1, 8)]
+    numbers = landsat.band_numbers(product.sensor)
     prefix = "SR_" if product.level == 2 else ""
     return [f"{folder}/{name}_{band}.TIF" for band in (*(f"{prefix}{number}" for number in numbers), "QA_PIXEL")]
 

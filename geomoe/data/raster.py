@@ -37,6 +37,10 @@ class RasterError(ValueError):
     """A file that cannot be read as a raster; the message does not name it."""
 
 
+class TooLargeError(RasterError):
+    """A file claims to hold more pixels than are allowed."""
+
+
 def is_remote(path: str) -> bool:
     """Say whether a path is an address on the network: `https://`, `s3://`, `gs://`, `az://`, or GDAL's `/vsicurl/` ...."""
     return _REMOTE.match(path) is not None
@@ -68,11 +72,11 @@ def check_regular(path: str) -> None:
 
 
 def check_size(height: int, width: int, bands: int, itemsize: int, max_side: int | None = MAX_SIDE) -> None:
-    """Raise RasterError where pixels that a file claims to hold are more than allowed; None allows any side."""
+    """Raise TooLargeError where pixels that a file claims to hold are more than allowed; None allows any side."""
     if max_side is not None and max(height, width) > max_side:
-        raise RasterError(f"{height} x {width} pixels are more than the {max_side} allowed for a patch (max_side)")
+        raise TooLargeError(f"{height} x {width} pixels are more than the {max_side} allowed for a patch (max_side)")
     if (size := height * width * bands * itemsize) > _MAX_BYTES:
-        raise RasterError(f"{height} x {width} pixels of {bands} bands take {size / 2**30:.1f} GB, more than 1")
+        raise TooLargeError(f"{height} x {width} pixels of {bands} bands take {size / 2**30:.1f} GB, more than 1")
 
 
 def open_raster(path: str) -> rasterio.DatasetReader:

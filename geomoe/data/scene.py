@@ -42,7 +42,7 @@ class SceneInfo:
     def spec(self, given: InputSpec) -> InputSpec:
         """Complete what a user says of a scene by what it says of itself; SceneError where the two contradict each other."""
         for name, theirs, own in (("unit", given.unit, self.unit), ("sensor", given.sensor, self.sensor)):
-            if name == "sensor" and theirs and landsat.lacks_coastal(theirs) == landsat.lacks_coastal(self.sensor):
+            if name == "sensor" and theirs and landsat.same_bands(theirs, self.sensor):
                 continue
             if theirs and own and theirs != own:
                 raise SceneError(f"{self.name}: {name}={theirs!r} was given, but by its name and metadata it is {own!r}")
@@ -105,7 +105,7 @@ def open_scene(
             time = metadata.acquisition_time(explicit=product.acquired, name=found.name, date_tag=date_tag)
         except ValueError as error:
             raise SceneError(f"{found.origin}: {error}") from None
-    numbers = landsat.TM_BANDS if landsat.lacks_coastal(found.sensor) else [f"B{i}" for i in range(1, 8)]
+    numbers = landsat.band_numbers(found.sensor)
     factors = {landsat.band_name(b, found.sensor): pair for b, pair in product.level1_factors.items() if b in numbers}
     facts = time, found.sensor, next(iter(units), None), product.sun_elevation, factors or None
     return SceneInfo(found.name, dict(found.files), found.qa, height, width, transform, crs, *facts)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from geomoe import beam
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.product_files import SceneFiles
 from geomoe.embeddings.scene import embed_scene
@@ -129,21 +130,13 @@ def embed_scenes(
 
 
 def _by_beam(job: CatalogueJob, scenes: Sequence[Scene], beam_options: Sequence[str]) -> list[SceneResult]:
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise ImportError("scenes on many machines need Apache Beam: pip install 'geomoe[beam]'") from error
     path = os.path.join(job.folder, ".results")
-    with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
-        results = (
-            pipeline
-            | beam.Create(list(enumerate(scenes)))
-            | beam.Reshuffle()
-            | beam.Map(lambda item: json.dumps([item[0], *embed_one(job, item[1])]))
-        )
-        results | beam.io.WriteToText(path, num_shards=1, shard_name_template="")
+    beam.run(list(enumerate(scenes)), functools.partial(_line, job), beam_options, path)
     with open(path, encoding="utf-8") as file:
         rows = sorted(json.loads(line) for line in file)
     os.remove(path)
     return [SceneResult(*row[1:]) for row in rows]
+
+
+def _line(job: CatalogueJob, item: tuple[int, Scene]) -> str:
+    return json.dumps([item[0], *embed_one(job, item[1])])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from geomoe.data.preprocess import InputSpec
+from geomoe.data.preprocess import InputSpec, count_windows
 from geomoe.data.scene import SceneReader
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.rasters import RESOLUTIONS
@@ -85,7 +85,7 @@ def embed_parts(
     if not 1 <= stride <= size:
         raise ValueError(f"stride = {stride} must be between 1 and the {size} pixels of a window")
     sink.check_pooled()
-    height, width = (max(-(-(length - size) // stride), 0) + 1 for length in (info.height, info.width))
+    height, width = (count_windows(length, size, stride) for length in (info.height, info.width))
     facts = sink.facts(encoder, windows.spec, {**windows.facts(), "resolution": resolution, "stride": stride})
     parts = Parts(sink.output, facts)
     rows_a_part = max(min(sinks.BLOCK // width, height), 1)

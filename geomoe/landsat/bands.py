@@ -55,6 +55,16 @@ def sensor_bands(sensor: str) -> tuple[str, ...]:
     return tuple(TM_BANDS.values()) if lacks_coastal(sensor) else BANDS
 
 
+def band_numbers(sensor: str) -> tuple[str, ...]:
+    """List the reflective bands of a sensor by its own numbers: "B1" to "B7", without a thermal B6."""
+    return tuple(TM_BANDS) if lacks_coastal(sensor) else tuple(f"B{i}" for i in range(1, len(BANDS) + 1))
+
+
+def same_bands(sensor: str, other: str) -> bool:
+    """Say whether the numbers of two sensors' bands mean the same."""
+    return lacks_coastal(sensor) == lacks_coastal(other)
+
+
 def band_title(band: str) -> str:
     """Give the title of a band of `BANDS`: "near infrared" for "SR_B5"."""
     return BAND_TITLES[BANDS.index(band)]

@@ -121,10 +121,9 @@ def product_of(name: str, groups: Groups) -> Product:
         raise ValueError(f"SUN_ELEVATION = {elevation!r} is no number") from None
     if sun_elevation is not None and not -90 <= sun_elevation <= 90:
         raise ValueError(f"SUN_ELEVATION = {elevation} is beyond 90 degrees")
-    known = level or (by_name and re.match(r"(\d)", by_name[2]))
     return Product(
         sensor=sensor or of_name or sensor_of(name),
-        level=int(known[1]) if known else None,
+        level=int(level[1]) if level else int(by_name[2]) if by_name else None,
         acquired=f"{date}T{clock}" if date and clock else date,
         sun_elevation=sun_elevation,
         level1_factors=_level1_factors(groups),

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geomoe import beam
 from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped
 from geomoe.data.geotiff import PatchError
 from geomoe.data.records import serialize
@@ -78,7 +79,7 @@ def convert(
         progress(sum(len(shard.entries) for shard in shards if shard.path in results), total)
 
     if beam_options is not None and todo:
-        _write_by_beam(todo, beam_options)
+        beam.run(todo, write_shard, beam_options)
         for shard in todo:
             if (written := finished(shard)) is None:
                 raise OSError(f"{shard.path} was not written: Beam's workers have to reach the folder")
@@ -99,16 +100,6 @@ def convert(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [results[shard.path] for shard in shards], resumed
-
-
-def _write_by_beam(shards: list[Shard], beam_options: Sequence[str]) -> None:
-    try:
-        import apache_beam as beam
-        from apache_beam.options.pipeline_options import PipelineOptions
-    except ImportError as error:
-        raise ImportError("conversion on many machines needs Apache Beam: pip install 'geomoe[beam]'") from error
-    with beam.Pipeline(options=PipelineOptions(list(beam_options))) as pipeline:
-        _ = pipeline | beam.Create(shards) | beam.Reshuffle() | beam.Map(lambda shard: write_shard(shard).records)
 
 
 def finished(shard: Shard) -> ShardResult | None:
