@@ -80,6 +80,17 @@ def test_bands_in_the_form_of_stac_1_1_and_hls(tmp_path):
     np.testing.assert_array_equal(read(info), image[3:8, 4:10])
 
 
+def test_bands_go_by_their_common_names_before_all_else(tmp_path):
+    """Keys and names are a provider's own: here both are other bands' names."""
+    image = pixels()
+    assets = {}
+    for i, name in enumerate(NAMES):
+        write_tif(tmp_path / f"{i}.tif", image[..., i : i + 1])
+        assets[f"B{7 - i}"] = {"href": f"{i}.tif", "eo:bands": [{"name": f"B{(i + 1) % 7 + 1}", "common_name": name}]}
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, assets)))
+    np.testing.assert_array_equal(read(open_scene(read_items(tmp_path / "item.json")[0])), image[3:8, 4:10])
+
+
 def test_level_1_takes_the_sun_of_the_item(tmp_path):
     assets = band_assets(tmp_path, pixels(), scale=None)
     (tmp_path / "item.json").write_text(json.dumps(item(STEM.replace("L2SP", "L1TP"), assets)))

@@ -22,11 +22,12 @@ from geomoe.weights import torch_format
 
 @pytest.fixture(scope="module")
 def some():
-    """Five images with their place and time, one time unknown."""
+    """Five images with their place and time, one time unknown; two lack data in half a patch and in more."""
     rng = np.random.default_rng(0)
     time = np.full(5, np.datetime64("2020-05-05T10:00", "s"))
     time[2] = np.datetime64("NaT")
     images = rng.integers(7000, 20000, (5, 8, 8, 7)).astype(np.uint16)
+    images[1, :2, :3] = images[3, :3, 5] = 0
     return images, dict(lat=rng.uniform(-60, 60, 5), lon=rng.uniform(-180, 180, 5), time=time)
 
 

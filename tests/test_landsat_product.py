@@ -49,6 +49,12 @@ def test_a_product_is_not_taken_for_its_input(form):
     assert product.level1_factors == {"B1": (2e-5, -0.1)}
 
 
+def test_what_is_said_of_the_input_counts_last_whatever_the_order():
+    groups = {"LEVEL1_PROCESSING_RECORD": {"SUN_ELEVATION": "1.0"}, "SOLAR_ATTRIBUTES": {"SUN_ELEVATION": "61.0"}}
+    for ordered in (groups, dict(reversed(groups.items()))):
+        assert landsat.product_of(NAME, ordered).sun_elevation == 61.0
+
+
 def test_products_of_all_ages():
     facts = lambda name, **values: landsat.product_of(name, {"PRODUCT_METADATA": values} if values else {})
     old = facts("L5226063_06319880814", SPACECRAFT_ID="Landsat5", PRODUCT_TYPE="L1T", ACQUISITION_DATE="1988-08-14")
