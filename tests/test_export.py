@@ -148,5 +148,8 @@ def test_a_pytorch_module_around_the_encoder(some):
     assert module(resized).shape == (5, 16)
     six = TorchEncoder(encoder, InputSpec(bands=("B2", "B3", "B4", "B5", "B6", "B7"), fill_missing=True))
     assert six(tensor[:, 1:]).shape == (5, 16)
-    z_scored = torch.from_numpy(encoder.prepare(images)[0]).permute(0, 3, 1, 2)
-    np.testing.assert_allclose(TorchEncoder(encoder, None)(z_scored, **place).numpy(), out.numpy(), atol=1e-5)
+    z_scored, valid = encoder.prepare(images)
+    assert valid.sum() == valid.size - 6 - 3
+    given = torch.from_numpy(z_scored).permute(0, 3, 1, 2)
+    same = TorchEncoder(encoder, None)(given, **place, valid=torch.from_numpy(valid))
+    np.testing.assert_allclose(same.numpy(), out.numpy(), atol=1e-5)

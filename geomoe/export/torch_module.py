@@ -34,13 +34,18 @@ class TorchEncoder(torch.nn.Module):
         self.num_features = pool_width(encoder.config, pool)
 
     @torch.no_grad()
-    def forward(self, images: torch.Tensor, lat: Any = None, lon: Any = None, time: Any = None) -> torch.Tensor:
+    def forward(
+        self, images: torch.Tensor, lat: Any = None, lon: Any = None, time: Any = None, valid: Any = None
+    ) -> torch.Tensor:
         """(N, C, H, W) -> (N, D) float32, on the images' device.
 
         Args:
             images: as `spec` says.
             lat, lon, time: (N,), or None, as for `PretrainedEncoder.embed`.
+            valid: (N, H, W) bool, False for pixels to be taken for such without data; z-scored images need it to say which
+                those are, others say so themselves.
         """
         array = np.ascontiguousarray(images.detach().cpu().numpy().transpose(0, 2, 3, 1))
-        z = self.encoder.embed(array, lat, lon, time, self.pool, normalized=self.spec is None, spec=self.spec)
+        described: dict[str, Any] = {"normalized": self.spec is None, "spec": self.spec, "valid": valid}
+        z = self.encoder.embed(array, lat, lon, time, self.pool, **described)
         return torch.from_numpy(z).to(images.device)
