@@ -314,9 +314,13 @@ def test_scenes_are_cut_into_patches(tmp_path):
     assert counts(prepared(kept)) == {"train": 6}
     few = prepared(LandsatScene(source=folder, data_dir=tmp_path / "few", unit="level1_dn", side=40, max_cloud=0.4))
     assert counts(few) == {"train": 3}
+    some = dict(source=folder, unit="level1_dn", side=40, max_cloud=1.0, keep_nodata=True)
+    shifted = prepared(LandsatScene(**some, data_dir=tmp_path / "shifted", stride=20, rows=(20, 80)))
+    ids = [i.decode() for i in next(data.load(shifted, "train", statistics=RAW).as_numpy_iterator())["id"]]
+    assert sorted(ids) == sorted(f"{stem}_{row}_{column}" for row in (20, 40) for column in (0, 20, 40, 60, 80))
     with pytest.raises(FileNotFoundError, match="there is no scene"):
         prepared(LandsatScene(source=tmp_path / "nowhere", data_dir=tmp_path / "no"))
-    for options in (dict(side=0), dict(max_cloud=2.0), dict(unit="dn")):
+    for options in (dict(side=0), dict(stride=0), dict(rows=(8, 4)), dict(max_cloud=2.0), dict(unit="dn")):
         with pytest.raises(ValueError, match=next(iter(options))):
             LandsatScene(data_dir=tmp_path, **options)
 

@@ -36,6 +36,10 @@ def main(argv: list[str] | None = None) -> None:
         "--sun_elevation", type=float, help="landsat_scene: degrees, for --unit level1_dn without metadata file"
     )
     parser.add_argument("--side", type=int, help="landsat_scene: side of the patches, in pixels (default: 48)")
+    parser.add_argument("--stride", type=int, help="landsat_scene: pixels from one patch to the next (default: --side)")
+    parser.add_argument(
+        "--rows", type=int, nargs=2, metavar=("FIRST", "LAST"), help="landsat_scene: rows of the scene to cut between"
+    )
     parser.add_argument("--max_cloud", type=float, help="landsat_scene: largest share of clouds in a patch (default: 0.5)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     parser.add_argument("--beam_options", help="of Apache Beam, as '--runner=DirectRunner', whose workers convert")
@@ -60,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("--labels is for landsat_folder; the other datasets bring their labels")
     if args.sensor and base not in ("landsat_folder", "landsat_scene"):
         raise ValueError("--sensor is for landsat_folder and landsat_scene; the other datasets are Landsat 8's")
-    scene_only = {key: getattr(args, key) for key in ("unit", "sun_elevation", "side", "max_cloud")}
+    scene_only = {key: getattr(args, key) for key in ("unit", "sun_elevation", "side", "stride", "rows", "max_cloud")}
     scene_only = {key: value for key, value in scene_only.items() if value is not None}
     if scene_only and base != "landsat_scene":
         raise ValueError(f"--{next(iter(scene_only))} is for landsat_scene")

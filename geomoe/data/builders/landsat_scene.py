@@ -61,7 +61,7 @@ def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
 
 
 class LandsatScene(LandsatBuilder):
-    """The patches of one scene, or of every scene in a folder, side by side.
+    """The patches of one scene, or of every scene in a folder.
 
     A scene is what `geomoe.data.scene.open_scene` takes: a GeoTIFF with several bands, or a folder with one file a band. What
     is not Collection 2 level 2 is brought to its digital numbers (`geomoe.data.preprocess`).
@@ -69,6 +69,9 @@ class LandsatScene(LandsatBuilder):
     Args:
         unit, sensor, sun_elevation: of the scenes, as for `geomoe.data.preprocess.InputSpec`; None is what each says of itself.
         side: of a patch, in pixels; more than the model's image side leaves room for random crops.
+        stride: pixels from one patch to the next; None is `side`, so that they lie side by side.
+        rows: (first, last) row of a scene that patches are cut between, the last excluded, to hold a part of it out; None is
+            all.
         max_cloud: largest share of clouds by the quality band, where there is one.
         config: names the dataset, so that several can live in one data_dir.
     """
@@ -82,6 +85,8 @@ class LandsatScene(LandsatBuilder):
         sensor: str | None = None,
         sun_elevation: float | None = None,
         side: int = 48,
+        stride: int | None = None,
+        rows: tuple[int, int] | None = None,
         max_cloud: float = 0.5,
         config: str | None = None,
         **kwargs: Any,
@@ -89,6 +94,12 @@ class LandsatScene(LandsatBuilder):
         self.spec = InputSpec(unit=unit, sensor=sensor, sun_elevation=sun_elevation)
         if side < 1:
             raise ValueError(f"side = {side} must be at least 1")
+        self.stride = side if stride is None else stride
+        if self.stride < 1:
+            raise ValueError(f"stride = {stride} must be at least 1")
+        if rows is not None and not 0 <= rows[0] < rows[1]:
+            raise ValueError(f"rows = {tuple(rows)} must be (first, last), 0 <= first < last")
+        self.rows = rows
         if not 0 <= max_cloud <= 1:
             raise ValueError(f"max_cloud = {max_cloud} must be in [0, 1]")
         self.side, self.max_cloud = side, max_cloud
@@ -110,8 +121,9 @@ class LandsatScene(LandsatBuilder):
         entries = []
         for path in self._scenes():
             info = _open(path, self.spec)[0].info
-            for row in range(0, info.height - self.side + 1, self.side):
-                for column in range(0, info.width - self.side + 1, self.side):
+            first, last = (0, info.height) if self.rows is None else (self.rows[0], min(self.rows[1], info.height))
+            for row in range(first, last - self.side + 1, self.stride):
+                for column in range(0, info.width - self.side + 1, self.stride):
                     details = (row, column, self.side, self.spec, self.max_cloud)
                     entries.append(Entry(f"{info.name}_{row}_{column}", path, details))
         return Listing({"train": entries})
