@@ -114,6 +114,8 @@ def test_metadata_counts_where_it_is_known_and_hidden():
     predicted[1] = 9  # nothing is known of the second
     np.testing.assert_allclose(metadata_loss(predicted, target, hidden), 1 / 3, rtol=1e-6)
     assert metadata_loss(predicted, target, np.zeros((2, 4), bool)) == 0
+    predicted[0, 1] = 0  # which the encoder is given: a quarter of a hidden one
+    np.testing.assert_allclose(metadata_loss(predicted, target, hidden, 0.25), 1.25 / 3.25, rtol=1e-6)
 
 
 def test_data2vec_targets_are_the_later_layers_without_scale():
@@ -169,8 +171,10 @@ def every_objective(**changes):
 def test_held_out_losses_are_those_of_the_two_crops():
     assert set(WEIGHTS) == {objective.name for objective in OBJECTIVES}
     model = build_mae(**MICRO)
-    loss = every_objective()
+    loss = every_objective(info_nce_dim=3, metadata_given_share=0.5)
     params = init_params(model, 0) | {"heads": init_heads(loss.heads(model.config), 0)}
+    assert params["heads"]["info_nce"]["kernel"].shape == (model.config.width, 3)
+    assert "info_nce" not in every_objective().heads(model.config)
     batch, key = with_gaps(full_batch(model, 4)), jax.random.key(3)
     run = jax.jit(
         lambda params: batch_losses(
@@ -195,10 +199,10 @@ def test_held_out_losses_are_those_of_the_two_crops():
         "masked": masked,
         "unmasked": unmasked,
         "balance": out.balance_loss,
-        "info_nce": info_nce(z[:4], z[4:]),
+        "info_nce": info_nce(predicted["info_nce"][:4], predicted["info_nce"][4:]),
         "vicreg": vicreg(z[:4], z[4:]),
         "spectral_indices": ((predicted["spectral_indices"] - index_statistics(images, valid, STATISTICS)) ** 2).sum(-1).mean(),
-        "metadata": distance[hidden].mean(),
+        "metadata": np.average(distance, weights=np.where(hidden, 1, 0.5)),
     }
     assert values.keys() == expected.keys()  # the router's z-loss and data2vec are for training
     for name, value in expected.items():

@@ -83,7 +83,8 @@ class LossConfig:
 
     def heads(self, model: ModelConfig) -> dict[str, tuple[int, int]]:
         """The linear heads of the active objectives: name -> (in, out)."""
-        return {objective.name: objective.head(model) for objective, _ in self.active if objective.head is not None}
+        heads = {objective.name: objective.head(model, self.options) for objective, _ in self.active if objective.head}
+        return {name: sizes for name, sizes in heads.items() if sizes[1]}
 
     @property
     def batch_keys(self) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ OBJECTIVE = Objective(
     "data2vec",
     "data2vec: the teacher's tokens of hidden patches",
     _loss,
-    head=lambda model: (model.decoder_width, model.width),
+    head=lambda model, options: (model.decoder_width, model.width),
     options={"teacher_momentum": 0.996},
     needs_teacher=True,
     held_out=False,

@@ -35,7 +35,17 @@ def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None
 
 
 def _loss(inputs: LossInputs) -> Array:
-    return info_nce(*inputs.views, inputs.options["info_nce_temperature"], inputs.axis_name)
+    first, second = inputs.views
+    if inputs.options["info_nce_dim"]:
+        first, second = inputs.head(first), inputs.head(second)
+    return info_nce(first, second, inputs.options["info_nce_temperature"], inputs.axis_name)
 
 
-OBJECTIVE = Objective("info_nce", "InfoNCE between two crops", _loss, views=2, options={"info_nce_temperature": 0.1})
+OBJECTIVE = Objective(
+    "info_nce",
+    "InfoNCE between two crops",
+    _loss,
+    views=2,
+    head=lambda model, options: (model.width, int(options["info_nce_dim"])),
+    options={"info_nce_temperature": 0.1, "info_nce_dim": 0},  # width of a linear projection that is compared; 0 for none
+)

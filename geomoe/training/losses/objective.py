@@ -56,7 +56,8 @@ class Objective:
     loss: Callable[[LossInputs], Array]  # scalar, without its weight
     views: int = 1  # crops of each place that it compares
     batch_keys: tuple[str, ...] = ()  # that it reads beside the images and their metadata
-    head: Callable[[ModelConfig], tuple[int, int]] | None = None  # sizes (in, out) of its linear head
+    # (model, options) -> sizes (in, out) of its linear head; an `out` of 0 is none.
+    head: Callable[[ModelConfig, Mapping[str, float]], tuple[int, int]] | None = None
     options: Mapping[str, float] = dataclasses.field(default_factory=dict)  # further keys of the section, with defaults
     needs_statistics: bool = False  # of the z-score
     needs_teacher: bool = False  # an average of past encoders, whose decay is the option "teacher_momentum"

@@ -38,6 +38,6 @@ OBJECTIVE = Objective(
     "spectral indices from the embedding",
     _loss,
     batch_keys=("valid",),
-    head=lambda model: (model.width, 2 * len(landsat.INDICES)),
+    head=lambda model, options: (model.width, 2 * len(landsat.INDICES)),
     needs_statistics=True,
 )
