@@ -145,7 +145,9 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
     """
     array = np.atleast_1d(np.asarray(values))
     times: np.ndarray | list[np.datetime64] = array
-    if array.dtype.kind != "M":
+    # Of several units numpy would make the finest, and of a date alone midnight.
+    mixed = isinstance(values, list | tuple) and len({getattr(value, "dtype", None) for value in values}) > 1
+    if array.dtype.kind != "M" or mixed:
         items = np.atleast_1d(np.asarray(values, object))
         if items.ndim != 1:
             raise ValueError(f"time must be one for each image, got an array of shape {items.shape}")
