@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 UNKNOWN_TIME = "unknown"  # how prepared records say that a patch has no time
-_NAT = np.datetime64("NaT", "s")
+NAT = np.datetime64("NaT", "s")
 _FIRST_YEAR, _END_YEAR = 1972, 2100  # from the first Landsat on
 _TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
 _SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
@@ -112,7 +112,7 @@ def parse_time(text: str | bytes) -> np.datetime64:
     """
     stamp = (text.decode("utf-8", "replace") if isinstance(text, bytes) else text).strip("\x00 \t\r\n")
     if stamp == UNKNOWN_TIME:
-        return _NAT
+        return NAT
     if stamp[4:5] == ":":
         stamp = _TAG_DATE.sub(r"\1-\2-\3", stamp, count=1)
     day = 10 if stamp[4:5] == "-" else 8  # characters of the date
@@ -145,7 +145,9 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
     """
     array = np.atleast_1d(np.asarray(values))
     times: np.ndarray | list[np.datetime64] = array
-    if array.dtype.kind != "M":
+    # Of several units numpy would make the finest, and of a date alone midnight.
+    mixed = isinstance(values, list | tuple) and len({getattr(value, "dtype", None) for value in values}) > 1
+    if array.dtype.kind != "M" or mixed:
         items = np.atleast_1d(np.asarray(values, object))
         if items.ndim != 1:
             raise ValueError(f"time must be one for each image, got an array of shape {items.shape}")
@@ -164,7 +166,7 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
 
 def _read_time(value: Any) -> np.datetime64:
     if value is None or type(value).__name__ in ("NaTType", "NAType") or isinstance(value, float) and np.isnan(value):
-        return _NAT
+        return NAT
     if isinstance(value, np.datetime64):
         return value
     if isinstance(value, str | bytes):
@@ -196,7 +198,7 @@ def time_from_name(name: str) -> np.datetime64:
             if str(day)[:4] != match[1]:
                 raise ValueError(f"{name!r}: year {match[1]} has no day {match[2]}")
             return day if pattern is _LANDSAT_SCENE else parse_time(f"{str(day).replace('-', '')}{match[3]}")
-    return _NAT
+    return NAT
 
 
 def _time_of_tag(text: str) -> np.datetime64:
@@ -227,7 +229,7 @@ def acquisition_time(*, explicit: str = "", name: str = "", date_tag: str = "", 
         except ValueError:
             if strict:
                 raise
-    return _NAT
+    return NAT
 
 
 def published_hour(patch_id: str) -> int:

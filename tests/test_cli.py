@@ -5,23 +5,42 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import PTH, ROOT
 from geotiffs import pixels, write_tif
 
 import geomoe
 from geomoe import embeddings
 from geomoe.cli import convert, embed, info, main, report
 
-COMMANDS = sorted(path for path in (ROOT / "geomoe" / "cli").glob("*.py") if "add_argument(" in path.read_text())
+CLI = ROOT / "geomoe" / "cli"
+SHARED = (CLI / "embedding_options.py").read_text()  # options of commands that call add_options
+COMMANDS = sorted(path for path in CLI.glob("*.py") if "ArgumentParser(prog" in path.read_text())
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
 def test_every_option_is_used(path):
     text = path.read_text()
+    text += SHARED * ("add_options(parser" in text)
     options = re.findall(r'add_argument\(\s*"(?:--)?(\w+)"', text)
     assert options
-    by_name = re.findall(r'"(\w+)"', "".join(re.findall(r"getattr\(args.*|.*in \(\"[^)]*\)", text)))
+    by_name = re.findall(r'"(\w+)"', "".join(re.findall(r"getattr\(args.*|.*in \(\"[^)]*\)|OF_SCENES = .*", text)))
     assert [name for name in options if f"args.{name}" not in text and name not in by_name] == []
+
+
+def test_options_that_a_source_has_no_use_for_are_refused(tmp_path):
+    arguments = ["--checkpoint", str(PTH), "--output", str(tmp_path / "o.npz")]
+    for options, message in (
+        (["--folder", "f", "--min_valid", "0.9"], "--min_valid is for --scene"),
+        (["--folder", "f", "--max_cloud", "0.1"], "--max_cloud is for --scene"),
+        (["--folder", "f", "--split", "train"], "--split is for --dataset"),
+        (["--scene", "s", "--data_dir", "d"], "--data_dir is for --dataset"),
+        (["--scene", "s", "--resize_mode", "resize"], "--resize_mode is for patches"),
+        (["--dataset", "d", "--mask", "cloud"], "--mask is for --scene"),
+        (["--dataset", "d", "--sun_elevation", "0", "--fill_missing"], "--sun_elevation, --fill_missing: a dataset says"),
+        (["--stack", "s", "--time", "2020-05-01"], "--time is of one scene"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            embed.main([*arguments, *options])
 
 
 @pytest.mark.parametrize("command", [convert, embed, report], ids=lambda module: module.__name__)

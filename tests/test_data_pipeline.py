@@ -1,5 +1,6 @@
 """Batches: what they hold, their order, and where they go on."""
 
+import os
 import shutil
 import time
 from types import SimpleNamespace
@@ -268,6 +269,42 @@ def test_the_fingerprint_is_of_the_records_alone(synthetic_dir, tmp_path):
     names = labels.read_text().splitlines()
     labels.write_text("\n".join([names[1], names[0], *names[2:]]) + "\n")
     assert of("small") != of("elsewhere", tmp_path)
+
+
+def test_the_fingerprint_reads_shards_that_changed(synthetic_dir, tmp_path):
+    name = "synthetic_landsat/small"
+    of = lambda folder=tmp_path: data.fingerprint(data.builder(name, folder))
+    shutil.copytree(synthetic_dir / name, tmp_path / name)
+    whole, (first, *_) = of(synthetic_dir), sorted((tmp_path / name / "1.0.0").glob("*-train.tfrecord*"))
+    assert of() == whole
+    os.utime(first, (1, 1))
+    assert of() == whole  # the same records
+    content, state = first.read_bytes(), first.stat()
+    records = [raw.numpy() for raw in tf.data.TFRecordDataset(str(first))]
+    with tf.io.TFRecordWriter(str(first)) as writer:
+        for raw in [records[1], records[0], *records[2:]]:
+            writer.write(raw)
+    assert first.stat().st_size == state.st_size and of() != whole  # in another order, of the same size
+    for damaged in (content[:-3], b"", content[:-1] + bytes([content[-1] ^ 1])):
+        first.write_bytes(damaged)
+        assert of() != whole
+    first.unlink()
+    assert of() != whole
+    first.write_bytes(content)
+    for manifest in ("{", None):  # damaged, and of a version that wrote none
+        path = tmp_path / name / "1.0.0" / "shards.json"
+        path.unlink() if manifest is None else path.write_text(manifest)
+        assert of() == whole
+
+
+def test_the_fingerprint_does_not_read_shards_that_did_not_change(synthetic_dir, tmp_path):
+    name = "synthetic_landsat/small"
+    shutil.copytree(synthetic_dir / name, tmp_path / name)
+    for path in (tmp_path / name / "1.0.0").glob("*.tfrecord*"):
+        state = path.stat()
+        path.write_bytes(b"\0" * state.st_size)
+        os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert data.fingerprint(data.builder(name, tmp_path)) == data.fingerprint(data.builder(name, synthetic_dir))
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "a/b", "a\\b", "/etc", ".hidden"])

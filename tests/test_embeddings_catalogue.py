@@ -57,6 +57,23 @@ def test_the_command_lists_what_failed(tmp_path, scenes, capsys):
     assert table["facts"]["pool"] == "cls" and table["facts"]["stride"] == 8
 
 
+def test_the_command_writes_maps_of_tokens_of_files_with_bands_in_another_order(tmp_path):
+    from geomoe.cli import catalogue
+
+    order = [3, 0, 1, 2, 4, 5, 6]
+    bands = [f"SR_B{i + 1}" for i in order]
+    ground = pixels(size=(20, 30))
+    for name, numbers in (("plain", ground), ("other", ground[..., order])):
+        path = write_tif(tmp_path / f"{name}.tif", numbers)
+        (tmp_path / f"{name}.txt").write_text(f"{path}\n")
+        options = ["--bands", ",".join(bands)] if name == "other" else []
+        arguments = ["--checkpoint", str(PTH), "--scenes", str(tmp_path / f"{name}.txt"), "--output", str(tmp_path / name)]
+        catalogue.main([*arguments, "--format", ".tif", "--resolution", "token", *options])
+    plain, other = (embeddings.read(tmp_path / name / f"{name}.tif")["vector"] for name in ("plain", "other"))
+    np.testing.assert_allclose(plain, other, atol=1e-5)
+    assert len(plain) == 5 * 8 and np.isfinite(plain).mean() > 0.5
+
+
 def test_names_that_collide_and_no_scene(tmp_path, scenes):
     job = CatalogueJob(str(PTH), str(tmp_path / "out"))
     with pytest.raises(ValueError, match="two scenes are named s0"):

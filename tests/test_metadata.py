@@ -200,3 +200,9 @@ def test_times_in_the_forms_that_users_have():
     ):
         with pytest.raises(ValueError, match=message):
             metadata.read_times(values)
+
+
+def test_a_date_alone_has_no_hour_beside_times_that_have_one():
+    day, second = np.datetime64("2020-01-01"), np.datetime64("2020-01-02T06:00:00")
+    _, hour = metadata.encode_time(metadata.read_times([day, second]))
+    np.testing.assert_allclose(hour, [[0, 0], [1, 0]], atol=1e-6)  # no hour is no pair; six of 24 hours is a quarter turn

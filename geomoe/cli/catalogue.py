@@ -3,7 +3,8 @@
     python -m geomoe.cli.catalogue --checkpoint RUN --scenes scenes.txt --output FOLDER
     python -m geomoe.cli.catalogue --checkpoint RUN --scenes search.json --output FOLDER --beam_options OPTIONS
 
-`--scenes` is a text file of paths or addresses, one a line, or a STAC search result; the options of Apache Beam are its own.
+`--scenes` is a text file of paths or addresses, one a line, or a STAC search result. The options of Apache Beam are its
+own, and every one of its workers has to reach the checkpoint, the scenes and the folder.
 The same command goes on where it was interrupted; scenes that fail are listed in FOLDER/scenes.csv with their error.
 """
 
@@ -12,46 +13,25 @@ import shlex
 import sys
 from typing import Any
 
+from geomoe.cli.embedding_options import add_options, input_spec, window_options
 from geomoe.cli.setup import clear_errors, start
 from geomoe.progress import progress_bar
 
 
 def main(argv: list[str] | None = None) -> None:
-    from geomoe import landsat
-    from geomoe.data.preprocess import NODATA_MODES
-    from geomoe.embeddings.rasters import RESOLUTIONS
-    from geomoe.embeddings.vectors import DTYPES
-
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.catalogue", description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", required=True, help="of the encoder, as for geomoe.load; every worker has to reach it")
-    parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")
     parser.add_argument("--scenes", required=True, help="a text file with a path or address a line, or a STAC search result")
-    parser.add_argument("--output", required=True, help="folder of the files of embeddings; every worker has to reach it")
+    parser.add_argument("--output", required=True, help="folder of the files of embeddings")
     parser.add_argument("--format", default=".parquet", choices=(".parquet", ".npz", ".tif"), help="default: .parquet")
-    parser.add_argument("--pool", default="mean", help="pooling, as mean, stages or stages+metadata (default: mean)")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES, help="of the vectors in the files")
-    parser.add_argument("--batch_size", type=int, default=256)
-    parser.add_argument("--unit", choices=landsat.UNITS, help="of the numbers (default: what each scene says)")
-    parser.add_argument("--sensor", choices=landsat.SENSORS, help="of the numbers (default: what each scene says)")
-    parser.add_argument("--resolution", choices=RESOLUTIONS, default="window", help="of maps (default: window)")
-    parser.add_argument("--stride", type=int, help="of the windows, in pixels (default: half a window)")
-    parser.add_argument("--min_valid", type=float, default=0.5, help="least share of a window that holds data (default: 0.5)")
-    parser.add_argument("--max_cloud", type=float, default=1.0, help="largest share of clouds in a window (default: 1)")
-    parser.add_argument("--mask", default="", help=f"classes to mask, by commas: {', '.join(landsat.QUALITY_CLASSES)}")
-    parser.add_argument("--nodata", choices=NODATA_MODES, default="masked", help="pixels without data do not speak, or do")
     parser.add_argument("--beam_options", help="of Apache Beam, as '--runner=DirectRunner', whose workers embed")
+    add_options(parser)
     args = parser.parse_args(argv)
     start()
-    from geomoe.data.preprocess import InputSpec
     from geomoe.embeddings.catalogue import RESULTS, CatalogueJob, embed_scenes
     from geomoe.models.pooling import parse_pool
 
-    options: dict[str, Any] = dict(
-        resolution=args.resolution, min_valid=args.min_valid, max_cloud=args.max_cloud, stride=args.stride
-    )
-    options["mask"] = tuple(args.mask.split(",")) if args.mask else ()
-    spec = InputSpec(unit=args.unit, sensor=args.sensor, nodata=args.nodata)
-    run = dict(which=args.which, pool=parse_pool(args.pool), dtype=args.dtype, batch_size=args.batch_size)
+    run = dict(which=args.which, pool=args.pool and parse_pool(args.pool), dtype=args.dtype, batch_size=args.batch_size)
+    spec, options = input_spec(args), window_options(args)
     job = CatalogueJob(args.checkpoint, args.output, args.format, spec=spec, options=options, **run)
     beam_options = None if args.beam_options is None else shlex.split(args.beam_options)
     with progress_bar() as bar:

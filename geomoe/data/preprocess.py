@@ -99,6 +99,11 @@ class InputSpec:
             return tuple(self.bands)
         return tuple(landsat.TM_BANDS) if self.sensor and landsat.lacks_coastal(self.sensor) else tuple(bands)
 
+    def check_masked(self, option: str) -> None:
+        """Raise ValueError where pixels without data speak, so that an option which names such pixels would be ignored."""
+        if self.nodata == "published":
+            raise ValueError(f"nodata='published' lets pixels without data speak; {option} would be ignored")
+
     def part(self, rows: slice) -> Self:
         """Describe some of the images alone."""
         if self.sun_elevation is None or np.ndim(self.sun_elevation) == 0:
@@ -210,11 +215,6 @@ def has_data_by_band(images: np.ndarray, unit: str = "collection2_dn") -> np.nda
 def has_data(images: np.ndarray, unit: str = "collection2_dn") -> np.ndarray:
     """Find the pixels with data in every band: (..., C) -> (...) bool."""
     return np.all(has_data_by_band(images, unit), axis=-1)
-
-
-def count_windows(length: int, size: int, stride: int) -> int:
-    """Count the windows that cover a length: one every `stride` pixels, the last of which may reach beyond its end."""
-    return max(-(-(length - size) // stride), 0) + 1
 
 
 @functools.lru_cache(maxsize=256)

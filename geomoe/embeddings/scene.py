@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from geomoe.data.preprocess import InputSpec, count_windows
+from geomoe.data.preprocess import InputSpec
 from geomoe.data.scene import SceneReader
+from geomoe.data.windows import count_windows, window_stride
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.rasters import RESOLUTIONS
 from geomoe.embeddings.sink import Parts, Sink
 from geomoe.embeddings.tokens import embed_tokens
 from geomoe.embeddings.vectors import Columns
 from geomoe.embeddings.windows import Scene, SceneWindows, open_windows
+from geomoe.models.pooling import check_pooled
 from geomoe.pretrained import PretrainedEncoder
 
 
@@ -81,10 +83,8 @@ def embed_parts(
     if resolution != "window":
         return SceneParts(*embed_tokens(encoder, sink, windows, resolution, stride))
     info, size = windows.info, windows.size
-    stride = size // 2 if stride is None else stride
-    if not 1 <= stride <= size:
-        raise ValueError(f"stride = {stride} must be between 1 and the {size} pixels of a window")
-    sink.check_pooled()
+    stride = window_stride(stride, size)
+    check_pooled(sink.pool or "mean")
     height, width = (count_windows(length, size, stride) for length in (info.height, info.width))
     facts = sink.facts(encoder, windows.spec, {**windows.facts(), "resolution": resolution, "stride": stride})
     parts = Parts(sink.output, facts)

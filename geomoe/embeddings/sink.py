@@ -15,7 +15,7 @@ from geomoe.embeddings.item import write_item
 from geomoe.embeddings.rasters import write_geotiff
 from geomoe.embeddings.vectors import Columns, StoredParts, check_dtype
 from geomoe.files import atomic_open
-from geomoe.models.pooling import TOKENS, Pool, check_pool, pool_name
+from geomoe.models.pooling import TOKENS, Pool, check_pool, check_pooled, pool_name
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.version import __version__
 
@@ -106,12 +106,7 @@ class Sink:
         """Raise ValueError where the output is a raster, or has no meaning for whole patches."""
         if self.is_raster:
             raise ValueError(f"{self.output}: a raster of embeddings is for scenes; take .parquet or .npz")
-        self.check_pooled()
-
-    def check_pooled(self) -> None:
-        """Raise ValueError where the pool is of tokens."""
-        if self.pool == TOKENS:
-            raise ValueError("pool = 'tokens' would write every token of every patch; take 'mean', or a map of tokens")
+        check_pooled(self.pool or "mean")
 
     def check_tokens(self, resolution: str) -> None:
         """Raise ValueError where the output, or the pool, does not suit a map of tokens."""

@@ -11,6 +11,7 @@ from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, band_order, has_data
 from geomoe.data.product_files import SceneFiles
 from geomoe.data.scene import SceneError, SceneInfo, SceneReader, check_mask, open_scene
+from geomoe.data.windows import check_share
 from geomoe.embeddings.vectors import Columns
 from geomoe.pretrained import PretrainedEncoder
 
@@ -86,9 +87,8 @@ def open_windows(
     time: np.datetime64 | str | None = None,
 ) -> SceneWindows:
     """Open a scene for an encoder; arguments and errors as for `geomoe.embeddings.embed_scene`."""
-    for option, value in (("min_valid", min_valid), ("max_cloud", max_cloud)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{option} = {value} must be in [0, 1]")
+    check_share("min_valid", min_valid)
+    check_share("max_cloud", max_cloud)
     given = spec or InputSpec()
     info = open_scene(scene, given.bands, given.sensor)
     spec = info.spec(given)
@@ -96,8 +96,8 @@ def open_windows(
         missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF)"
         raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing; 1 takes all windows")
     check_mask(info, mask)
-    if mask and spec.nodata == "published":
-        raise ValueError(f"nodata='published' lets pixels without data speak; mask = {', '.join(mask)} would be ignored")
+    if mask:
+        spec.check_masked(f"mask = {', '.join(mask)}")
     if time is not None:
         info = dataclasses.replace(info, time=metadata.parse_time(time) if isinstance(time, str) else time)
     bands = [band for band in encoder.bands if band in info.files]

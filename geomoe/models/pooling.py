@@ -103,6 +103,13 @@ def check_pool(pool: Pool) -> tuple[str, ...]:
     return names
 
 
+def check_pooled(pool: Pool) -> None:
+    """Raise ValueError where a pool is unknown, or gives every token and not one vector an image."""
+    check_pool(pool)
+    if pool == TOKENS:
+        raise ValueError("pool = 'tokens' gives every token, no vector a window or patch; take 'mean', or a map of tokens")
+
+
 def parse_pool(text: str) -> Pool:
     """The command line's short form, "mean+metadata", to a pool.
 

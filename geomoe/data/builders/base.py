@@ -24,9 +24,8 @@ from geomoe.data.tensorflow_setup import tfds
 from geomoe.files import atomic_open
 
 VERSION = "1.0.0"
-_SHARDS_FILE = (
-    "shards.json"  # of a prepared dataset: the state of its source, what each shard holds, and which part of the listing it is
-)
+# Of a prepared dataset: the state of its source, what each shard holds, its own state, and which part of the listing it is.
+_SHARDS_FILE = "shards.json"
 
 
 def check_config_name(name: str) -> None:
@@ -42,6 +41,32 @@ def _state(path: str) -> tuple[int, int]:
     except OSError:
         return 0, 0
     return status.st_size, status.st_mtime_ns
+
+
+def read_manifest(folder: str) -> dict[str, Any] | None:
+    """Read what a prepared dataset's `shards.json` says; None where it lacks, as of earlier versions, or is damaged."""
+    try:
+        with open(os.path.join(folder, _SHARDS_FILE)) as file:
+            manifest: dict[str, Any] = json.load(file)
+    except (FileNotFoundError, ValueError):
+        return None
+    return manifest
+
+
+def _write_manifest(folder: str, manifest: dict[str, Any]) -> None:
+    """Write `shards.json`, with the state in which each shard now is."""
+    for row in manifest["shards"]:
+        row["state"] = _state(os.path.join(folder, row["file"]))
+    with atomic_open(os.path.join(folder, _SHARDS_FILE)) as file:
+        json.dump(manifest, file, indent=1)
+
+
+def shard_content(folder: str, name: str, row: dict[str, Any] | None) -> tuple[int, str]:
+    """Say what a shard holds, as `content` does: by its row of `shards.json` where that notes its state, else by reading."""
+    path = os.path.join(folder, name)
+    if row is not None and row.get("state") == list(_state(path)):
+        return row["records"], row["sha256"]
+    return content(path)
 
 
 class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -171,16 +196,13 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             lengths, size = [result.records for _, result in filled], sum(result.bytes for _, result in filled)
             infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
         self.info.set_splits(tfds.core.SplitDict(infos))
-        with atomic_open(os.path.join(self.data_path, _SHARDS_FILE)) as file:
-            json.dump({"source": self._source_state(listing), "shards": manifest}, file, indent=1)
+        _write_manifest(os.fspath(self.data_path), {"source": self._source_state(listing), "shards": manifest})
 
     def _manifest(self) -> dict[str, Any]:
-        path = os.path.join(self.data_dir, _SHARDS_FILE)
-        if not os.path.exists(path):
-            what = f"{self.name} is not prepared there, or by an earlier version; prepare it anew"
-            raise FileNotFoundError(f"there is no {path}: {what}")
-        with open(path) as file:
-            manifest: dict[str, Any] = json.load(file)
+        manifest = read_manifest(self.data_dir)
+        if manifest is None:
+            what = f"{self.name} is not prepared there, or by an earlier version, or the file is damaged; prepare it anew"
+            raise FileNotFoundError(f"there is no readable {os.path.join(self.data_dir, _SHARDS_FILE)}: {what}")
         return manifest
 
     def source_has_changed(self) -> bool:
@@ -205,7 +227,8 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             FileNotFoundError: the dataset is not prepared, or was by a version that did not write down what shards hold.
             ValueError: shards are damaged, and there is no source, or it gives other records than before; nothing is changed.
         """
-        manifest = self._manifest()["shards"]
+        whole = self._manifest()
+        manifest = whole["shards"]
         where = {row["file"]: os.path.join(self.data_dir, os.path.basename(row["file"])) for row in manifest}
         damaged = [row for row in manifest if content(where[row["file"]]) != (row["records"], row["sha256"])]
         if not damaged:
@@ -229,5 +252,6 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
             )
         for shard, name in zip(todo, names):
             shutil.move(shard.path, where[name])
+        _write_manifest(self.data_dir, whole)
         shutil.rmtree(folder)
         return names

@@ -1,0 +1,58 @@
+"""The options that the embedding commands share: of the encoder, of the images, and of a scene's windows."""
+
+import argparse
+from typing import Any
+
+from geomoe.data.preprocess import InputSpec
+
+OF_SCENES = ("resolution", "stride", "min_valid", "max_cloud", "mask")  # None where they were not given
+
+
+def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
+    """Add the shared options to a command; `max_cloud` says its default, which is the library's."""
+    from geomoe import landsat
+    from geomoe.data.preprocess import NODATA_MODES
+    from geomoe.embeddings.rasters import RESOLUTIONS
+    from geomoe.embeddings.vectors import DTYPES
+
+    parser.add_argument("--checkpoint", required=True, help="a run directory, or a file, name or address of weights")
+    parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")
+    parser.add_argument("--pool", help="pooling, as mean, stages or stages+metadata (default: mean)")
+    dtypes = "of the vectors in the file; int8 has a scale a dimension (default: float32)"
+    parser.add_argument("--dtype", default="float32", choices=DTYPES, help=dtypes)
+    parser.add_argument("--batch_size", type=int, default=256, help="images at once (default: 256)")
+    parser.add_argument("--unit", choices=landsat.UNITS, help="of the numbers (default: by the scene, or collection2_dn)")
+    parser.add_argument("--sensor", choices=landsat.SENSORS, help="of the numbers (default: by scene or file, or landsat8)")
+    parser.add_argument("--bands", help="names of the bands of the files, joined by commas: blue,green,red")
+    parser.add_argument("--fill_missing", action="store_true", help="give bands that the files lack as the training mean")
+    parser.add_argument("--sun_elevation", type=float, help="degrees, for --unit level1_dn (default: the scene's own)")
+    parser.add_argument("--uint8_range", type=float, nargs=2, help="reflectances that 1 and 255 stand for (default: 0 1)")
+    parser.add_argument("--nodata", choices=NODATA_MODES, default="masked", help="pixels without data do not speak, or do")
+    cells = "a pixel of the map is a window's stride, a patch (token) or a pixel of the scene"
+    parser.add_argument("--resolution", choices=RESOLUTIONS, help=f"of the map of a scene: {cells} (default: window)")
+    parser.add_argument("--stride", type=int, help="of the windows of a scene, in pixels (default: half a window)")
+    parser.add_argument("--min_valid", type=float, help="least share of a window that holds data (default: 0.5)")
+    parser.add_argument("--max_cloud", type=float, help=f"largest share of clouds in a window (default: {max_cloud})")
+    quality = ", ".join(landsat.QUALITY_CLASSES)
+    parser.add_argument("--mask", help=f"pixels of a scene to take for such without data, joined by commas: {quality}")
+
+
+def image_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What was said of the numbers and bands of the images: fields of `InputSpec`."""
+    options = {name: getattr(args, name) for name in ("unit", "sensor", "sun_elevation")}
+    options["bands"] = args.bands and tuple(args.bands.split(","))
+    options["fill_missing"] = args.fill_missing or None
+    options["uint8_range"] = args.uint8_range and tuple(args.uint8_range)
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def input_spec(args: argparse.Namespace, **options: Any) -> InputSpec:
+    """What the images are; `options` are further fields."""
+    return InputSpec(nodata=args.nodata, **image_options(args), **options)
+
+
+def window_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `geomoe.embeddings.embed_scene` that were given."""
+    options = {name: getattr(args, name) for name in OF_SCENES}
+    options["mask"] = args.mask and tuple(args.mask.split(","))
+    return {name: value for name, value in options.items() if value is not None}

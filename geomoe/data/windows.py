@@ -1,0 +1,20 @@
+"""The windows of a scene: where they start, and how many there are."""
+
+
+def window_stride(stride: int | None, size: int) -> int:
+    """The stride of windows of `size` pixels, half of it where None; ValueError where windows would not touch each other."""
+    stride = size // 2 if stride is None else stride
+    if not 1 <= stride <= size:
+        raise ValueError(f"stride = {stride} must be between 1 and the {size} pixels of a window")
+    return stride
+
+
+def count_windows(length: int, size: int, stride: int) -> int:
+    """Count the windows that cover a length: one every `stride` pixels, the last of which may reach beyond its end."""
+    return max(-(-(length - size) // stride), 0) + 1
+
+
+def check_share(option: str, value: float) -> None:
+    """Raise ValueError where the value of an option is no share of a window."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{option} = {value} must be in [0, 1]")

@@ -1,0 +1,58 @@
+"""Run directories and files of weights -> a `PretrainedEncoder`."""
+
+import os
+from typing import Any
+
+from geomoe import compilation
+from geomoe.landsat import Statistics
+from geomoe.models import MAE, ModelConfig, check_params
+from geomoe.pretrained.encoder import PretrainedEncoder
+from geomoe.training.checkpoints import load_params
+from geomoe.training.run_file import read_run
+from geomoe.weights import PUBLISHED, fetch, is_address, load_safetensors, read_torch_checkpoint
+
+
+@compilation.isolated
+def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options: Any) -> PretrainedEncoder:
+    """Load a pretrained encoder.
+
+    Args:
+        path: a run directory of `train.py`, an encoder's own file (`.safetensors`), PyTorch weights (`.pth`); or what is
+            fetched once and kept (see `geomoe.weights.fetch`): the name of published weights (`geomoe.weights.PUBLISHED`), an
+            `https://` or an `hf://owner/name` address.
+        checkpoint: of a run directory: "last", "best" (by validation loss), or a step. A damaged one is left out with a
+            warning, or refused where it is the only one or asked for by its step.
+        **options: of `.pth` files of unknown sizes, as for `geomoe.weights.read_torch_checkpoint`.
+
+    Raises:
+        FileNotFoundError: there is nothing at `path`, or no such checkpoint.
+        ValueError: the file is no geo-moe-mae checkpoint, the checkpoint or the run directory's run.json is damaged, or a
+            parameter has a wrong shape, is NaN or infinite.
+    """
+    path = os.fspath(path)
+    source = path
+    if not os.path.exists(path):
+        if not is_address(path):
+            raise FileNotFoundError(
+                f"nothing at {path}; pass a run directory of train.py, a .safetensors or .pth file, an https:// address, or a "
+                f"name of published weights ({', '.join(PUBLISHED)})"
+            )
+        path = fetch(path)
+    if os.path.isdir(path):
+        run = read_run(path)
+        step, params = load_params(path, checkpoint)
+        params.pop("heads", None)  # of the objectives, which end with pretraining
+        config, statistics = ModelConfig.from_dict(run["model"]), Statistics.of(run["statistics"])
+        try:
+            check_params(MAE(config), params)
+        except ValueError as error:
+            raise ValueError(f"{path} step {step}: {error}") from None
+        return PretrainedEncoder(config, params, statistics, f"{path} step {step}", run["config"]["loss"]["normalise_targets"])
+    if path.endswith(".safetensors"):
+        if options:
+            raise TypeError(f"{', '.join(options)}: a .safetensors file says its sizes itself")
+        file = load_safetensors(path)
+        return PretrainedEncoder(file.config, file.params, file.statistics, source, file.normalised_targets, file.card)
+    weights = read_torch_checkpoint(path, **options)
+    statistics = weights.statistics or Statistics.published("bigearthnet_landsat")
+    return PretrainedEncoder(weights.config, weights.params, statistics, source, weights.normalised_targets)
