@@ -15,7 +15,8 @@ def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
     from geomoe.embeddings.rasters import RESOLUTIONS
     from geomoe.embeddings.vectors import DTYPES
 
-    parser.add_argument("--checkpoint", required=True, help="a run directory, or a file, name or address of weights")
+    text = "a run directory, or a file, name or address of weights (default: geomoe-s, which comes with the package)"
+    parser.add_argument("--checkpoint", default="geomoe-s", help=text)
     parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")
     parser.add_argument("--pool", help="pooling, as mean, stages or stages+metadata (default: mean)")
     dtypes = "of the vectors in the file; int8 has a scale a dimension (default: float32)"

@@ -9,7 +9,7 @@ from geomoe.models import MAE, ModelConfig, check_params
 from geomoe.pretrained.encoder import PretrainedEncoder
 from geomoe.training.checkpoints import load_params
 from geomoe.training.run_file import read_run
-from geomoe.weights import PUBLISHED, fetch, is_address, load_safetensors, read_torch_checkpoint
+from geomoe.weights import PACKAGED, PUBLISHED, fetch, is_address, load_safetensors, packaged_path, read_torch_checkpoint
 
 
 @compilation.isolated
@@ -17,9 +17,10 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
     """Load a pretrained encoder.
 
     Args:
-        path: a run directory of `train.py`, an encoder's own file (`.safetensors`), PyTorch weights (`.pth`); or what is
-            fetched once and kept (see `geomoe.weights.fetch`): the name of published weights (`geomoe.weights.PUBLISHED`), an
-            `https://` or an `hf://owner/name` address.
+        path: "geomoe-s" or "geomoe-xxs", the weights that come with the package (`geomoe.weights.PACKAGED`); a run directory
+            of `train.py`, an encoder's own file (`.safetensors`), PyTorch weights (`.pth`); or what is fetched once and kept
+            (see `geomoe.weights.fetch`): the name of published weights (`geomoe.weights.PUBLISHED`), an `https://` or an
+            `hf://owner/name` address.
         checkpoint: of a run directory: "last", "best" (by validation loss), or a step. A damaged one is left out with a
             warning, or refused where it is the only one or asked for by its step.
         **options: of `.pth` files of unknown sizes, as for `geomoe.weights.read_torch_checkpoint`.
@@ -32,12 +33,15 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
     path = os.fspath(path)
     source = path
     if not os.path.exists(path):
-        if not is_address(path):
+        if path in PACKAGED:
+            path = packaged_path(path)
+        elif is_address(path):
+            path = fetch(path)
+        else:
             raise FileNotFoundError(
                 f"nothing at {path}; pass a run directory of train.py, a .safetensors or .pth file, an https:// address, or a "
-                f"name of published weights ({', '.join(PUBLISHED)})"
+                f"name of published weights ({', '.join((*PACKAGED, *PUBLISHED))})"
             )
-        path = fetch(path)
     if os.path.isdir(path):
         run = read_run(path)
         step, params = load_params(path, checkpoint)

@@ -1,0 +1,64 @@
+"""The corpus of real imagery: cut it, and score encoders on the images that are held out.
+
+python -m geomoe.cli.corpus --prepare ../shared --data_dir data
+python train.py --config configs/corpus_real.py --workdir runs/corpus
+python -m geomoe.cli.corpus --data_dir data --checkpoints runs/corpus --pools mean mean+metadata
+"""
+
+import argparse
+import sys
+
+from geomoe.cli.setup import clear_errors, start
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.corpus", description=__doc__.splitlines()[0])
+    parser.add_argument("--prepare", metavar="FOLDER", help="cut the images below this folder")
+    parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
+    parser.add_argument("--checkpoints", nargs="+", default=[], help="run directories or files of weights to score")
+    parser.add_argument("--pools", nargs="+", default=["mean"], help="poolings to score (default: mean)")
+    parser.add_argument("--given_metadata", action="store_true", help="score the encoders with metadata given as well")
+    parser.add_argument("--labelled", type=int, default=30, help="windows with a label of the few (default: 30)")
+    parser.add_argument("--draws", type=int, default=20, help="of the few labelled windows (default: 20)")
+    args = parser.parse_args(argv)
+    if args.prepare is None and not args.checkpoints:
+        raise ValueError("nothing to do: --prepare FOLDER cuts the images, --checkpoints RUN scores encoders")
+    if args.labelled < 2 or args.draws < 2:
+        raise ValueError(f"--labelled {args.labelled} and --draws {args.draws} must be at least 2")
+
+    start()
+    from geomoe.data.corpus import prepare_corpus
+
+    if args.prepare is not None:
+        prepare_corpus(args.prepare, args.data_dir, lambda name, patches: print(f"{name}: {patches:,} patches", flush=True))
+    if args.checkpoints:
+        _score(args)
+
+
+def _score(args: argparse.Namespace) -> None:
+    from geomoe.experiments import held_out
+    from geomoe.models.pooling import parse_pool
+    from geomoe.pretrained import load
+
+    encoders = {path: load(path) for path in args.checkpoints}
+    windows = held_out.load_held_out(args.data_dir)
+    first = next(iter(encoders.values()))
+    features = held_out.baselines(windows) | {"random weights": held_out.encoder_features(first.random_weights(0))}
+    for path, encoder in encoders.items():
+        for pool in args.pools:
+            features[f"{path}, {pool}"] = held_out.encoder_features(encoder, parse_pool(pool))
+            if args.given_metadata:
+                features[f"{path}, {pool}, metadata given"] = held_out.encoder_features(encoder, parse_pool(pool), True)
+    options = {"labelled": args.labelled, "draws": args.draws}
+    scores = {name: held_out.score_features(some, windows, **options) for name, some in features.items()}
+    print(held_out.table(scores, args.labelled), end="")
+    for name in list(features)[2:]:
+        for other in list(features)[:3]:
+            if name != other:
+                difference = held_out.paired_difference(scores[name], scores[other])
+                cells = ", ".join(f"{source} {mean:+.3f} ({error:.3f})" for source, (mean, error) in difference.items())
+                print(f"{name} against {other}, {args.labelled} labelled: {cells}")
+
+
+if __name__ == "__main__":
+    sys.exit(clear_errors(main))

@@ -1,0 +1,194 @@
+"""Scores on held-out sources without anybody's labels: what the pixels themselves say, few labels, and the same place again.
+
+- Free labels: thirds of a source's windows by mean NDVI, NDWI and NBR and by the spread of NDVI, twelve classes. A probe is
+  fitted on windows of one half of the image and scored on the other half, which no window of the first touches.
+- Few labels: 30 of those windows, many paired draws: the same draws for every set of features.
+- Retrieval: of a window of a place, is the nearest window of all other images the same ground on another date, or by another
+  sensor? Cosines of features that are standardised over all windows.
+
+Nothing here sees landsat_sample, which is for a final table alone. Axes: N windows, D features, K classes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from geomoe import data, landsat
+from geomoe.data.corpus import HELD_OUT, Source
+from geomoe.metadata import FIELDS
+from geomoe.models.pooling import Pool
+from geomoe.pretrained import PretrainedEncoder, embed_in_batches
+from geomoe.probing.config import BANDS, RCF
+from geomoe.probing.features import RandomConvFeatures, band_statistics
+from geomoe.probing.linear import fit_logistic
+from geomoe.probing.tables import markdown_table
+
+_STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best over all sources is taken, for each set of features
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """The windows of one held-out source, z-scored by its own statistics."""
+
+    source: Source
+    images: np.ndarray  # (N, S, S, C)
+    valid: np.ndarray  # (N, S, S)
+    metadata: list[np.ndarray]  # week, hour, lat, lon (N, 2)
+    corner: np.ndarray  # (N, 2), row and column of the upper left pixel
+    labels: np.ndarray  # (N, 12) 0/1, the free labels
+
+
+Features = Callable[[Windows], np.ndarray]  # -> (N, D)
+
+
+def free_labels(reflectance: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Thirds of the windows by what their pixels say, one-hot: (N, H, W, 7), (N, H, W) -> (N, 12) 0/1.
+
+    Three columns each, low to high: mean NDVI, mean NDWI, mean NBR, standard deviation of NDVI, over the valid pixels.
+    """
+    index, weight = landsat.spectral_indices(reflectance), valid[..., None].astype(np.float64)
+    count = np.maximum(weight.sum(axis=(1, 2)), 1)
+    mean = (index * weight).sum(axis=(1, 2)) / count
+    spread = np.sqrt((np.square(index - mean[:, None, None]) * weight).sum(axis=(1, 2)) / count)[:, :1]
+    columns = np.concatenate([mean, spread], axis=1).T
+    thirds = [np.eye(3, dtype=int)[np.digitize(values, np.quantile(values, [1 / 3, 2 / 3]))] for values in columns]
+    return np.concatenate(thirds, axis=1)
+
+
+def load_windows(source: Source, data_dir: str) -> Windows:
+    """Load a prepared held-out source."""
+    builder = data.builder(source.dataset, data_dir)
+    statistics = data.compute_statistics(builder, "train")
+    batches = list(data.load(builder, "train", batch_size=4096, statistics=statistics).as_numpy_iterator())
+    fields = {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
+    reflectance = statistics.unnormalize(fields["image"]) * landsat.REFLECTANCE_SCALE + landsat.REFLECTANCE_OFFSET
+    corner = np.array([[int(number) for number in name.decode().rsplit("_", 2)[1:]] for name in fields["id"]])
+    metadata = [fields[name] for name in FIELDS]
+    labels = free_labels(reflectance, fields["valid"])
+    return Windows(source, fields["image"], fields["valid"], metadata, corner, labels)
+
+
+def encoder_features(encoder: PretrainedEncoder, pool: Pool = "mean", metadata: bool = False) -> Features:
+    """Embeddings by an encoder, with or without the windows' metadata."""
+
+    def features(windows: Windows) -> np.ndarray:
+        given = windows.metadata if metadata else [np.zeros_like(value) for value in windows.metadata]
+        return embed_in_batches(encoder, windows.images, given, pool, 64, windows.valid)
+
+    return features
+
+
+def draw_halves(windows: Windows, labelled: int | None, draws: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit on and rows to score on, of two halves of the image that share no pixel; the same for the same windows.
+
+    Args:
+        labelled: rows to fit on; None is all of a half.
+    """
+    side, parts = windows.images.shape[1], []
+    for seed in range(draws):
+        rng = np.random.default_rng(seed)
+        along = windows.corner[:, rng.integers(2)]
+        middle = (along.min() + along.max() + side) // 2
+        first, second = np.flatnonzero(along + side <= middle), np.flatnonzero(along >= middle)
+        train, test = (second, first) if rng.integers(2) else (first, second)
+        parts.append((rng.permutation(train)[:labelled], test))
+    return parts
+
+
+def probe_scores(windows: Windows, features: np.ndarray, labelled: int | None, draws: int) -> np.ndarray:
+    """Macro mAP of a logistic regression on standardised features, by draw and strength: (draws, 3).
+
+    Classes that are in none or all of the rows fitted on or scored on do not count in a draw.
+    """
+    scores = []
+    for train, test in draw_halves(windows, labelled, draws):
+        y, tested = windows.labels[train], windows.labels[test]
+        mixed = (y.any(axis=0) & ~y.all(axis=0)) & (tested.any(axis=0) & ~tested.all(axis=0))
+        models = fit_logistic(features[train], y[:, mixed], task="multilabel", C=_STRENGTHS, standardise=True)
+        probabilities = [model.probabilities(features[test]) for model in models]
+        scores.append([average_precision_score(tested[:, mixed], p, average="macro") for p in probabilities])
+    return np.array(scores)
+
+
+def retrieval(all_windows: Sequence[Windows], features: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Shares of windows whose nearest one in all other images shows the same place, and the very same ground.
+
+    Windows side by side alone take part, at least half of whose pixels hold data; queries are those of places with several
+    images, sought among those of all sources.
+    """
+    rows, names = [], []
+    for windows, z in zip(all_windows, features):
+        first, side = windows.corner.min(axis=0), windows.images.shape[1]
+        apart = ((windows.corner - first) % side == 0).all(axis=1) & (windows.valid.mean(axis=(1, 2)) >= 0.5)
+        rows.append(z[apart])
+        names += [(windows.source.name, windows.source.place, *corner) for corner in windows.corner[apart].tolist()]
+    z = np.concatenate(rows).astype(np.float64)
+    z = (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-6)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    similarity, image = z @ z.T, np.array([name for name, *_ in names])
+    found = []
+    for row, (name, place, *corner) in enumerate(names):
+        if place:
+            _, other, *there = names[int(np.argmax(np.where(image == name, -np.inf, similarity[row])))]
+            found.append((other == place, other == place and there == corner))
+    same_place, same_ground = np.mean(found, axis=0)
+    return float(same_place), float(same_ground)
+
+
+class HeldOutScore(NamedTuple):
+    """Scores of one set of features."""
+
+    few: dict[str, np.ndarray]  # source -> macro mAP of each draw of 30 labelled windows
+    full: dict[str, float]  # source -> macro mAP with all windows of a half labelled
+    same_place: float
+    same_ground: float
+
+
+def score_features(
+    features: Features, all_windows: Sequence[Windows], *, labelled: int = 30, draws: int = 20, min_windows: int = 100
+) -> HeldOutScore:
+    """Score one set of features on all held-out sources; those with fewer than `min_windows` take part in retrieval alone."""
+    embedded = [features(windows) for windows in all_windows]
+    probed = [(w, z) for w, z in zip(all_windows, embedded) if len(w.images) >= min_windows]
+    scores = []
+    for some, count in ((labelled, draws), (None, 4)):
+        by_source = {w.source.name: probe_scores(w, z, some, count) for w, z in probed}
+        best = int(np.argmax(np.mean([draw.mean(axis=0) for draw in by_source.values()], axis=0)))
+        scores.append({name: draw[:, best] for name, draw in by_source.items()})
+    full = {name: float(draw.mean()) for name, draw in scores[1].items()}
+    return HeldOutScore(scores[0], full, *retrieval(all_windows, embedded))
+
+
+def load_held_out(data_dir: str) -> list[Windows]:
+    """Load every held-out source of the corpus."""
+    return [load_windows(source, data_dir) for source in HELD_OUT]
+
+
+def paired_difference(a: HeldOutScore, b: HeldOutScore) -> dict[str, tuple[float, float]]:
+    """Mean of the paired differences a - b with few labels, and its standard error, by source."""
+    out = {}
+    for name in a.few:
+        difference = a.few[name] - b.few[name]
+        out[name] = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    return out
+
+
+def baselines(all_windows: Sequence[Windows]) -> dict[str, Features]:
+    """Features without training: band statistics, and random convolutional features of filters from all sources."""
+    images, valid = (np.concatenate([getattr(w, name) for w in all_windows]) for name in ("images", "valid"))
+    filters = RandomConvFeatures(images, valid=valid)
+    return {BANDS: lambda w: band_statistics(w.images, w.valid), RCF: lambda w: filters(w.images, w.valid)}
+
+
+def table(scores: Mapping[str, HeldOutScore], labelled: int) -> str:
+    """In Markdown, a row for each set of features: macro mAP of each source, and the two shares of retrieval."""
+    sources = list(next(iter(scores.values())).few)
+    header = [f"{source}, {count}" for source in sources for count in (labelled, "all")]
+    rows = []
+    for name, score in scores.items():
+        values = [value for source in sources for value in (score.few[source].mean(), score.full[source])]
+        rows.append([name, *(f"{v:.3f}" for v in values), f"{score.same_place:.2f}", f"{score.same_ground:.2f}"])
+    return markdown_table(["features", *header, "same place", "same ground"], rows, text=1)

@@ -1,0 +1,103 @@
+"""Scores on held-out sources: free labels, few labels, and the same ground on another date."""
+
+import numpy as np
+import pytest
+
+from geomoe.data.corpus import BATCH, HELD_OUT, TRAINING, Source, training_mix
+from geomoe.experiments import held_out
+from geomoe.experiments.held_out import Windows
+
+
+def test_no_held_out_image_is_trained_on():
+    """Alberta's image is in both, by rows that do not touch."""
+    trained = {source.path: source for source in TRAINING}
+    for source in HELD_OUT:
+        other = trained.get(source.path)
+        assert not source.share and (other is None or other.rows[1] <= source.rows[0])
+    names = [source.name for source in (*TRAINING, *HELD_OUT)]
+    assert len(set(names)) == len(names)
+    sensors = {(source.sensor, source.unit) for source in HELD_OUT}
+    assert {("landsat5", "uint8"), ("landsat7", "uint8"), ("landsat8", "collection2_dn")} <= sensors
+    shares = dict(training_mix())
+    assert shares["landsat_scene/utah"] == 10 / BATCH and 0 < 1 - sum(shares.values()) < 0.2
+
+
+def test_free_labels_are_thirds_of_what_the_pixels_say():
+    """Nine windows of rising vegetation; in the last the pixels that would say otherwise hold no data."""
+    reflectance = np.full((9, 4, 4, 7), 0.1)
+    reflectance[..., 4] = np.linspace(0.1, 0.5, 9)[:, None, None]  # near infrared
+    reflectance[2, :2, :, 4] += 0.05  # the one window that is not the same all over
+    reflectance[8, :3, :, 4] = 0.0
+    valid = np.ones((9, 4, 4), bool)
+    valid[8, :3] = False
+    labels = held_out.free_labels(reflectance, valid)
+    assert labels.shape == (9, 12) and (labels.reshape(9, 4, 3).sum(axis=2) == 1).all()
+    np.testing.assert_array_equal(labels[:, :3].argmax(axis=1), [0, 0, 0, 1, 1, 1, 2, 2, 2])
+    assert labels[2, 9:].argmax() == 2  # the spread of NDVI
+
+
+def windows(name="a", place="", corners=(), images=None):
+    images = np.zeros((len(corners), 4, 4, 7)) if images is None else images
+    labels = np.tile([0, 1], (len(corners), 1))
+    metadata = [np.zeros((len(corners), 2))] * 4
+    return Windows(
+        Source(name, "x.tif", place=place), images, np.ones(images.shape[:3], bool), metadata, np.array(corners), labels
+    )
+
+
+def test_halves_share_no_pixel():
+    grid = [(row, column) for row in range(0, 37, 2) for column in range(0, 17, 2)]
+    some = windows(corners=grid)
+    axes = set()
+    for train, test in held_out.draw_halves(some, 5, 12):
+        assert len(train) == 5
+        ends = []
+        for axis in range(2):
+            a, b = some.corner[train, axis], some.corner[test, axis]
+            ends.append(a.max() + 4 <= b.min() or b.max() + 4 <= a.min())
+        assert any(ends)
+        axes.add(ends[0])
+    assert axes == {True, False}
+    again = held_out.draw_halves(some, 5, 12)
+    np.testing.assert_array_equal(again[3][0], held_out.draw_halves(some, 5, 12)[3][0])
+    assert len(held_out.draw_halves(some, None, 1)[0][0]) > 5
+
+
+def test_a_probe_that_sees_the_label_is_right_and_one_of_noise_is_not():
+    rng = np.random.default_rng(0)
+    grid = [(row, column) for row in range(0, 80, 4) for column in range(0, 80, 4)]
+    labels = rng.integers(0, 2, (len(grid), 1))
+    some = windows(corners=grid)
+    some = Windows(
+        some.source, some.images, some.valid, some.metadata, some.corner, np.concatenate([labels, 1 - labels], axis=1)
+    )
+    told = held_out.probe_scores(some, labels + rng.normal(0, 0.01, (len(grid), 3)), 30, 4)
+    noise = held_out.probe_scores(some, rng.normal(size=(len(grid), 3)), 30, 4)
+    assert told.shape == (4, 3) and (told > 0.99).all() and np.abs(noise.mean() - 0.5) < 0.1
+
+
+def test_retrieval_counts_the_same_place_and_the_same_ground():
+    """Two dates of a place with four windows side by side each, and another image; overlapping windows take no part."""
+    corners = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2)]
+    rng = np.random.default_rng(0)
+    ground = rng.normal(size=(5, 8))
+    ground[4] = 50.0
+    first, second = windows("a1", "a", corners), windows("a2", "a", corners)
+    other = windows("b", "", corners[:4])
+    far = rng.normal(size=(4, 8))
+    assert held_out.retrieval([first, second, other], [ground, ground + 0.01, far]) == (1.0, 1.0)
+    swapped = ground[[1, 0, 2, 3, 4]]  # two of four windows find their neighbour, from either side
+    assert held_out.retrieval([first, second, other], [ground, swapped, far]) == (1.0, 0.5)
+    second_half_elsewhere = np.concatenate([ground[:2], far[:2], ground[4:]])
+    elsewhere = np.concatenate([far[:2], ground[2:4]]) + 0.001
+    assert held_out.retrieval([first, second, other], [ground, second_half_elsewhere, elsewhere]) == (0.5, 0.5)
+
+
+def test_differences_are_paired():
+    rng = np.random.default_rng(0)
+    hard = rng.normal(size=20)
+    a, b = (held_out.HeldOutScore({"x": hard + shift}, {"x": 0.5}, 0, 0) for shift in (0.1, 0.0))
+    mean, error = held_out.paired_difference(a, b)["x"]
+    assert mean == pytest.approx(0.1) and error < 1e-9
+    text = held_out.table({"ours": a}, 30)
+    assert text.startswith("| features | x, 30 | x, all | same place | same ground |") and "| ours |" in text
