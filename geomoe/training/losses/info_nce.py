@@ -38,4 +38,6 @@ def _loss(inputs: LossInputs) -> Array:
     return info_nce(*inputs.views, inputs.options["info_nce_temperature"], inputs.axis_name)
 
 
-OBJECTIVE = Objective("info_nce", "InfoNCE between two crops", _loss, views=2, options={"info_nce_temperature": 0.1})
+OBJECTIVE = Objective(
+    "info_nce", "InfoNCE between two crops", _loss, views=2, options={"info_nce_temperature": 0.1}, per_example=False
+)

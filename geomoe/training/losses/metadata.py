@@ -46,4 +46,5 @@ OBJECTIVE = Objective(
     batch_keys=("metadata",),
     head=lambda model: (model.width, 2 * len(FIELDS)),
     check=_check,
+    per_example=False,  # a mean over what is hidden, of which a batch may have more or less
 )
