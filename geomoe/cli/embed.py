@@ -5,7 +5,8 @@
     python -m geomoe.cli.embed --checkpoint RUN --scene DIR_OR_FILE --unit level1_dn --output scene.tif
     python -m geomoe.cli.embed --checkpoint RUN --scene DIR_OR_FILE --resolution token --dtype int8 --output map.tif
 
-An interrupted run goes on with the same command. Windows and patches without data are marked, not embedded.
+An interrupted run goes on with the same command. Several processes of one command share the patches of --dataset and --folder,
+and the first writes the output, in a folder that all see. Windows and patches without data are marked, not embedded.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import sys
 from typing import Any
 
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import add_process_arguments, clear_errors
 from geomoe.progress import progress_bar
 
 
@@ -59,6 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--mask", help=f"pixels of a scene to take for such without data, joined by commas: {quality}")
     parser.add_argument("--nodata", choices=NODATA_MODES, default="masked", help="pixels without data do not speak, or do")
     parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")
+    start = add_process_arguments(parser)
     args = parser.parse_args(argv)
     for name in ("resolution", "stride", "time", "mask"):
         if getattr(args, name) is not None and not (args.scene or args.stac or args.stack):
@@ -73,7 +75,9 @@ def main(argv: list[str] | None = None) -> None:
             "--unit, --bands, --fill_missing and the like are for --folder and --scene; datasets hold digital numbers"
         )
 
-    start()
+    start(args)
+    import jax
+
     from geomoe import embeddings
     from geomoe.data.preprocess import InputSpec
     from geomoe.models.pooling import parse_pool
@@ -88,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     options |= dict(unit=args.unit, fill_missing=args.fill_missing, resize_mode=resize_mode, nodata=args.nodata)
     spec = InputSpec(**options)
     encoder = load(args.checkpoint, args.which)
-    with progress_bar() as bar:
+    with progress_bar(hidden=jax.process_index() > 0) as bar:
         task = bar.add_task("embedding", total=None)
 
         def progress(done: int, total: int) -> None:
@@ -103,6 +107,8 @@ def main(argv: list[str] | None = None) -> None:
             counts = embeddings.embed_folder(encoder, sink, args.folder, spec=spec, skipped=skipped)
         else:
             counts = _embed_scenes(encoder, sink, spec, args)
+    if jax.process_index() > 0:
+        return
     size = os.path.getsize(args.output) / 1e6
     marked = counts["patches"] - counts["embedded"]
     print(f"{args.output}: {counts['embedded']:,} embeddings, {marked:,} marked (too little data, or clouds), {size:.1f} MB")
