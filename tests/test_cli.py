@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PTH, ROOT
+from conftest import PTH, ROOT, finish, start_script
 from geotiffs import pixels, write_tif
 
 import geomoe
@@ -101,3 +101,35 @@ def test_info_says_what_a_path_is(run_dir, tmp_path):
     assert facts[tmp_path / "o.npz"]["pool"] == "cls" and facts[tmp_path / "o.npz"]["width"] == encoder.embed_dim
     with pytest.raises(FileNotFoundError, match="nothing at"):
         info.describe(str(tmp_path / "gone"))
+
+
+DETECTED = """
+import os, sys
+from jax._src import clusters, distributed
+from jax._src.clusters import cluster, cloud_tpu_cluster, k8s_cluster
+from geomoe.cli import setup
+
+kind, process = sys.argv[1:]
+if kind == "tpu":
+    cluster.running_in_cloud_tpu_vm = cloud_tpu_cluster.running_in_cloud_tpu_vm = True
+    os.environ.update(TPU_SKIP_MDS_QUERY="1", TPU_WORKER_HOSTNAMES="localhost,localhost", TPU_WORKER_ID=process)
+    os.environ.update(MEGASCALE_COORDINATOR_ADDRESS="localhost", MEGASCALE_NUM_SLICES="1", MEGASCALE_SLICE_ID="0")
+else:
+    pods = k8s_cluster.K8sCluster
+    pods.is_env_present = classmethod(lambda cls: True)
+    pods.get_coordinator_address = classmethod(lambda cls, **options: f"localhost:{options['override_coordinator_port']}")
+    pods.get_process_count = classmethod(lambda cls: 2)
+    os.environ["JOB_COMPLETION_INDEX"] = process
+setup.start(distributed=True)
+import jax
+print(jax.process_index(), jax.process_count(), distributed.global_state.coordinator_address)
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["tpu", "kubernetes"])
+def test_processes_of_a_pod_are_those_that_jax_finds(kind, free_port, monkeypatch):
+    """Of a TPU pod by the variables of Google Kubernetes Engine, of Kubernetes by what JAX asks of its interface."""
+    monkeypatch.setenv("JAX_COORDINATOR_PORT", str(free_port))
+    both = finish(*(start_script(["-c", DETECTED, kind, str(i)]) for i in (0, 1)))
+    assert [out.split() for out, _ in both] == [[str(i), "2", f"localhost:{free_port}"] for i in (0, 1)]

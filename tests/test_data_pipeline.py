@@ -13,7 +13,7 @@ from geomoe import data, metadata
 from geomoe.data import pipeline, synthetic
 from geomoe.data.builders import BigearthnetLandsat, EurosatLandsat, LandsatFolder
 from geomoe.data.tensorflow_setup import tf
-from geomoe.landsat import Statistics
+from geomoe.landsat import STATISTICS, Statistics
 
 NAME = "synthetic_landsat/small"
 RAW = Statistics((0.0,) * 7, (1.0,) * 7, "none")
@@ -326,3 +326,24 @@ def test_records_of_many_files_come_in_their_order_and_at_once(tmp_path):
     records = [record.decode() for record in pipeline._read_files(files).as_numpy_iterator()]
     assert records == [f"{i}.{j}" for i in range(600) for j in ((1, 2) if i % 2 else (1,))]
     assert time.monotonic() - start < 20
+
+
+def test_rows_of_a_split(synthetic_dir):
+    """In the order of the records, over the borders of shards and of what a split joins; the others are not read."""
+    name, options = (
+        "synthetic_landsat/small",
+        dict(data_dir=synthetic_dir, batch_size=7, statistics=STATISTICS["eurosat_landsat"]),
+    )
+    ids = lambda split, **more: [i for b in data.load(name, split, **options, **more).as_numpy_iterator() for i in b["id"]]
+    for split, count in (("test", 48), ("val[10:]+test[:9]", 31)):
+        whole = ids(split)
+        assert len(whole) == count
+        for first, stop in ((0, 1), (5, 20), (17, count), (count - 1, count)):
+            assert ids(split, rows=(first, stop)) == whole[first:stop]
+    for rows in ((0, 49), (-1, 3), (4, 4)):
+        with pytest.raises(ValueError, match=r"rows = .* are none of the 48 examples of synthetic_landsat split test"):
+            ids("test", rows=rows)
+    with pytest.raises(ValueError, match=r"rows = \(0, 8\) are for train=False"):
+        ids("test", rows=(0, 8), train=True)
+    with pytest.raises(ValueError, match="one_epoch = True is for train=True"):
+        ids("test", one_epoch=True)

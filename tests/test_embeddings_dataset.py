@@ -1,18 +1,20 @@
 """Prepared datasets to files, by command; probes on these files."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
-from conftest import PTH
-from embedding_tools import SIZE
+from conftest import PTH, finish, start_script
+from embedding_tools import SIZE, make_ground
+from geotiffs import write_tif
 
 from geomoe import embeddings
 from geomoe.cli import embed as cli, setup
 from geomoe.data import synthetic
 from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
 from geomoe.embeddings import sink as sinks
-from geomoe.probing import knn_probe, linear_probe
+from geomoe.probing import embed_split, knn_probe, linear_probe
 
 NAME = "synthetic_landsat/small"
 
@@ -134,3 +136,70 @@ def test_the_hour_option_is_passed_on(encoder, synthetic_dir, tmp_path):
     with pytest.raises(Exception, match="no time stamp in the patch name"):
         sink = embeddings.Sink(tmp_path / "val.npz")
         embeddings.embed_dataset(encoder, sink, NAME, "val", data_dir=synthetic_dir, hour="published")
+
+
+TOGETHER = """
+import json, sys
+import jax, numpy as np
+sys.path.insert(0, "tests")
+from conftest import PTH
+import geomoe
+from geomoe import embeddings
+from geomoe.embeddings import sink as sinks
+from geomoe.probing import embed_split
+
+coordinator, process, data_dir, folder, out = json.loads(sys.argv[1])
+jax.distributed.initialize(coordinator, 2, process)
+encoder, sinks.BLOCK = geomoe.load(PTH), 10
+
+def stop(done, total):
+    if done > 10 + 5 * process:  # in the second part of 10 rows
+        raise KeyboardInterrupt
+
+def embed(progress):
+    sink = embeddings.Sink(f"{out}.npz", batch_size=5, progress=progress)
+    return embeddings.embed_dataset(encoder, sink, "synthetic_landsat/small", "test", data_dir=data_dir)
+
+try:
+    embed(stop)
+except KeyboardInterrupt:
+    pass
+jax.experimental.multihost_utils.sync_global_devices("interrupted")
+seen = []
+counts = embed(lambda done, total: seen.append((done, total)))
+sink = embeddings.Sink(f"{out}_folder.npz", batch_size=2)
+files = embeddings.embed_folder(encoder, sink, folder)
+features = embed_split({"a": encoder}, "synthetic_landsat/small", "test", data_dir=data_dir, batch_size=7)
+arrays = {"set": features.sets["a"], "labels": features.labels, "ids": features.ids, **features.targets}
+np.savez(f"{out}_{process}.npz", **arrays, seen=seen, counts=[*counts.values(), *files.values()])
+"""
+
+
+def test_two_processes_write_the_file_of_one(encoder, synthetic_dir, tmp_path, free_port):
+    """A dataset of 48 patches, interrupted and gone on with; a folder of five, one of them unreadable; features of a split."""
+    for i in range(5):
+        write_tif(tmp_path / "in" / f"{i}.tif", make_ground() + np.uint16(100 * i))
+    (tmp_path / "in" / "1.tif").write_bytes(b"no")
+    shared = [str(synthetic_dir), str(tmp_path / "in"), str(tmp_path / "two")]
+    finish(*(start_script(["-c", TOGETHER, json.dumps([f"localhost:{free_port}", i, *shared])]) for i in (0, 1)))
+    for name, embed in (
+        ("two.npz", lambda sink: embeddings.embed_dataset(encoder, sink, NAME, "test", data_dir=synthetic_dir)),
+        ("two_folder.npz", lambda sink: embeddings.embed_folder(encoder, sink, tmp_path / "in")),
+    ):
+        embed(embeddings.Sink(tmp_path / f"one_{name}"))
+        one, two = (embeddings.read(tmp_path / file) for file in (f"one_{name}", name))
+        assert one.pop("facts") == two.pop("facts") and set(one) == set(two)
+        for column, values in one.items():
+            check = np.testing.assert_allclose if column == "vector" else np.testing.assert_array_equal
+            check(two[column], values, **({"atol": 1e-5} if column == "vector" else {}), err_msg=f"{name} {column}")
+    assert not list(tmp_path.glob("*.parts"))
+    features = embed_split({"a": encoder}, NAME, "test", data_dir=synthetic_dir)
+    both = [np.load(tmp_path / f"two_{i}.npz") for i in (0, 1)]
+    for found in both:
+        np.testing.assert_allclose(found["set"], features.sets["a"], atol=1e-5)
+        for key, expected in {"labels": features.labels, "ids": features.ids, **features.targets}.items():
+            np.testing.assert_array_equal(found[key], expected)
+        assert found["counts"].tolist() == [48, int(np.sum(np.load(tmp_path / "two.npz")["embedded"])), 4, 4]
+    # 24 rows each, of which each had written 10 when it was interrupted: of the 28 that are missing, 14 for each.
+    assert [found["seen"][0].tolist() for found in both] == [[20, 34]] * 2
+    assert all(found["seen"][-1].tolist() == [34, 34] for found in both)

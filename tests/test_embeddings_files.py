@@ -17,7 +17,7 @@ FACTS = {"classes": ["a", "b", "c"], "pool": "mean"}
 
 
 def make_parts(path, labelled=True, rows=(3, 2)):
-    parts, rng = Parts(path, FACTS), np.random.default_rng(0)
+    parts, rng = Parts(path, FACTS, len(rows)), np.random.default_rng(0)
     for index, count in enumerate(rows):
         embedded = np.arange(count) != 1
         vector = rng.normal(size=(count, 4)).astype(np.float32)

@@ -1,25 +1,62 @@
 """Parts of an output: whole, in order, of one run alone."""
 
+import os
+
+import jax
 import numpy as np
 import pytest
 
+from geomoe.embeddings import Sink
 from geomoe.embeddings.sink import Parts
+from geomoe.training import parallel
 
 
 def test_parts_come_back_in_order_and_without_a_gap(tmp_path):
-    parts = Parts(tmp_path / "out.npz", {"pool": "mean", "sizes": (1, 2)})
+    parts = Parts(tmp_path / "out.npz", {"pool": "mean", "sizes": (1, 2)}, 3)
     assert parts.done == 0
     parts.add(0, [{"a": np.arange(3)}, {"a": np.arange(2)}])
     parts.add(2, [{"a": np.arange(9)}])
     assert parts.done == 1
     parts.add(1, [{"a": np.array([7])}])
-    again = Parts(tmp_path / "out.npz", {"pool": "mean", "sizes": [1, 2]})
+    again = Parts(tmp_path / "out.npz", {"pool": "mean", "sizes": [1, 2]}, 3)
     assert [part["a"].tolist() for part in again] == [[0, 1, 2, 0, 1], [7], list(range(9))]
     again.remove()
     assert not (tmp_path / "out.npz.parts").exists()
 
 
 def test_parts_of_another_run_are_refused(tmp_path):
-    Parts(tmp_path / "out.npz", {"pool": "mean", "dtype": "float32"})
+    Parts(tmp_path / "out.npz", {"pool": "mean", "dtype": "float32"}, 1)
     with pytest.raises(ValueError, match=r"parts of another run \(pool, stride differ\); remove the folder"):
-        Parts(tmp_path / "out.npz", {"pool": "cls", "dtype": "float32", "stride": 4})
+        Parts(tmp_path / "out.npz", {"pool": "cls", "dtype": "float32", "stride": 4}, 1)
+
+
+def test_processes_share_what_is_missing(tmp_path, monkeypatch):
+    """Inputs 0 to 9, of which 2 to 3 and 6 are there: 7 for three processes."""
+    monkeypatch.setattr(parallel, "wait", lambda name: None)
+    parts = Parts(tmp_path / "out.npz", {}, 10)
+    for first, count in ((2, 2), (6, 1), (3, 1)):  # the last lies in the first, as of two runs at once
+        parts.add(first, [{"embedded": np.ones(count, bool)}], count)
+    assert (parts.done, parts.rows, parts.missing()) == (0, 3, [(0, 2), (4, 6), (7, 10)])
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    shares = []
+    for process in range(3):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        again = Parts(tmp_path / "out.npz", {}, 10)
+        assert again.begun == 3
+        shares.append(again.share())
+    assert shares == [[(0, 2)], [(4, 6)], [(7, 10)]]
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    shares = []
+    for process in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        shares.append(Parts(tmp_path / "out.npz", {}, 10).share())
+    assert shares == [[(0, 2), (4, 5)], [(5, 6), (7, 10)]]
+
+
+def test_an_output_that_lacks_inputs_is_not_written(tmp_path):
+    """As where processes write to folders of their own machines."""
+    parts = Parts(tmp_path / "out.npz", {}, 4)
+    parts.add(0, [{"embedded": np.ones(2, bool), "vector": np.ones((2, 3), np.float32)}], 2)
+    with pytest.raises(ValueError, match=r"out.npz.parts lacks the inputs 2 to 3: all processes must write to one folder"):
+        Sink(tmp_path / "out.npz").finish(parts, {})
+    assert os.listdir(tmp_path) == ["out.npz.parts"]

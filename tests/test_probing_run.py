@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import DATA, PTH, ROOT
+from conftest import DATA, PTH, ROOT, finish, start_script
 
 from geomoe import probing
 from geomoe.data import synthetic
@@ -17,6 +17,7 @@ from geomoe.pretrained import load
 from geomoe.probing import ProbeResult, default_probe_config, embed_split, load_probe, run as probe_run
 from geomoe.probing.config import BASELINES
 from geomoe.probing.data import groups_of
+from geomoe.probing.results import Results
 from geomoe.probing.tables import verdict
 
 FACTS = dict(class_names=synthetic.CLASSES, task="multilabel", description="")
@@ -87,6 +88,22 @@ def test_probe_script_prints_the_table(run_dir, synthetic_dir):
     assert bad.returncode != 0
     missing = subprocess.run([*command[:3], "--config.checkpoint=/nowhere"], cwd=ROOT, capture_output=True, text=True)
     assert missing.returncode == 1 and "/nowhere" in missing.stderr and "Traceback" not in missing.stderr
+
+
+@pytest.mark.long
+def test_two_processes_score_as_one(run_dir, synthetic_dir, tmp_path, free_port):
+    """The first prints and writes; each of both computes features."""
+    config = ["--config=configs/probe_synthetic.py", f"--config.checkpoint={run_dir}", "--config.data.val_split=val"]
+    config += [f"--config.data.data_dir={synthetic_dir}", "--config.data.name=synthetic_landsat/small", "--config.seeds=(0,)"]
+    alone = start_script(["probe.py", *config, f"--config.output={tmp_path / 'one'}"])
+    together = [f"--coordinator=localhost:{free_port}", "--num_processes=2"]
+    two = [f"--config.output={tmp_path / 'two'}", *together]
+    outputs = finish(alone, *(start_script(["probe.py", *config, *two, f"--process_id={i}"]) for i in (0, 1)))
+    assert "micro" in outputs[0][0] and "mAP mic" in outputs[1][0] and not outputs[2][0]
+    one, both = (Results(tmp_path / name / "results.csv").read() for name in ("one", "two"))
+    assert set(one) == set(both) and len(one) >= 6
+    for key, scores in one.items():
+        assert both[key].metrics == pytest.approx(scores.metrics, abs=1e-6), key
 
 
 @pytest.mark.long

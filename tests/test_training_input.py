@@ -108,12 +108,32 @@ def test_two_views_in_training_and_validation(synthetic_dir):
         np.testing.assert_array_equal(first[key], again[key])
 
 
+@pytest.mark.parametrize("processes, sizes", [(1, [[8, 8, 8, 3]]), (2, [[4, 4, 4, 2], [4, 4, 4, 1]])])
+def test_held_out_batches_hold_every_example_once(synthetic_dir, monkeypatch, processes, sizes):
+    import jax
+
+    changes = {"data.val_split": "val[:27]", "train.batch_size": 8, "data.resize_mode": "centre_crop"}
+    config, images = real_data_config(synthetic_dir, **changes), []
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    for process, expected in enumerate(sizes):
+        monkeypatch.setattr(jax, "process_index", lambda process=process: process)
+        run = opened(config)
+        batches = list(run.val())
+        assert [len(batch["image"]) for batch in batches] == expected and run.val_share == 27 // processes
+        images += [image for batch in batches for image in batch["image"]]
+    loaded = data.load("synthetic_landsat/small", "val[:27]", data_dir=synthetic_dir, statistics=run.statistics)
+    whole = np.concatenate([batch["image"] for batch in loaded.as_numpy_iterator()])
+    order = lambda images: np.sort(np.array([image.tobytes() for image in images]))
+    np.testing.assert_array_equal(order(images), order(whole))
+    assert len(whole) == 27
+
+
 def test_too_few_held_out_examples_are_named(synthetic_dir, monkeypatch):
     import jax
 
-    monkeypatch.setattr(jax, "device_count", lambda: 64)
-    with pytest.raises(ValueError, match=r"val_split = 'val'.*has 32 examples, fewer than the 64 devices"):
-        opened(real_data_config(synthetic_dir))
+    monkeypatch.setattr(jax, "process_count", lambda: 64)
+    with pytest.raises(ValueError, match=r"val_split = 'val'.*has 32 examples, fewer than the 64 processes"):
+        opened(real_data_config(synthetic_dir, **{"train.batch_size": 64}))
 
 
 def test_shares_become_rows():

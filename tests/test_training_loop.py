@@ -198,19 +198,21 @@ def test_when_a_process_ends_the_others_end_with_a_sentence(tmp_path, free_port,
 
 
 @pytest.mark.long
-def test_processes_are_found_as_slurm_names_them(tmp_path):
-    """Slurm's variables, as JAX reads them; its port follows from the job's number."""
-    job = {
-        "SLURM_JOB_ID": str(os.getpid()),
-        "SLURM_STEP_NODELIST": "localhost",
-        "SLURM_NTASKS": "2",
-        "SLURM_STEP_NUM_TASKS": "2",
-    }
+@pytest.mark.parametrize("cluster", ["slurm", "open mpi"])
+def test_processes_are_found_as_a_cluster_names_them(tmp_path, cluster):
+    """The variables of Slurm and of Open MPI, as JAX reads them; the port follows from the job's number."""
+    number = os.getpid()
+    if cluster == "slurm":
+        job = {"SLURM_JOB_ID": str(number), "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+        ranks = ("SLURM_PROCID", "SLURM_LOCALID")
+    else:
+        job = {"OMPI_MCA_orte_hnp_uri": f"{number << 12}.0;tcp://127.0.0.1:34911", "OMPI_COMM_WORLD_SIZE": "2"}
+        ranks = ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
     command = ["train.py", *OVERRIDES, f"--workdir={tmp_path}", "--distributed"]
     both = []
     for i in (0, 1):
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in (job | {"SLURM_PROCID": str(i), "SLURM_LOCALID": str(i)}).items():
+            for name, value in (job | dict.fromkeys(ranks, str(i))).items():
                 patch.setenv(name, value)
             both.append(start_script(command))
     (out, err), (second, _) = finish(*both)

@@ -214,6 +214,7 @@ found, leaves = {}, {}
 for weight in (0.0, 1.0):
     loss = LossConfig.from_section({"balance_weight": 0.0, "info_nce_weight": weight})
     batch = {key: np.asarray(value) for key, value in full_batch(model, 8).items() if key in loss.batch_keys}
+    batch["positions"] = np.arange(8)[:, None] + 8 * np.arange(loss.views)
     step = make_train_step(model, optimizer, loss, **axis)
     step = jax.jit(step) if plain else parallel.map_train_step(step)
     state = create_state(model, optimizer, 0, loss)

@@ -5,7 +5,8 @@
     python -m geomoe.cli.embed --checkpoint RUN --scene DIR_OR_FILE --unit level1_dn --output scene.tif
     python -m geomoe.cli.embed --checkpoint RUN --scene DIR_OR_FILE --resolution token --dtype int8 --output map.tif
 
-An interrupted run goes on with the same command. Windows and patches without data are marked, not embedded.
+An interrupted run goes on with the same command. Several processes of one command share the patches of --dataset and --folder,
+and the first writes the output, in a folder that all see. Windows and patches without data are marked, not embedded.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import sys
 from typing import Any
 
 from geomoe.cli.embedding_options import OF_SCENES, add_options, image_options, input_spec, window_options
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import add_process_arguments, clear_errors
 from geomoe.progress import progress_bar
 
 
@@ -36,9 +37,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resize_mode", choices=modes, help="of patches: centre_crop (default) or resize")
     parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")
     add_options(parser, max_cloud="1, for --stack 0.2")
+    start = add_process_arguments(parser)
     args = parser.parse_args(argv)
     _check_options(args)
-    start()
+    start(args)
+    import jax
+
     from geomoe import embeddings
     from geomoe.models.pooling import parse_pool
     from geomoe.pretrained import load
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     resize_mode = args.resize_mode or "centre_crop"
     spec = input_spec(args, resize_mode=resize_mode)
     encoder = load(args.checkpoint, args.which)
-    with progress_bar() as bar:
+    with progress_bar(hidden=jax.process_index() > 0) as bar:
         task = bar.add_task("embedding", total=None)
 
         def progress(done: int, total: int) -> None:
@@ -61,6 +65,8 @@ def main(argv: list[str] | None = None) -> None:
             counts = embeddings.embed_folder(encoder, sink, args.folder, spec=spec, skipped=skipped)
         else:
             counts = _embed_scenes(encoder, sink, spec, args)
+    if jax.process_index() > 0:
+        return
     size = os.path.getsize(args.output) / 1e6
     marked = counts["patches"] - counts["embedded"]
     print(f"{args.output}: {counts['embedded']:,} embeddings, {marked:,} marked (too little data, or clouds), {size:.1f} MB")

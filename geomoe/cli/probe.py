@@ -15,15 +15,17 @@ EXAMPLE = "python probe.py --config configs/probe_synthetic.py --config.checkpoi
 def run() -> int:
     """Run the command with the arguments of the process; its exit code."""
     config = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/.", lock_config=True)
+    start = setup.define_process_flags()
     flags.mark_flags_as_required(["config"])
 
     def main(_: list[str]) -> None:
-        setup.start()
+        start()
         from geomoe.probing import run, tables
 
         rows, facts = run.run(config.value)
-        tables.print_table(rows, facts)
-        print(tables.verdict(rows))
+        if rows:  # in the first of several processes
+            tables.print_table(rows, facts)
+            print(tables.verdict(rows))
 
     return setup.run_config_script(main, EXAMPLE)
 

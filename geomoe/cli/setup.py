@@ -1,5 +1,6 @@
 """What every script does first: quiet libraries, the compilation cache, processes; and errors without a stack of frames."""
 
+import argparse
 import atexit
 import ctypes
 import os
@@ -17,6 +18,32 @@ _USER_ERRORS = (ValueError, OSError, FloatingPointError, AttributeError, KeyErro
 _EXTRAS = {"matplotlib": "report", "tensorboard": "train"}  # packages, and the extra that brings them
 TRY_AGAIN = os.EX_TEMPFAIL  # 75, the exit code of what the same command would go on with
 _HEARTBEAT_SECONDS = 20  # without a sign of life, after which a process of a run counts as dead
+
+
+PROCESSES = {  # options of commands that run in several processes -> type, and what they are
+    "coordinator": (str, "host:port of process 0, for runs of several processes"),
+    "num_processes": (int, "number of processes"),
+    "process_id": (int, "index of this process"),
+}
+DISTRIBUTED = "find the processes of a TPU pod, Slurm, Open MPI or Kubernetes"
+
+
+def add_process_arguments(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
+    """Add the options of several processes; what is returned calls `start` with their values."""
+    for name, (kind, what) in PROCESSES.items():
+        parser.add_argument(f"--{name}", type=kind, help=what)
+    parser.add_argument("--distributed", action="store_true", help=DISTRIBUTED)
+    return lambda args: start(**{name: getattr(args, name) for name in PROCESSES}, distributed=args.distributed)
+
+
+def define_process_flags() -> Callable[[], None]:
+    """Define absl's flags of several processes; what is returned calls `start` with their values."""
+    from absl import flags
+
+    define: dict[type, Callable[..., Any]] = {str: flags.DEFINE_string, int: flags.DEFINE_integer}
+    values = {name: define[kind](name, None, what) for name, (kind, what) in PROCESSES.items()}
+    values["distributed"] = flags.DEFINE_bool("distributed", False, DISTRIBUTED)
+    return lambda: start(**{name: value.value for name, value in values.items()})
 
 
 def start(

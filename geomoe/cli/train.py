@@ -17,14 +17,11 @@ def run() -> int:
     """Run the command with the arguments of the process; its exit code."""
     config = config_flags.DEFINE_config_file("config", None, "Experiment: a file in configs/.", lock_config=True)
     workdir = flags.DEFINE_string("workdir", None, "Run directory; a run that is there goes on where it stopped.")
-    coordinator = flags.DEFINE_string("coordinator", None, "host:port of process 0, for runs of several processes.")
-    num_processes = flags.DEFINE_integer("num_processes", None, "Number of processes.")
-    process_id = flags.DEFINE_integer("process_id", None, "Index of this process.")
-    distributed = flags.DEFINE_bool("distributed", False, "Find the processes of a TPU pod, Slurm, Open MPI or Kubernetes.")
+    start = setup.define_process_flags()
     flags.mark_flags_as_required(["config", "workdir"])
 
     def main(_: list[str]) -> int:
-        setup.start(coordinator.value, num_processes.value, process_id.value, distributed.value)
+        start()
         from geomoe.training import loop
 
         result = loop.train(config.value, str(workdir.value))

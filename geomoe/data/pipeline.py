@@ -81,9 +81,12 @@ class LoadOptions:
         hour: "utc", the true hour, or "published", the first digit of the time in a BigEarthNet patch's name.
         train: endless epochs, each in another seeded order, whole batches only; otherwise one pass in the order of the
             records, the last batch possibly smaller.
+        one_epoch: with `train`, the first epoch alone and all of it, the last batch possibly smaller; the shares of the
+            processes then differ by one example at most.
         seed, start_batch: the batches are those of this seed from `start_batch` on.
         views: 2 adds `second_view` and `second_valid`, another crop and augmentation of the same images; training alone.
         process_index, process_count: each process reads its own part of the split.
+        rows: (first, stop): of the split's examples, in the order of the records, these alone; not in training.
         cache: keep the records in memory after the first pass.
     """
 
@@ -96,11 +99,13 @@ class LoadOptions:
     augment: Augment = Augment()
     hour: str = "utc"
     train: bool = False
+    one_epoch: bool = False
     seed: int = 0
     start_batch: int = 0
     views: int = 1
     process_index: int = 0
     process_count: int = 1
+    rows: tuple[int, int] | None = None
     cache: bool = False
 
     def __post_init__(self) -> None:
@@ -110,6 +115,10 @@ class LoadOptions:
             raise ValueError(f"hour = {self.hour!r} is not 'utc' or 'published'")
         if self.batch_size % self.process_count:
             raise ValueError(f"batch_size = {self.batch_size} does not divide over {self.process_count} processes")
+        if self.one_epoch and not self.train:
+            raise ValueError("one_epoch = True is for train=True; without it there is one pass anyway")
+        if self.rows is not None and (self.train or self.process_count > 1):
+            raise ValueError(f"rows = {self.rows} are for train=False and process_count=1")
         random = self.augment != Augment() or self.views != 1 or self.resize_mode == "random_resized_crop"
         if self.views not in (1, 2) or random and not self.train:
             training_only = "augment, two views and resize_mode = 'random_resized_crop' are for train=True"
@@ -153,20 +162,23 @@ def load(
         source = builder(source, options.data_dir)
     statistics = Statistics.published(source.name) if options.statistics is None else Statistics.of(options.statistics)
     local_batch = options.batch_size // options.process_count
+    endless = options.train and not options.one_epoch
     if options.process_count > 1:
         processes = dict(process_index=options.process_index, process_count=options.process_count)
-        split = tfds.split_for_jax_process(split, **processes, drop_remainder=options.train)
+        split = tfds.split_for_jax_process(split, **processes, drop_remainder=endless)
     count = num_examples(source, split)
+    if options.rows is not None and not 0 <= options.rows[0] < options.rows[1] <= count:
+        raise ValueError(f"rows = {options.rows} are none of the {count} examples of {source.name} split {split}")
     batches = count // local_batch
-    if options.train and batches == 0:
+    if endless and batches == 0:
         few = f"{source.name} split {split} has {count} examples"
         raise ValueError(f"{few}, fewer than a batch of {local_batch}; lower batch_size")
-    raw_records = _raw_records(source, split)
+    raw_records = _raw_records(source, split, options.rows)
     if options.cache:
         raw_records = raw_records.cache()
     classes = source.info.features["labels"].feature.num_classes
     make_batch = functools.partial(_make_batch, classes, statistics, options)
-    first_epoch, skip = divmod(options.start_batch, batches) if options.train else (0, options.start_batch)
+    first_epoch, skip = divmod(options.start_batch, batches) if endless else (0, options.start_batch)
 
     def epoch_batches(epoch: tf.Tensor) -> tf.data.Dataset:
         ordered = raw_records
@@ -174,10 +186,10 @@ def load(
             seed = tf.constant(options.seed, tf.int64) * 7919 + epoch + 1
             ordered = raw_records.shuffle(min(count, _SHUFFLE_BUFFER), seed=seed, reshuffle_each_iteration=False)
         skipped = tf.where(epoch == first_epoch, tf.constant(skip, tf.int64), tf.constant(0, tf.int64))
-        numbered = ordered.batch(local_batch, drop_remainder=options.train).enumerate().skip(skipped)
+        numbered = ordered.batch(local_batch, drop_remainder=endless).enumerate().skip(skipped)
         return numbered.map(lambda index, raw: (index, raw, epoch))
 
-    if options.train:
+    if endless:
         ds = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max).flat_map(epoch_batches)
     else:
         ds = epoch_batches(tf.constant(0, tf.int64))
@@ -213,13 +225,24 @@ def _make_batch(
     return fields
 
 
-def _raw_records(source: tfds.core.DatasetBuilder, split: str) -> tf.data.Dataset:
-    """Read the serialized records of a split, in the order in which they were written."""
+def _raw_records(source: tfds.core.DatasetBuilder, split: str, rows: tuple[int, int] | None = None) -> tf.data.Dataset:
+    """Read the serialized records of a split, or its rows from the first to the one before the stop, as they were written."""
     files = source.info.splits[split].file_instructions
     check_whole(source, {os.path.basename(file.filename) for file in files})
     if not files:
         raise ValueError(f"{source.name} split {split} is empty")
-    return _read_files(files)
+    return _read_files(files if rows is None else _cut(files, *rows))
+
+
+def _cut(files: Sequence[Any], first: int, stop: int) -> list[Any]:
+    """The instructions that read some of the rows that TFDS's file instructions read."""
+    kept = []
+    for file in files:
+        start, end = max(first, 0), min(stop, file.take)
+        if start < end:
+            kept.append(dataclasses.replace(file, skip=file.skip + start, take=end - start))
+        first, stop = first - file.take, stop - file.take
+    return kept
 
 
 def _read_files(files: Sequence[Any]) -> tf.data.Dataset:

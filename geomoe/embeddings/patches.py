@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from geomoe import data, landsat, metadata
@@ -15,6 +16,7 @@ from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.sink import Parts, Sink
 from geomoe.embeddings.vectors import Columns
 from geomoe.pretrained import PretrainedEncoder
+from geomoe.training import parallel
 
 
 def embed_dataset(
@@ -30,7 +32,8 @@ def embed_dataset(
 ) -> dict[str, int]:
     """Embed a split of a prepared dataset; patches without any data are marked, not embedded.
 
-    It runs in bounded memory, block by block, and goes on where an earlier run was interrupted.
+    It runs in bounded memory, block by block, and goes on where an earlier run was interrupted. Several processes embed a
+    share each, and the first of them writes the file.
 
     Args:
         encoder: from `geomoe.load`.
@@ -51,24 +54,34 @@ def embed_dataset(
     origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes, records=data.fingerprint(source))
     spec = InputSpec(resize_mode=resize_mode, nodata=nodata)
     facts = sink.facts(encoder, spec, origin)
-    parts = Parts(sink.output, facts)
-    total, done = data.num_examples(source, split), parts.rows
+    parts = Parts(sink.output, facts, data.num_examples(source, split))
     options |= dict(img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=encoder.statistics)
-    start, repeated = divmod(done, sink.batch_size)  # parts may end within a batch of this size
-    sink.progress(done, total)
-    block, waiting = list[Columns](), 0
-    for batch in data.load(source, split, start_batch=start, **options).as_numpy_iterator():
-        rows = {name: column[repeated:] for name, column in _rows_of_batch(encoder, sink, batch, spec, bool(classes)).items()}
-        repeated = 0
-        block.append(rows)
-        waiting += len(rows["id"])
-        sink.progress(done + waiting, total)
-        if waiting >= sinks.BLOCK:
-            parts.add(parts.done, block)
-            block, done, waiting = [], done + waiting, 0
-    if waiting:
-        parts.add(parts.done, block)
+    progress = _Progress(sink, parts)
+    for first, stop in parts.share():
+        block, waiting = list[Columns](), 0
+        for batch in data.load(source, split, rows=(first, stop), **options).as_numpy_iterator():
+            block.append(_rows_of_batch(encoder, sink, batch, spec, bool(classes)))
+            waiting += len(batch["id"])
+            progress.add(len(batch["id"]))
+            if waiting >= sinks.BLOCK:
+                parts.add(first, block, waiting)
+                first, block, waiting = first + waiting, [], 0
+        if waiting:
+            parts.add(first, block, waiting)
     return sink.finish(parts, facts)
+
+
+class _Progress:
+    """Tells a sink of the patches that earlier runs and this process have done, and of all that this process is to do."""
+
+    def __init__(self, sink: Sink, parts: Parts) -> None:
+        self._sink, self._done = sink, parts.begun
+        self._total = self._done + sum(stop - first for first, stop in parts.share())
+        self.add(0)
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._sink.progress(self._done, self._total)
 
 
 def _rows_of_batch(encoder: PretrainedEncoder, sink: Sink, batch: dict[str, Any], spec: InputSpec, labelled: bool) -> Columns:
@@ -118,23 +131,26 @@ def embed_folder(
         raise ValueError(f"{root} holds no .tif file")
     origin = {"folder": os.path.abspath(root), "files": len(files), "files_sha256": fingerprint(files)}
     facts = sink.facts(encoder, spec, origin)
-    parts, first = Parts(sink.output, facts), list[str]()
-    sink.progress(min(parts.done * sinks.BLOCK, len(files)), len(files))
+    parts, errors = Parts(sink.output, facts, len(files)), list[str]()
+    progress = _Progress(sink, parts)
 
     def left_out(error: PatchError) -> None:
-        first.append(str(error))
+        errors.append(str(error))
         skipped(error)
 
-    for index in range(parts.done, -(-len(files) // sinks.BLOCK)):
-        end, block = min((index + 1) * sinks.BLOCK, len(files)), []
-        for start in range(index * sinks.BLOCK, end, sink.batch_size):
-            stop = min(start + sink.batch_size, end)
-            block.append(_rows_of_files(encoder, sink, files[start:stop], spec, left_out))
-            sink.progress(stop, len(files))
-        parts.add(index, block)
-    if not parts.rows:
-        parts.remove()
-        raise ValueError(f"none of the {len(files)} GeoTIFFs of {root} can be used{'; the first: '.join(['', *first[:1]])}")
+    for first, stop in parts.share():
+        for begin in range(first, stop, sinks.BLOCK):
+            end, block = min(begin + sinks.BLOCK, stop), []
+            for start in range(begin, end, sink.batch_size):
+                batch = files[start : min(start + sink.batch_size, end)]
+                block.append(_rows_of_files(encoder, sink, batch, spec, left_out))
+                progress.add(len(batch))
+            parts.add(begin, block, end - begin)
+    parallel.wait("files are embedded")
+    if not parallel.agreed(parts.rows):
+        if jax.process_index() == 0:
+            parts.remove()
+        raise ValueError(f"none of the {len(files)} GeoTIFFs of {root} can be used{'; the first: '.join(['', *errors[:1]])}")
     return sink.finish(parts, facts)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from geomoe.data.preprocess import InputSpec
@@ -80,6 +81,8 @@ def embed_parts(
     """Embed a scene to the parts of an output, going on after those that are there already."""
     if resolution not in RESOLUTIONS:
         raise ValueError(f"resolution = {resolution!r} is none of {', '.join(RESOLUTIONS)}")
+    if jax.process_count() > 1:
+        raise ValueError("a scene is embedded by one process; give each process other scenes, without joining them")
     if resolution != "window":
         return SceneParts(*embed_tokens(encoder, sink, windows, resolution, stride))
     info, size = windows.info, windows.size
@@ -87,13 +90,13 @@ def embed_parts(
     check_pooled(sink.pool or "mean")
     height, width = (count_windows(length, size, stride) for length in (info.height, info.width))
     facts = sink.facts(encoder, windows.spec, {**windows.facts(), "resolution": resolution, "stride": stride})
-    parts = Parts(sink.output, facts)
     rows_a_part = max(min(sinks.BLOCK // width, height), 1)
+    parts = Parts(sink.output, facts, -(-height // rows_a_part))
     rows_at_once = max(4 * sink.batch_size // width, 1)  # whole batches, but for the last
     sink.progress(min(parts.done * rows_a_part, height) * width, height * width)
     lefts = np.arange(width) * stride
     with windows.reader() as reader:
-        for index in range(parts.done, -(-height // rows_a_part)):
+        for index in range(parts.done, parts.total):
             end, block = min((index + 1) * rows_a_part, height), []
             for start in range(index * rows_a_part, end, rows_at_once):
                 rows = np.arange(start, min(start + rows_at_once, end))

@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from geomoe.data.preprocess import InputSpec
@@ -17,61 +19,99 @@ from geomoe.embeddings.vectors import Columns, StoredParts, check_dtype
 from geomoe.files import atomic_open
 from geomoe.models.pooling import TOKENS, Pool, check_pool, check_pooled, pool_name
 from geomoe.pretrained import PretrainedEncoder
+from geomoe.training import parallel
 from geomoe.version import __version__
 
 BLOCK = 8192  # patches of a part, or a little more
 
 
 class Parts:
-    """The parts of an output, in a folder OUTPUT.parts beside it; a run that was interrupted goes on after the last one.
+    """The parts of an output, in a folder OUTPUT.parts beside it; a run that was interrupted goes on with what is missing.
 
-    `facts` are plain values that say what is being written; parts of another run, with other facts, are a ValueError.
+    Each part covers some of the inputs: patches of a dataset, files, rows of windows. Several processes write parts of one
+    folder, which all of them must see; each makes these parts at the same point of its run.
+
+    Args:
+        output: the file that the parts become.
+        facts: plain values that say what is being written.
+        total: number of inputs.
+
+    Raises:
+        ValueError: there are parts of another run, with other facts.
     """
 
-    def __init__(self, output: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
-        self.folder = f"{os.fspath(output)}.parts"
+    def __init__(self, output: str | os.PathLike[str], facts: Mapping[str, Any], total: int) -> None:
+        self.folder, self.total = f"{os.fspath(output)}.parts", total
         path = os.path.join(self.folder, "facts.json")
-        facts = json.loads(json.dumps(facts))
-        if not os.path.exists(path):
+        facts, before = json.loads(json.dumps(facts)), None
+        if os.path.exists(path):
+            with open(path) as file:
+                before = json.load(file)
+            if differ := sorted(key for key in {*before, *facts} if before.get(key) != facts.get(key)):
+                other = f"parts of another run ({', '.join(differ)} differ)"
+                raise ValueError(f"{self.folder} holds {other}; remove the folder to start anew")
+        self._missing = self.missing()
+        self.begun = total - sum(stop - first for first, stop in self._missing)  # inputs that earlier runs covered
+        parallel.wait("parts were listed")  # before one process adds to them
+        if before is None and jax.process_index() == 0:
             with atomic_open(path) as file:
                 json.dump(facts, file)
-            return
-        with open(path) as file:
-            before = json.load(file)
-        if differ := sorted(key for key in {*before, *facts} if before.get(key) != facts.get(key)):
-            other = f"parts of another run ({', '.join(differ)} differ)"
-            raise ValueError(f"{self.folder} holds {other}; remove the folder to start anew")
+        parallel.wait("parts have facts")
 
-    def _path(self, index: int) -> str:
-        return os.path.join(self.folder, f"{index:06d}.npz")
+    def _ranges(self) -> list[tuple[int, int]]:
+        """What the parts cover, in order: the first input of each, and the first after it."""
+        names = os.listdir(self.folder) if os.path.isdir(self.folder) else []
+        found = sorted((int(m[1]), int(m[2])) for m in map(re.compile(r"(\d+)-(\d+)\.npz").fullmatch, names) if m)
+        reached, ranges = 0, []
+        for first, stop in found:
+            if first >= reached:  # others are of two runs at once, and cover nothing
+                ranges.append((first, stop))
+                reached = stop
+        return ranges
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The ranges of inputs that no part covers."""
+        ranges = [(0, 0), *self._ranges(), (self.total, self.total)]
+        return [(stop, first) for (_, stop), (first, _) in zip(ranges, ranges[1:]) if stop < first]
+
+    def share(self) -> list[tuple[int, int]]:
+        """Of the ranges that were missing at the start, what this process is to add: as many inputs as each of the others."""
+        first_mine, stop_mine = parallel.share(sum(stop - first for first, stop in self._missing))
+        mine, seen = [], 0
+        for first, stop in self._missing:
+            start, end = max(first, first + first_mine - seen), min(stop, first + stop_mine - seen)
+            if start < end:
+                mine.append((start, end))
+            seen += stop - first
+        return mine
 
     @property
     def done(self) -> int:
-        """Number of parts from the first on without a gap."""
-        count = 0
-        while os.path.exists(self._path(count)):
-            count += 1
-        return count
+        """Number of inputs from the first on that are covered without a gap."""
+        return next(iter(self.missing()), (self.total, 0))[0]
 
     @property
     def rows(self) -> int:
-        """Number of rows of these parts."""
-        return sum(len(self._columns(index, "embedded")["embedded"]) for index in range(self.done))
+        """Number of rows of all parts."""
+        return sum(len(self._columns(*covered, "embedded")["embedded"]) for covered in self._ranges())
 
-    def _columns(self, index: int, *names: str) -> Columns:
+    def _path(self, first: int, stop: int) -> str:
+        return os.path.join(self.folder, f"{first:09d}-{stop:09d}.npz")
+
+    def _columns(self, first: int, stop: int, *names: str) -> Columns:
         """The columns of a part, all or some."""
-        with np.load(self._path(index), allow_pickle=False) as part:
+        with np.load(self._path(first, stop), allow_pickle=False) as part:
             return {name: part[name] for name in names or part.files}
 
-    def add(self, index: int, pieces: list[Columns]) -> None:
-        """Write a part, the rows of some pieces after each other."""
+    def add(self, first: int, pieces: list[Columns], count: int = 1) -> None:
+        """Write the part of `count` inputs from `first` on, the rows of some pieces after each other."""
         columns = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
-        with atomic_open(self._path(index), "wb") as file:
+        with atomic_open(self._path(first, first + count), "wb") as file:
             np.savez(file, allow_pickle=False, **columns)
 
     def __iter__(self) -> Iterator[Columns]:
-        for index in range(self.done):
-            yield self._columns(index)
+        for covered in self._ranges():
+            yield self._columns(*covered)
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -148,10 +188,23 @@ class Sink:
         return out
 
     def finish(self, parts: Parts, facts: Mapping[str, Any], grid: Mapping[str, Any] | None = None) -> dict[str, int]:
-        """Join all parts to the output, with `facts` and for a scene the grid of its raster; remove them; count the rows."""
-        counts = self.write(parts, facts, grid)
-        parts.remove()
-        return counts
+        """Join all parts to the output, with `facts` and for a scene the grid of its raster; remove them; count the rows.
+
+        Of several processes the first does it, when the others have added theirs.
+
+        Raises:
+            ValueError: inputs are missing.
+        """
+        parallel.wait("parts are complete")
+        counts: dict[str, int] = {}
+        if jax.process_index() == 0:
+            for first, stop in parts.missing():
+                lacks = f"lacks the inputs {first} to {stop - 1}"
+                raise ValueError(f"{parts.folder} {lacks}: all processes must write to one folder, and no other run at once")
+            counts = self.write(parts, facts, grid)
+            parts.remove()
+        parallel.wait("output is written")
+        return {name: parallel.agreed(counts.get(name, 0)) for name in ("patches", "embedded")}
 
     def write(
         self, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any] | None = None

@@ -123,8 +123,8 @@ def embed_tokens(
     info, config = windows.info, encoder.config
     grid = token_grid(windows.size, config.patch_size, info.height, info.width, resolution, stride)
     facts = sink.facts(encoder, windows.spec, {**windows.facts(), "resolution": resolution, "stride": grid.stride}, TOKENS)
-    parts = Parts(sink.output, facts)
     groups = _groups(grid, sink.batch_size)
+    parts = Parts(sink.output, facts, len(groups))
     blend, done = Blend(grid.width, config.width), parts.done
     total = grid.height * grid.width
     sink.progress(int(groups[done][0]) * grid.width if done < len(groups) else total, total)

@@ -12,6 +12,7 @@ from geomoe.data.preprocess import InputSpec
 from geomoe.metadata import FIELDS
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder
+from geomoe.training import parallel
 
 Array = jax.Array
 
@@ -69,6 +70,8 @@ def embed_split(
 ) -> Features:
     """Embed a split with each encoder, and compute the baselines' features, in one pass over the data.
 
+    Several processes compute a share each and get all; they call this at the same point of their run.
+
     Args:
         encoders: name -> encoder; all take images of one size and have the same statistics.
         name, split: as for `geomoe.data.load`.
@@ -83,14 +86,27 @@ def embed_split(
     first = next(iter(encoders.values()))
     baselines = {"band statistics": band_statistics} if baselines is None else baselines
     sets, columns = [], []
-    for batch in _batches(first, name, split, drop, nodata, None, {**options, "batch_size": batch_size}):
+    options |= dict(batch_size=batch_size, rows=_rows_of_process(name, split, options.get("data_dir")))
+    for batch in _batches(first, name, split, drop, nodata, None, options):
         image, metadata, valid = batch["image"], [batch[field] for field in FIELDS], batch["heard"]
         embedded = {key: encoder.embed_batch(image, metadata, pool, batch_size, valid) for key, encoder in encoders.items()}
         sets.append({key: baseline(image, valid) for key, baseline in baselines.items()} | embedded)
         column = {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, first.statistics)}
         columns.append(column | {"ids": np.array([patch.decode() for patch in batch["id"]])})
-    joined = _joined(columns)
-    return Features(_joined(sets), joined.pop("labels"), joined.pop("ids"), joined)
+    features, joined = ({key: parallel.gathered(rows) for key, rows in _joined(parts).items()} for parts in (sets, columns))
+    return Features(features, joined.pop("labels"), joined.pop("ids"), joined)
+
+
+def _rows_of_process(name: Any, split: str, data_dir: Any) -> tuple[int, int] | None:
+    """The rows of a split that this process embeds; None for all, where it is alone."""
+    if jax.process_count() == 1:
+        return None
+    from geomoe import data  # imports TensorFlow
+
+    count = data.num_examples(data.builder(name, data_dir) if isinstance(name, str) else name, split)
+    if count < jax.process_count():
+        raise ValueError(f"split {split} has {count} patches, fewer than the {jax.process_count()} processes; take fewer")
+    return parallel.share(count)
 
 
 def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

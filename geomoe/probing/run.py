@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
 from geomoe import data as datasets
@@ -24,6 +25,7 @@ from geomoe.probing.metrics import TASKS, ProbeResult
 from geomoe.probing.results import ResultKey, Results, Scores
 from geomoe.probing.splits import subset
 from geomoe.probing.tables import Row, save_tables
+from geomoe.training import parallel
 from geomoe.version import __version__
 
 Fit = Callable[[str, str, int], ProbeResult]  # features, probe, seed
@@ -72,11 +74,13 @@ def _fit_change(config: ml_collections.ConfigDict, data: ChangeData, features: s
 def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
     """Embed, fit and score; results that the results file has are taken from there, others are added to it.
 
+    Of several processes each computes a share of the features; the first fits, scores and writes, and the others wait.
+
     Args:
         config: as from `default_probe_config()`.
 
     Returns:
-        The rows of the table, and facts: task, sizes, encoder, settings.
+        The rows of the table, and facts: task, sizes, encoder, settings; nothing in the others of several processes.
     """
     validate(config)
     encoder = load(config.checkpoint, config.which)
@@ -99,6 +103,12 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         classes = list(source.info.features["labels"].feature.names)
         train = datasets.num_examples(source, d.train_split)
         test = datasets.num_examples(source, d.test_split) if d.test_split else None
+        if jax.process_count() > 1 and (config.label_fractions or set(probes) != {"finetune"}):
+            for name in filter(None, (d.train_split, d.val_split, d.test_split)):
+                splits.split(name)  # together: what follows is for the first process
+    if jax.process_index() > 0:
+        parallel.wait("probes are done")
+        return [], {}
     facts: dict[str, Any] = dict(protocol=config.protocol or "none", dataset=dataset, classes=classes, train=train, test=test)
     facts |= dict(task=task, encoder=repr(encoder), statistics=dict(encoder.statistics), geomoe_version=__version__)
     facts |= dict(splits=folds_title(config), nodata=d.nodata, config=config.to_dict())
@@ -140,6 +150,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         facts["label_efficiency"] = _efficiency(config, task, splits)
     if folder:
         save_tables(stem, rows, facts)
+    parallel.wait("probes are done")
     return rows, facts
 
 

@@ -16,7 +16,7 @@ from geomoe.models.reconstruction import reconstruct
 from geomoe.training import parallel
 from geomoe.training.losses.config import LossConfig
 from geomoe.training.losses.objective import Batch
-from geomoe.training.losses.total import batch_losses, global_positions
+from geomoe.training.losses.total import batch_losses
 
 HostBatch = Mapping[str, np.ndarray]
 
@@ -43,16 +43,15 @@ def make_eval_step(
 ) -> Callable[[Any, Batch, Array], dict[str, Any]]:
     """Build `step(params, batch, key) -> metrics`, without router noise and dropout.
 
-    `val_loss_masked` and `val_loss_unmasked` are of the first crops; beside them each objective that is evaluated on held-out
-    images. The key fixes the masks, so that evaluations of one run compare.
+    A batch has beside the images, as for the training step, positions (B, views) int32: where its crops stand in the global
+    batch, by which they have their masks. `val_loss_masked` and `val_loss_unmasked` are of the first crops; beside them each
+    objective that is evaluated on held-out images. The key fixes the masks, so that evaluations of one run compare.
     """
     statistics = None if statistics is None else Statistics.of(statistics)
 
     def step(params: Any, batch: Batch, key: Array) -> dict[str, Any]:
-        positions = global_positions(len(batch["image"]), loss.views, axis_name)
-        values, usage = batch_losses(
-            model, params, batch, loss, rngs={"mask": key}, positions=positions, statistics=statistics, axis_name=axis_name
-        )
+        options: dict[str, Any] = dict(rngs={"mask": key}, positions=batch["positions"].T, statistics=statistics)
+        values, usage = batch_losses(model, params, batch, loss, **options, axis_name=axis_name)
         metrics = {**{f"val_loss_{name}": value for name, value in values.items()}, "usage": usage}
         return metrics if axis_name is None else jax.lax.pmean(metrics, axis_name)
 
@@ -61,24 +60,62 @@ def make_eval_step(
 
 @dataclasses.dataclass(frozen=True)
 class Evaluator:
-    """Evaluate parameters on the same held-out batches with the same masks each time."""
+    """Evaluate parameters on the same held-out batches with the same masks each time.
 
-    eval_step: Callable[..., Any]  # from `make_eval_step`, mapped over devices
+    Every example counts once. Of a last, smaller batch, as many examples as divide over the devices of all processes go over
+    them; the rest, at most one a device, are evaluated on one device of the process that has them. Means weigh these pieces by
+    their examples. What is no mean over examples (`LossConfig.of_batches`: the balance loss, InfoNCE, ...) is averaged over the
+    pieces that are as large as the first: of a smaller one it would be of another scale.
+    """
+
+    mapped_step: Callable[..., Any]  # from `make_eval_step`, mapped over devices
+    single_step: Callable[..., Any]  # the same for one device
     batches: Callable[[], Iterator[HostBatch]]  # starts the stream of this process's held-out batches
-    num_batches: int  # how many of them are averaged over, at most
+    share: int  # examples that every process has at least
+    batch_size: int  # over all processes
+    num_batches: int  # how many of them are evaluated, at most
     key: Array  # of the masks
+    loss: LossConfig = LossConfig()
 
     def __call__(self, params: Any) -> Evaluation:
-        """The means over the batches."""
-        each = [
-            parallel.fetch(self.eval_step(params, batch, jax.random.fold_in(self.key, i)))
-            for i, batch in zip(range(self.num_batches), parallel.prefetch(self.batches()))
-        ]
-        means = jax.tree.map(lambda *values: np.mean(values, axis=0), *each)
-        usage = means.pop("usage")
-        metrics = {name: float(value) for name, value in means.items()}
+        """The means over the examples."""
+        total: dict[str, Any] = {}
+        weights: dict[str, int] = {}
+        largest = 0
+        for examples, metrics in self._pieces(params):
+            largest = largest or examples
+            usage = metrics.pop("usage")
+            for name, value in {**metrics, **usage}.items():
+                if examples == largest or name.removeprefix("val_loss_") not in self.loss.of_batches:
+                    total[name] = total.get(name, 0) + examples * np.float64(value)
+                    weights[name] = weights.get(name, 0) + examples
+        total, weights = parallel.summed((total, weights))
+        means = {name: value / weights[name] for name, value in total.items()}
+        metrics = {name: float(value) for name, value in means.items() if np.ndim(value) == 0}
+        usage = {name: value for name, value in means.items() if np.ndim(value) == 1}
         metrics["val_least_used_expert"] = min(float(shares.min() * shares.size) for shares in usage.values())
         return Evaluation(metrics, usage)
+
+    def _pieces(self, params: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Examples of this process in each piece, and the metrics of the piece."""
+        devices, process, seen = jax.local_device_count(), jax.process_index(), 0
+        for i, batch in zip(range(self.num_batches), self.batches()):
+            key, rows = jax.random.fold_in(self.key, i), len(batch["image"])
+            together = min(rows, self.share - seen) // devices * devices  # the same in every process
+            seen += rows
+            if together:
+                piece = self._piece(batch, slice(0, together), process * together)
+                yield together, parallel.fetch(self.mapped_step(params, parallel.send(piece), key))
+            if rest := rows - together:
+                piece = self._piece(batch, slice(together, rows), jax.process_count() * together + process * devices)
+                yield rest, jax.tree.map(np.asarray, self.single_step(parallel.on_one_device(params), piece, key))
+
+    def _piece(self, batch: HostBatch, rows: slice, first: int) -> dict[str, np.ndarray]:
+        """Rows of a batch, whose positions in the global batch begin with `first`."""
+        part = {name: value[rows] for name, value in batch.items()}
+        places = np.arange(first, first + len(part["image"]))
+        views = np.arange(self.loss.views) * self.batch_size
+        return part | {"positions": (places[:, None] + views).astype(np.int32)}
 
 
 def reconstruction_images(

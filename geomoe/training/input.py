@@ -25,7 +25,8 @@ class RunData:
     mix: dict[str, dict[str, Any]]  # name of each dataset mixed in -> its "rows" of a batch and its "statistics"
     examples: int  # of the main dataset's training split
     train: Callable[[int], Batches]  # number of a batch -> the stream of this process's training batches from there on
-    val: Callable[[], Batches]  # starts the stream of this process's held-out batches
+    val: Callable[[], Batches]  # starts the stream of this process's held-out batches, the last one possibly smaller
+    val_share: int  # held-out examples that every process has at least; some have one more
 
 
 def open_data(
@@ -68,23 +69,23 @@ def open_data(
         return ({key: np.concatenate([part[key] for part in row]) for key in loss.batch_keys} for row in zip(*parts))
 
     def val() -> Batches:
-        split = main, d.val_split, val_batch, statistics
+        split = main, d.val_split, batch_size, statistics
         cropped = "centre_crop" if d.resize_mode in ("random_crop", "random_resized_crop") else d.resize_mode
         dropout = data.Augment(metadata_dropout=d.metadata_dropout)  # of metadata alone, as much as in training
         keys = [key for key in loss.batch_keys if key not in ("second_view", "second_valid")]
-        first = batches(keys, *split, resize_mode=cropped, augment=dropout)
+        first = batches(keys, *split, resize_mode=cropped, augment=dropout, one_epoch=True)
         if loss.views == 1:
             return first
-        second = batches(("image", "valid"), *split, resize_mode=d.resize_mode, augment=augment)
+        second = batches(("image", "valid"), *split, resize_mode=d.resize_mode, augment=augment, one_epoch=True)
         return (a | {"second_view": b["image"], "second_valid": b["valid"]} for a, b in zip(first, second))
 
-    count, devices = data.num_examples(main, d.val_split), jax.device_count()
-    val_batch = min(batch_size, count) // devices * devices
-    if not val_batch:
+    count = data.num_examples(main, d.val_split)
+    if count < jax.process_count():
         split = f"config.data.val_split = {d.val_split!r} of {d.name}"
-        raise ValueError(f"{split} has {count} examples, fewer than the {devices} devices; hold out more")
+        raise ValueError(f"{split} has {count} examples, fewer than the {jax.process_count()} processes; hold out more")
     mix = {name: {"rows": stream[2], "statistics": dict(stream[3])} for name, stream in zip(rows, streams[1:])}
-    return RunData(statistics, main.info.full_name, mix, data.num_examples(main, d.train_split), train, val)
+    examples, val_share = data.num_examples(main, d.train_split), count // jax.process_count()
+    return RunData(statistics, main.info.full_name, mix, examples, train, val, val_share)
 
 
 def rows_of_mix(mix: Sequence[tuple[str, float]], batch_size: int, processes: int) -> dict[str, int]:
@@ -130,4 +131,4 @@ def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig, loss: Loss
             yield batch
 
     statistics = Statistics((0.0,) * model.in_channels, (1.0,) * model.in_channels, "fake")
-    return RunData(statistics, "fake", {}, config.train.batch_size, stream, stream)
+    return RunData(statistics, "fake", {}, config.train.batch_size, stream, stream, local * config.log.eval_batches)

@@ -176,8 +176,20 @@ class Trainer:
         )
         self._train_step = parallel.map_train_step(train_step)
         self._key, val_key = jax.random.split(jax.random.key(config.seed + 1), 2)
-        eval_step = parallel.map_eval_step(make_eval_step(self.model, self.loss, statistics=self.data.statistics))
-        self._evaluator = Evaluator(eval_step, self.data.val, config.log.eval_batches, val_key)
+        eval_steps = [
+            make_eval_step(self.model, self.loss, statistics=self.data.statistics, axis_name=axis)
+            for axis in (parallel.AXIS, None)
+        ]
+        self._evaluator = Evaluator(
+            parallel.map_eval_step(eval_steps[0]),
+            jax.jit(eval_steps[1]),
+            self.data.val,
+            self.data.val_share,
+            config.train.batch_size,
+            config.log.eval_batches,
+            val_key,
+            self.loss,
+        )
         state = parallel.replicate(create_state(self.model, optimizer, config.seed, self.loss))
         restored = restore_latest(self.workdir, state)
         self.state = restored.state if restored else state

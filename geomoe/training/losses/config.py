@@ -72,6 +72,11 @@ class LossConfig:
         return [(objective, self.weights[objective.name]) for objective in OBJECTIVES if self.weights.get(objective.name)]
 
     @property
+    def of_batches(self) -> frozenset[str]:
+        """The losses whose value depends on the size of a batch: no means over its examples."""
+        return frozenset({"balance", *(objective.name for objective, _ in self.active if not objective.per_example)})
+
+    @property
     def views(self) -> int:
         """Crops of each place that a step needs."""
         return max([objective.views for objective, _ in self.active], default=1)

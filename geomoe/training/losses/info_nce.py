@@ -48,4 +48,5 @@ OBJECTIVE = Objective(
     views=2,
     head=lambda model, options: (model.width, int(options["info_nce_dim"])),
     options={"info_nce_temperature": 0.1, "info_nce_dim": 0},  # width of a linear projection that is compared; 0 for none
+    per_example=False,
 )

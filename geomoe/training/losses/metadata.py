@@ -49,4 +49,5 @@ OBJECTIVE = Objective(
     head=lambda model, options: (model.width, 2 * len(FIELDS)),
     options={"metadata_given_share": 0.0},
     check=_check,
+    per_example=False,  # a mean over what is hidden, of which a batch may have more or less
 )

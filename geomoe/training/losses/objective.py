@@ -62,6 +62,7 @@ class Objective:
     needs_statistics: bool = False  # of the z-score
     needs_teacher: bool = False  # an average of past encoders, whose decay is the option "teacher_momentum"
     held_out: bool = True  # whether it is evaluated on held-out images
+    per_example: bool = True  # whether it is a mean over the places, each by itself, whatever else the batch holds
     check: Callable[[ml_collections.ConfigDict, int], None] | None = None  # (config, views); raises where nothing is to learn
 
     @property

@@ -39,4 +39,4 @@ def _loss(inputs: LossInputs) -> Array:
     return vicreg(*inputs.views, inputs.axis_name)
 
 
-OBJECTIVE = Objective("vicreg", "VICReg between two crops", _loss, views=2)
+OBJECTIVE = Objective("vicreg", "VICReg between two crops", _loss, views=2, per_example=False)
