@@ -195,7 +195,7 @@ def _parse_flags(argv: Sequence[str], example: str) -> list[str]:
         config = argv[argv.index("--config") + 1]
     path = (config or "").rsplit(":", 1)[0] if not os.path.exists(config or "") else config
     if path and not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no config file {path}; the experiments are files in configs/")
+        raise FileNotFoundError(f"there is no config file {path}; the experiments are files in configs/ of the repository")
     try:
         remaining: list[str] = flags.FLAGS(argv)
     except flags.Error as error:
