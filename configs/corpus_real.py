@@ -14,7 +14,8 @@ from geomoe.training.presets import multi_objective_config
 
 def get_config(size: str = "S"):
     config = multi_objective_config(size)
-    config.data.update(name=SAMPLE, train_split="train[:90%]", val_split="train[90%:]", mix=training_mix(), cache=True)
+    config.data.update(name=SAMPLE, mix=training_mix(), cache=True)
+    config.data.update(train_split="train", val_name="landsat_scene/alberta_south", val_split="train")
     config.data.update(crop_sides=(22, 41), coastal_dropout=0.3, band_jitter=0.1)
     config.train.batch_size = BATCH
     return config

@@ -108,6 +108,17 @@ def test_two_views_in_training_and_validation(synthetic_dir):
         np.testing.assert_array_equal(first[key], again[key])
 
 
+def test_another_dataset_is_held_out_by_its_own_statistics(synthetic_dir):
+    other = "synthetic_landsat/small_dominant"
+    config = real_data_config(synthetic_dir, **{"data.val_name": other, "data.val_split": "val[:10]"})
+    run = opened(config)
+    statistics = data.compute_statistics(other, "val[:10]", synthetic_dir)
+    loaded = data.load(other, "val[:10]", data_dir=synthetic_dir, statistics=statistics, resize_mode="centre_crop")
+    order = lambda batch: sorted(image.tobytes() for image in batch["image"])
+    assert order(next(run.val())) == order(next(loaded.as_numpy_iterator()))
+    assert run.val_share == 10 and run.statistics.mean != statistics.mean
+
+
 @pytest.mark.parametrize("processes, sizes", [(1, [[8, 8, 8, 3]]), (2, [[4, 4, 4, 2], [4, 4, 4, 1]])])
 def test_held_out_batches_hold_every_example_once(synthetic_dir, monkeypatch, processes, sizes):
     import jax

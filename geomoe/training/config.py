@@ -61,6 +61,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.data_dir = "data"  # where `geomoe.cli.prepare` put it
     data.train_split = "train"  # TFDS notation
     data.val_split = "val"
+    data.val_name = ""  # the dataset of val_split, z-scored by its own statistics where it is another; "" is data.name
     data.statistics = "published"  # with the dataset, or "computed" from the training split
     data.statistics_dataset = ""  # whose published statistics; "" for those of data.name itself
     data.resize_mode = "centre_crop"  # centre_crop, random_crop, random_resized_crop or resize to model.img_size

@@ -48,11 +48,16 @@ def open_data(
         statistics = Statistics.published(d.statistics_dataset or main.name)
     rows = rows_of_mix(d.mix, batch_size, jax.process_count())
     streams = [(main, d.train_split, batch_size - sum(rows.values()), statistics)]
+
+    def another(name: str, split: str) -> tuple[Any, Statistics]:
+        source = data.builder(name, d.data_dir)
+        published = d.statistics == "published" and source.name in STATISTICS
+        return source, Statistics.published(source.name) if published else data.compute_statistics(source, split)
+
     for name, count in rows.items():
-        mixed = data.builder(name, d.data_dir)
-        published = d.statistics == "published" and mixed.name in STATISTICS
-        z_score = Statistics.published(mixed.name) if published else data.compute_statistics(mixed, "train")
+        mixed, z_score = another(name, "train")
         streams.append((mixed, "train", count, z_score))
+    held_out, val_statistics = another(d.val_name, d.val_split) if d.val_name else (main, statistics)
     augment = data.Augment(**{field.name: d[field.name] for field in dataclasses.fields(data.Augment)})
     common: dict[str, Any] = dict(img_size=model.img_size, hour=d.hour, seed=config.seed, cache=d.cache, train=True)
     common |= dict(clip=tuple(d.clip) or None, process_index=jax.process_index(), process_count=jax.process_count())
@@ -69,7 +74,7 @@ def open_data(
         return ({key: np.concatenate([part[key] for part in row]) for key in loss.batch_keys} for row in zip(*parts))
 
     def val() -> Batches:
-        split = main, d.val_split, batch_size, statistics
+        split = held_out, d.val_split, batch_size, val_statistics
         cropped = "centre_crop" if d.resize_mode in ("random_crop", "random_resized_crop") else d.resize_mode
         dropout = data.Augment(metadata_dropout=d.metadata_dropout)  # of metadata alone, as much as in training
         keys = [key for key in loss.batch_keys if key not in ("second_view", "second_valid")]
@@ -79,9 +84,9 @@ def open_data(
         second = batches(("image", "valid"), *split, resize_mode=d.resize_mode, augment=augment, one_epoch=True)
         return (a | {"second_view": b["image"], "second_valid": b["valid"]} for a, b in zip(first, second))
 
-    count = data.num_examples(main, d.val_split)
+    count = data.num_examples(held_out, d.val_split)
     if count < jax.process_count():
-        split = f"config.data.val_split = {d.val_split!r} of {d.name}"
+        split = f"config.data.val_split = {d.val_split!r} of {d.val_name or d.name}"
         raise ValueError(f"{split} has {count} examples, fewer than the {jax.process_count()} processes; hold out more")
     mix = {name: {"rows": stream[2], "statistics": dict(stream[3])} for name, stream in zip(rows, streams[1:])}
     examples, val_share = data.num_examples(main, d.train_split), count // jax.process_count()
