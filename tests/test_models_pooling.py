@@ -31,6 +31,7 @@ def test_each_pooling_by_hand(output):
         "patch_mean": tokens[:, 5:].mean(axis=1),
         "patch_std": tokens[:, 5:].std(axis=1),
         "cls": tokens[:, 4],
+        "metadata_tokens": tokens[:, :4].mean(axis=1),
         "stages": np.concatenate([layers[i].mean(axis=1) for i in (1, 3, 5)], axis=1),
         "layer_mean": np.mean([x.mean(axis=1) for x in layers], axis=0),
         "metadata": np.repeat(np.arange(4.0), 2)[None].repeat(2, axis=0),

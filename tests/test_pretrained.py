@@ -161,6 +161,7 @@ def test_pools_are_made_of_named_parts(encoder, scenes):
         "patch_mean": tokens[:, 5:].mean(axis=1),
         "patch_std": tokens[:, 5:].std(axis=1),
         "cls": tokens[:, 4],
+        "metadata_tokens": tokens[:, :4].mean(axis=1),
         "stages": np.concatenate(ends, axis=1),
         "layer_mean": np.mean(ends, axis=0),
         "metadata": np.concatenate(encoded, axis=1),

@@ -303,6 +303,7 @@ _POOLINGS: dict[str, Callable[[_Graph, _Encoded], _Value]] = {
     "patch_mean": lambda g, out: _mean(g, out.layers[-1].tokens(NUM_PREFIX_TOKENS), out.present.tokens(NUM_PREFIX_TOKENS)),
     "patch_std": _patch_std,
     "cls": lambda g, out: out.layers[-1].tokens(NUM_METADATA_TOKENS, NUM_PREFIX_TOKENS).reshape(0, out.config.width),
+    "metadata_tokens": lambda g, out: out.layers[-1].tokens(0, NUM_METADATA_TOKENS).sum(1) / NUM_METADATA_TOKENS,
     "stages": _stages,
     "layer_mean": lambda g, out: g.Sum(*(_mean(g, layer, out.present) for layer in out.layers)) / out.config.depth,
     "metadata": lambda g, out: g.Concat(*out.metadata, axis=-1),
