@@ -6,6 +6,7 @@ A reader, or a run that was killed, never sees half a file: what is being writte
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from typing import IO, Any
 
@@ -27,10 +28,10 @@ def names_file(path: str | os.PathLike[str]) -> Iterator[None]:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give a path to write to, and rename what stands there to `path` at the end of the `with` block.
 
-    If the block raises, what was written is removed and `path` stays as it was.
+    What is written may be a file or a folder. If the block raises, it is removed and `path` stays as it was.
 
     Args:
-        path: the file to make or replace; its folder is made where it is absent.
+        path: the file or folder to make or replace; the folder that it is in is made where it is absent.
 
     Raises:
         OSError: the file cannot be written; it names the file.
@@ -41,11 +42,21 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
     try:
         with names_file(target):
             yield partial
+        if os.path.isdir(partial):  # cannot take the place of a folder that holds something
+            _remove(target)
         os.replace(partial, target)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.remove(partial)
+            _remove(partial)
         raise
+
+
+def _remove(path: str) -> None:
+    """Delete a file or a folder where there is one."""
+    if os.path.isdir(path):
+        shutil.rmtree(path)
+    elif os.path.exists(path):
+        os.remove(path)
 
 
 @contextlib.contextmanager

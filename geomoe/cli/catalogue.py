@@ -19,10 +19,12 @@ from geomoe.progress import progress_bar
 
 
 def main(argv: list[str] | None = None) -> None:
+    from geomoe.embeddings.files import FORMATS
+
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.catalogue", description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", required=True, help="a text file with a path or address a line, or a STAC search result")
     parser.add_argument("--output", required=True, help="folder of the files of embeddings")
-    parser.add_argument("--format", default=".parquet", choices=(".parquet", ".npz", ".tif"), help="default: .parquet")
+    parser.add_argument("--format", default=".parquet", choices=FORMATS, help="default: .parquet")
     parser.add_argument("--beam_options", help="of Apache Beam, as '--runner=DirectRunner', whose workers embed")
     add_options(parser)
     args = parser.parse_args(argv)

@@ -10,6 +10,7 @@ and the first writes the output, in a folder that all see. Windows and patches w
 """
 
 import argparse
+import glob
 import os
 import sys
 from typing import Any
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     source.add_argument("--stac", help="a STAC item of a scene, file or address")
     stack = "scenes of several dates on one grid, or .json files of STAC items: each date, and the mean over clear ones"
     source.add_argument("--stack", nargs="+", help=stack)
-    parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif for scenes")
+    parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif or .zarr for scenes")
     parser.add_argument("--split", help="of --dataset (default: test)")
     parser.add_argument("--data_dir", help="where prepared datasets live (default: data)")
     modes = [mode for mode in RESIZE_MODES if mode != "exact"]
@@ -67,7 +68,8 @@ def main(argv: list[str] | None = None) -> None:
             counts = _embed_scenes(encoder, sink, spec, args)
     if jax.process_index() > 0:
         return
-    size = os.path.getsize(args.output) / 1e6
+    files = [args.output] if os.path.isfile(args.output) else glob.iglob(f"{glob.escape(args.output)}/**", recursive=True)
+    size = sum(map(os.path.getsize, files)) / 1e6
     marked = counts["patches"] - counts["embedded"]
     print(f"{args.output}: {counts['embedded']:,} embeddings, {marked:,} marked (too little data, or clouds), {size:.1f} MB")
 

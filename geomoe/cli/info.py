@@ -23,7 +23,7 @@ def describe(path: str) -> dict[str, Any]:
         raise FileNotFoundError(f"nothing at {path}")
     if os.path.isdir(path) and os.path.exists(os.path.join(path, "run.json")):
         return _of_run(path)
-    if path.endswith((".parquet", ".npz")):
+    if path.rstrip("/").endswith((".parquet", ".npz", ".zarr")):
         return _of_embeddings(path)
     if path.endswith(".json"):
         from geomoe.data.stac import read_items

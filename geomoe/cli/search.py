@@ -13,7 +13,7 @@ from geomoe.cli.setup import clear_errors
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.search", description=__doc__.splitlines()[0])
-    parser.add_argument("--embeddings", required=True, help="a .parquet, .npz or .tif file of geomoe.cli.embed")
+    parser.add_argument("--embeddings", required=True, help="a .parquet, .npz, .tif or .zarr file of geomoe.cli.embed")
     parser.add_argument("--like", required=True, help="LAT,LON of the query in degrees; --like=-3.1,-60 where LAT is negative")
     parser.add_argument("-k", type=int, default=20, help="number of hits (default: 20)")
     parser.add_argument("--within_km", type=float, default=5.0, help="how far an embedding may be from LAT,LON (default: 5)")

@@ -39,7 +39,7 @@ class CatalogueJob:
     Attributes:
         checkpoint, which: of the encoder, as for `geomoe.load`; every worker has to reach it.
         folder: of the outputs, which every worker has to reach.
-        ending: ".parquet", ".npz" or ".tif".
+        ending: ".parquet", ".npz", ".tif" or ".zarr".
         pool, dtype, batch_size: as for `geomoe.embeddings.Sink`.
         spec, options: as for `geomoe.embeddings.embed_scene`, the options its other arguments by name.
     """

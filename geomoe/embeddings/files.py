@@ -11,10 +11,11 @@ import numpy as np
 from geomoe.embeddings import footprints as shapes
 from geomoe.embeddings.rasters import read_geotiff
 from geomoe.embeddings.vectors import SCALE, Columns, to_float32
+from geomoe.embeddings.zarr_maps import read_zarr
 from geomoe.files import atomic_path
 
 Parts = Iterable[Columns]  # blocks of rows after each other; read several times
-RASTERS = (".tif",)
+RASTERS = (".tif", ".zarr")
 FORMATS = (".parquet", ".npz", *RASTERS)
 
 
@@ -103,7 +104,7 @@ def write_npz(output: str, parts: Parts, facts: Mapping[str, Any]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a `.parquet`, `.npz` or `.tif` file of embeddings into memory.
+    """Read a `.parquet`, `.npz`, `.tif` or `.zarr` file of embeddings into memory.
 
     Returns:
         id (N,) text; latitude, longitude (N,); time (N,) datetime64[s]; valid_fraction (N,), of tables; embedded (N,) bool;
@@ -113,7 +114,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError, ValueError: there is no such file, or it holds no embeddings.
     """
-    path = os.fspath(path)
+    path = os.fspath(path).rstrip("/")  # a shell puts one after the name of a Zarr store, which is a folder
     if not os.path.exists(path):
         raise FileNotFoundError(f"no embeddings at {path}")
     if path.endswith(".npz"):
@@ -125,6 +126,8 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         return out | {"vector": to_float32(out["vector"], out["facts"].get(SCALE))}
     if path.endswith(".tif"):
         return read_geotiff(path)
+    if path.endswith(".zarr"):
+        return read_zarr(path)
     if not path.endswith(".parquet"):
         raise ValueError(f"{path}: embeddings are read from {', '.join(FORMATS)} files")
     import pyarrow as pa

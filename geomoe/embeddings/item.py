@@ -21,6 +21,7 @@ _TYPES = {
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
     ".parquet": "application/vnd.apache.parquet",
     ".npz": "application/octet-stream",
+    ".zarr": "application/vnd.zarr; version=2",
 }
 _RUN = ("scene", "scenes", "resolution", "pool", "window", "stride", "min_valid", "max_cloud", "mask")
 _OUTLINE = 21  # points of each side of a scene's outline: straight in its projection, curved in longitude and latitude

@@ -1,9 +1,9 @@
-"""Rasters of embeddings: Cloud Optimized GeoTIFFs with one band a dimension, and read back."""
+"""Rasters of embeddings: Cloud Optimized GeoTIFFs with one band a dimension, and read back as tables of their pixels."""
 
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,6 @@ def _write_raw(path: str, parts: Iterable[Columns], facts: Mapping[str, Any], gr
 
 def read_geotiff(path: str) -> dict[str, Any]:
     """Read a raster of embeddings as a table of its pixels: see `geomoe.embeddings.read`."""
-    import pyproj
-
     from geomoe.data.raster import RasterError, open_raster
 
     try:
@@ -95,13 +93,29 @@ def read_geotiff(path: str) -> dict[str, Any]:
             rows = min(TILE, height - row)
             values = source.read(window=((row, row + rows), (0, width))).reshape(source.count, -1).T
             vector[row * width : (row + rows) * width] = to_float32(values, source.scales)
-        a, b, c, d, e, f = source.transform[:6]
-        wkt = source.crs.to_wkt() if source.crs else None
+        return pixel_table(vector, facts, source.shape, source.transform[:6], source.crs and source.crs.to_wkt())
+
+
+def pixel_table(
+    vector: np.ndarray, facts: dict[str, Any], shape: tuple[int, int], transform: Sequence[float], crs: str | None
+) -> dict[str, Any]:
+    """Give the pixels of a raster as a table: see `geomoe.embeddings.read`.
+
+    Args:
+        vector: (height * width, D) float32, row by row, NaN where not embedded.
+        facts: of the embeddings.
+        shape: height and width.
+        transform: a, b, c, d, e, f of pixels to coordinates, as rasterio has them.
+        crs: WKT, None where it is not known.
+    """
+    import pyproj
+
+    (height, width), (a, b, c, d, e, f) = shape, transform
     rows, columns = (index.reshape(-1) for index in np.indices((height, width)))
     x, y = columns + 0.5, rows + 0.5
     lon, lat = np.full((2, len(vector)), np.nan)
-    if wkt is not None:
-        to_wgs84 = pyproj.Transformer.from_crs(wkt, "EPSG:4326", always_xy=True)
+    if crs:
+        to_wgs84 = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
         lon, lat = to_wgs84.transform(a * x + b * y + c, d * x + e * y + f)
     ids = np.char.add(np.char.add(rows.astype(str), "_"), columns.astype(str))
     time = np.full(len(vector), np.datetime64(facts.get("time", "NaT"), "s"))

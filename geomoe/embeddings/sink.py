@@ -16,6 +16,7 @@ from geomoe.embeddings.files import FORMATS, RASTERS, write_npz, write_parquet
 from geomoe.embeddings.item import write_item
 from geomoe.embeddings.rasters import write_geotiff
 from geomoe.embeddings.vectors import Columns, StoredParts, check_dtype
+from geomoe.embeddings.zarr_maps import check_zarr, write_zarr
 from geomoe.files import atomic_open
 from geomoe.models.pooling import TOKENS, Pool, check_pool, check_pooled, pool_name
 from geomoe.pretrained import PretrainedEncoder
@@ -122,7 +123,7 @@ class Parts:
 class Sink:
     """Where embeddings go, and how; ValueError where a value has no meaning, or the output is there already."""
 
-    output: str | os.PathLike[str]  # a `.parquet`, `.npz` or (for scenes) `.tif` file
+    output: str | os.PathLike[str]  # a `.parquet`, `.npz` or (for scenes) `.tif` or `.zarr` file
     pool: Pool | None = None  # as for `PretrainedEncoder.embed`; None is "mean", and "tokens" for a map of them
     dtype: str = "float32"  # of the vectors in the file, of `geomoe.embeddings.vectors.DTYPES`
     batch_size: int = 256  # images at once
@@ -134,6 +135,8 @@ class Sink:
         if self.pool is not None:
             check_pool(self.pool)
         check_dtype(self.dtype)
+        if os.fspath(self.output).endswith(".zarr"):
+            check_zarr()
         if os.path.exists(self.output) and not os.path.exists(f"{os.fspath(self.output)}.parts"):
             raise ValueError(f"{self.output} is there already; remove it or take another name")
 
@@ -210,7 +213,8 @@ class Sink:
         self, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any] | None = None
     ) -> dict[str, int]:
         """Write the output, and a STAC item beside it for a scene with a CRS, from blocks that can be read several times."""
-        output, stored = os.fspath(self.output), StoredParts(parts, self.dtype)
+        output = os.fspath(self.output)
+        stored = StoredParts(parts, self.dtype, one_scale=output.endswith(".zarr"))
         facts = {**facts, **stored.facts}
         rows = [part["embedded"] for part in parts]
         located = grid is not None and grid["crs"] is not None
@@ -220,6 +224,8 @@ class Sink:
             write_parquet(output, stored, facts, footprints=located)
         elif output.endswith(".npz"):
             write_npz(output, stored, facts)
+        elif grid is not None and output.endswith(".zarr"):
+            write_zarr(output, stored, facts, grid)
         elif grid is not None:
             write_geotiff(output, stored, facts, grid)
         return {"patches": sum(map(len, rows)), "embedded": sum(int(row.sum()) for row in rows)}

@@ -25,7 +25,7 @@ def to_int8(vectors: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def to_float32(vectors: np.ndarray, scale: Sequence[float] | None) -> np.ndarray:
-    """Bring (N, D) vectors of a file to float32, with the scale of its facts where they are int8; -128 is NaN."""
+    """Bring (N, D) vectors of a file to float32, with the (D,) scale of its facts where they are int8; -128 is NaN."""
     if vectors.dtype != np.int8:
         return vectors.astype(np.float32, copy=False)
     if scale is None:
@@ -34,14 +34,19 @@ def to_float32(vectors: np.ndarray, scale: Sequence[float] | None) -> np.ndarray
 
 
 class StoredParts:
-    """Blocks of rows with vectors as a file stores them, from such with float32 vectors."""
+    """Blocks of rows with vectors as a file stores them, from such with float32 vectors.
 
-    def __init__(self, parts: Iterable[Columns], dtype: str) -> None:
+    The scale of int8 is one a dimension, or with `one_scale` the same for all.
+    """
+
+    def __init__(self, parts: Iterable[Columns], dtype: str, one_scale: bool = False) -> None:
         self._parts, self.dtype, self._scale = parts, dtype, np.zeros(0, np.float32)
         if dtype == "int8":
             with np.errstate(invalid="ignore"):
                 largest = [np.nanmax(np.abs(part["vector"]), axis=0, initial=0) for part in parts]
             highest = np.max(largest, axis=0)
+            if one_scale:
+                highest = np.full_like(highest, highest.max())
             self._scale = np.where(highest > 0, highest / 127, 1).astype(np.float32)
 
     @property
