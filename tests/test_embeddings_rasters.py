@@ -6,6 +6,7 @@ import numpy as np
 import pyproj
 import pytest
 import rasterio
+import tifffile
 from rasterio.transform import from_origin
 
 from geomoe import embeddings
@@ -25,13 +26,13 @@ def vectors():
     return out
 
 
-def write(path, vectors, dtype):
+def write(path, vectors, dtype, interleave="pixel"):
     rows = [slice(0, 7), slice(7, 150), slice(150, HEIGHT)]
     parts = [
         {"vector": vectors[r].reshape(-1, BANDS), "embedded": np.isfinite(vectors[r]).all(axis=-1).reshape(-1)} for r in rows
     ]
     stored = StoredParts(parts, dtype)
-    write_geotiff(str(path), stored, {"time": "2020-05-18T10:00:00", **stored.facts}, GRID)
+    write_geotiff(str(path), stored, {"time": "2020-05-18T10:00:00", **stored.facts}, GRID, interleave)
     return path
 
 
@@ -62,6 +63,36 @@ def test_a_cloud_optimized_geotiff(vectors, tmp_path, dtype):
     with rasterio.open(path, overview_level=0) as small:
         mean = vectors[100:102, 100:102].mean(axis=(0, 1))
         np.testing.assert_allclose(small.read()[:, 50, 50] * scales, mean, atol=np.abs(b).max() / 100)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_bands_by_themselves(vectors, tmp_path, dtype):
+    """The same file but for the order of its values: overviews come first, the directories of all images before the values."""
+    write(tmp_path / "pixel.tif", vectors, dtype)
+    write(tmp_path / "band.tif", vectors, dtype, "band")
+    with rasterio.open(tmp_path / "pixel.tif") as pixel, rasterio.open(tmp_path / "band.tif") as band:
+        assert (pixel.interleaving.name, band.interleaving.name) == ("pixel", "band")
+        np.testing.assert_array_equal(pixel.read(), band.read())
+        for name in ("dtypes", "block_shapes", "descriptions", "crs", "transform", "compression", "scales"):
+            assert getattr(pixel, name) == getattr(band, name), name
+        assert str(pixel.nodata) == str(band.nodata) and pixel.tags()["geomoe"] == band.tags()["geomoe"]
+        assert band.overviews(1) == [2, 4]
+    with (
+        rasterio.open(tmp_path / "pixel.tif", overview_level=0) as a,
+        rasterio.open(tmp_path / "band.tif", overview_level=0) as b,
+    ):
+        np.testing.assert_array_equal(a.read(), b.read())
+    with tifffile.TiffFile(tmp_path / "band.tif") as file:
+        starts = [min(page.dataoffsets) for page in file.pages]
+        assert starts == sorted(starts, reverse=True) and max(page.offset for page in file.pages) < min(starts)
+        assert len(file.pages[0].dataoffsets) == BANDS * 2 * 3  # a tile of each band
+
+
+def test_an_interleave_that_would_be_ignored_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="interleave = 'band' is for .tif; .*x.parquet would ignore it"):
+        embeddings.Sink(tmp_path / "x.parquet", interleave="band")
+    with pytest.raises(ValueError, match="interleave = 'line' is none of pixel, band"):
+        embeddings.Sink(tmp_path / "x.tif", interleave="line")
 
 
 def test_read_back_as_a_table(vectors, tmp_path):

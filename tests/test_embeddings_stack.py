@@ -114,8 +114,11 @@ def test_scenes_that_make_no_stack(encoder, scenes, tmp_path):
 
 def test_the_command(run_dir, scenes, tmp_path, capsys):
     arguments = ["--checkpoint", str(run_dir), "--stack", *map(str, scenes), "--output", str(tmp_path / "map.tif")]
-    embed.main([*arguments, "--resolution", "token", "--dtype", "int8", "--max_cloud", "1"])
+    embed.main([*arguments, "--resolution", "token", "--dtype", "int8", "--max_cloud", "1", "--interleave", "band"])
     assert sorted(path.name for path in tmp_path.glob("*.tif")) == ["map.tif", *(f"map_{day}.tif" for day in DAYS)]
+    for path in tmp_path.glob("*.tif"):
+        with rasterio.open(path) as file:
+            assert file.interleaving.name == "band"
     assert "embeddings" in capsys.readouterr().out
     shutil.rmtree(tmp_path)
     with pytest.raises(ValueError, match="--time is of one scene"):

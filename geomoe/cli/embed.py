@@ -22,6 +22,7 @@ from geomoe.progress import progress_bar
 
 def main(argv: list[str] | None = None) -> None:
     from geomoe.data.preprocess import RESIZE_MODES
+    from geomoe.embeddings.rasters import INTERLEAVES
 
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.embed", description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
@@ -34,6 +35,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif or .zarr for scenes")
     parser.add_argument("--split", help="of --dataset (default: test)")
     parser.add_argument("--data_dir", help="where prepared datasets live (default: data)")
+    together = "of a .tif: tiles of all bands, quick to read by pixel (default), or of one band"
+    parser.add_argument("--interleave", default="pixel", choices=INTERLEAVES, help=together)
     modes = [mode for mode in RESIZE_MODES if mode != "exact"]
     parser.add_argument("--resize_mode", choices=modes, help="of patches: centre_crop (default) or resize")
     parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")
@@ -57,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         def progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
-        sink = embeddings.Sink(args.output, args.pool and parse_pool(args.pool), args.dtype, args.batch_size, progress)
+        pool = args.pool and parse_pool(args.pool)
+        sink = embeddings.Sink(args.output, pool, args.dtype, args.batch_size, progress, args.interleave)
         if args.dataset:
             records = dict(data_dir=args.data_dir or "data", resize_mode=resize_mode, nodata=args.nodata)
             counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split or "test", **records)

@@ -12,12 +12,15 @@ from geomoe.embeddings.vectors import INT8_NODATA, SCALE, Columns, to_float32
 from geomoe.files import atomic_path
 
 RESOLUTIONS = ("window", "token", "pixel")  # a pixel is a window's stride, a patch or a pixel of the scene
+INTERLEAVES = ("pixel", "band")  # what lies together in a tile of a GeoTIFF: all bands, or one
 TILE = 128  # pixels a side
 _RAW_ROWS = 16  # of the tiles of the file on the way, which is written some rows at a time
 _CACHE_MB = 256  # of GDAL
 
 
-def write_geotiff(output: str, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any]) -> None:
+def write_geotiff(
+    output: str, parts: Iterable[Columns], facts: Mapping[str, Any], grid: Mapping[str, Any], interleave: str = "pixel"
+) -> None:
     """Write a Cloud Optimized GeoTIFF, with overviews, of rows of pixels.
 
     A band is a dimension. float32 and float16 (32 bits declared, 16 stored) have NaN for no data, int8 -128 and a scale a band.
@@ -26,6 +29,7 @@ def write_geotiff(output: str, parts: Iterable[Columns], facts: Mapping[str, Any
         parts: blocks of whole rows, with a "vector" of the file's type.
         facts: go into the tag "geomoe", as JSON.
         grid: rasterio's height, width, transform and crs.
+        interleave: of `INTERLEAVES`.
 
     Raises:
         OSError: the file cannot be written.
@@ -34,15 +38,19 @@ def write_geotiff(output: str, parts: Iterable[Columns], facts: Mapping[str, Any
     import rasterio.shutil
 
     dtype = next(iter(parts))["vector"].dtype
-    options = dict(BLOCKSIZE=TILE, COMPRESS="DEFLATE", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS")
-    options["PREDICTOR"] = "STANDARD" if dtype == np.int8 else "FLOATING_POINT"
+    options = dict(COMPRESS="DEFLATE", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", PREDICTOR=2 if dtype == np.int8 else 3)
+    if interleave == "pixel":
+        options |= dict(driver="COG", BLOCKSIZE=TILE)
+    else:  # GDAL's COG driver writes bands from 3.11 on; this gives the same order of a file's parts, without COG's mark
+        options |= dict(driver="GTiff", INTERLEAVE="BAND", COPY_SRC_OVERVIEWS="YES")
+        options |= dict(TILED="YES", BLOCKXSIZE=TILE, BLOCKYSIZE=TILE)
     if dtype == np.float16:
         options["NBITS"] = 16
     with atomic_path(output) as path, rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_TIFF_OVR_BLOCKSIZE=TILE):
         raw = f"{path}.raw"
         try:
             _write_raw(raw, parts, facts, grid, dtype)
-            rasterio.shutil.copy(raw, path, driver="COG", **options)
+            rasterio.shutil.copy(raw, path, **options)
         except rasterio.errors.RasterioError as error:
             raise OSError(f"{output} cannot be written: {error}") from error
         finally:

@@ -14,7 +14,7 @@ import numpy as np
 from geomoe.data.preprocess import InputSpec
 from geomoe.embeddings.files import FORMATS, RASTERS, write_npz, write_parquet
 from geomoe.embeddings.item import write_item
-from geomoe.embeddings.rasters import write_geotiff
+from geomoe.embeddings.rasters import INTERLEAVES, write_geotiff
 from geomoe.embeddings.vectors import Columns, StoredParts, check_dtype
 from geomoe.embeddings.zarr_maps import check_zarr, write_zarr
 from geomoe.files import atomic_open
@@ -128,6 +128,7 @@ class Sink:
     dtype: str = "float32"  # of the vectors in the file, of `geomoe.embeddings.vectors.DTYPES`
     batch_size: int = 256  # images at once
     progress: Callable[[int, int], None] = lambda done, total: None  # called with the patches done and that of all
+    interleave: str = "pixel"  # of a GeoTIFF, of `geomoe.embeddings.rasters.INTERLEAVES`: quick to read by pixel, or by band
 
     def __post_init__(self) -> None:
         if os.path.splitext(os.fspath(self.output))[1] not in FORMATS:
@@ -135,6 +136,10 @@ class Sink:
         if self.pool is not None:
             check_pool(self.pool)
         check_dtype(self.dtype)
+        if self.interleave not in INTERLEAVES:
+            raise ValueError(f"interleave = {self.interleave!r} is none of {', '.join(INTERLEAVES)}")
+        if self.interleave != "pixel" and not os.fspath(self.output).endswith(".tif"):
+            raise ValueError(f"interleave = {self.interleave!r} is for .tif; {self.output} would ignore it")
         if os.fspath(self.output).endswith(".zarr"):
             check_zarr()
         if os.path.exists(self.output) and not os.path.exists(f"{os.fspath(self.output)}.parts"):
@@ -227,5 +232,5 @@ class Sink:
         elif grid is not None and output.endswith(".zarr"):
             write_zarr(output, stored, facts, grid)
         elif grid is not None:
-            write_geotiff(output, stored, facts, grid)
+            write_geotiff(output, stored, facts, grid, self.interleave)
         return {"patches": sum(map(len, rows)), "embedded": sum(int(row.sum()) for row in rows)}
