@@ -1,8 +1,10 @@
 """The STAC item beside the embeddings of a scene: valid, and true."""
 
 import json
+import re
 
 import numpy as np
+import pyproj
 import pystac
 import pytest
 import rasterio
@@ -13,6 +15,60 @@ from pystac import validation
 
 from geomoe import embeddings
 
+_NUMBER, _TEXT = (int, float), (str, type(None))
+# Of the published schemas of projection 2.0.0, raster 2.0.0 and processing 1.2.0, and of the proposed embedding extension: the
+# fields that exist (proj:epsg does no longer), and what a value must be.
+FIELDS = {
+    "proj:code": lambda v: v is None or re.fullmatch(r"[A-Z0-9_]+:\w+", v),
+    "proj:wkt2": lambda v: isinstance(v, _TEXT),
+    "proj:bbox": lambda v: len(v) == 4 and v[0] < v[2] and v[1] < v[3] and numbers(v),
+    "proj:shape": lambda v: len(v) == 2 and all(isinstance(n, int) and n > 0 for n in v),
+    "proj:transform": lambda v: len(v) in (6, 9) and numbers(v),
+    "raster:sampling": lambda v: v in ("area", "point"),
+    "raster:scale": lambda v: isinstance(v, _NUMBER),
+    "processing:software": lambda v: all(isinstance(name, str) for pair in v.items() for name in pair),
+    "emb:type": lambda v: v in ("pixel", "chip"),
+    "emb:dimensions": lambda v: isinstance(v, int) and v > 0,
+    "emb:temporal_resolution": lambda v: v in ("single_acquisition", "multi_temporal"),
+    "emb:runtime_parameters": lambda v: isinstance(v, dict),
+    "emb:preprocessing": lambda v: v.keys() >= {"format", "expression"} and isinstance(v["format"], str),
+    "emb:chip_layout": lambda v: (
+        v["layout_type"] == "regular_grid"
+        and all(len(v[key]) == 2 and all(isinstance(n, int) for n in v[key]) for key in ("chip_size", "stride"))
+    ),
+    "emb:quantization": lambda v: (
+        v.keys() <= {"method", "original_dtype", "quantized_dtype", "scale", "offset", "link"}
+        and (v["method"], v["original_dtype"], v["quantized_dtype"]) == ("linear", "float32", "int8")
+        and numbers(v["scale"])
+        and numbers(v["offset"])
+    ),
+}
+EXTENSIONS = {"proj": "projection/v2.0.0", "raster": "raster/v2.0.0", "processing": "processing/v1.2.0"}
+
+
+def numbers(values):
+    return isinstance(values, list) and all(isinstance(value, _NUMBER) and np.isfinite(value) for value in values)
+
+
+def broken_rules(content):
+    """What in an item is not as the schemas of extensions have it."""
+    (asset,) = content["assets"].values()
+    fields = [pair for part in (content["properties"], asset, *asset["bands"]) for pair in part.items() if ":" in pair[0]]
+    fields = [(name, value) for name, value in fields if not name.startswith("geomoe:")]
+    broken = [name for name, value in fields if name not in FIELDS or not FIELDS[name](value)]
+    used = {name.partition(":")[0] for name, _ in fields}
+    listed = [f"https://stac-extensions.github.io/{EXTENSIONS[prefix]}/schema.json" for prefix in EXTENSIONS if prefix in used]
+    if sorted(listed) != sorted(
+        content["stac_extensions"]
+    ):  # each asks for a field of its own, and to be named where it has one
+        broken.append("stac_extensions")
+    facts = content["properties"]
+    if not (facts.get("proj:code") or facts.get("proj:wkt2")) or not facts.keys() >= {"proj:transform", "proj:shape"}:
+        broken.append("what GDAL needs of the projection")
+    if not facts.keys() >= {"emb:type", "emb:dimensions"} or "data_type" not in asset:
+        broken.append("what an embedding must say")
+    return broken
+
 
 @pytest.fixture(scope="module")
 def scene_file(tmp_path_factory):
@@ -21,8 +77,9 @@ def scene_file(tmp_path_factory):
 
 
 def valid_item(path):
-    """The item as pystac reads it, valid by STAC 1.1 (the schemas of extensions lie on the network)."""
+    """The item as pystac reads it, valid by STAC 1.1 and by the rules of its extensions (whose schemas lie on the network)."""
     content = json.loads(path.read_text())
+    assert broken_rules(content) == []
     validation.validate_dict({**content, "stac_extensions": []})
     return pystac.Item.from_file(path)
 
@@ -34,6 +91,7 @@ def valid_item(path):
         ("a.tif", "window", "float16"),
         ("a.parquet", "window", "float32"),
         ("a.npz", "window", "int8"),
+        ("a.zarr", "token", "float16"),
     ],
 )
 def test_what_an_item_says(encoder, scene_file, tmp_path, name, resolution, dtype):
@@ -76,3 +134,11 @@ def test_a_scene_across_180_degrees(encoder, tmp_path):
     west, south, east, north = item.bbox
     assert item.geometry["type"] == "MultiPolygon" and 179.9 < west < 180 and -180 < east < -179.9
     assert 62.9 < south < north < 63.1
+
+
+def test_a_crs_without_a_code_is_given_in_full(encoder, tmp_path):
+    crs = "+proj=laea +lat_0=47 +lon_0=11 +datum=WGS84 +units=m"
+    scene = write_tif(tmp_path / "s.tif", make_ground()[:20, :20], crs=crs, origin=(0.0, 0.0))
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.parquet"), scene, time="2020-05-18")
+    facts = valid_item(tmp_path / "a.parquet.stac.json").properties
+    assert facts["proj:code"] is None and pyproj.CRS.from_wkt(facts["proj:wkt2"]).equals(pyproj.CRS(crs).to_2d(), True)

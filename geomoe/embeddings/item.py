@@ -16,7 +16,7 @@ from geomoe.embeddings.vectors import INT8_NODATA, SCALE, Columns
 from geomoe.files import atomic_open
 
 SUFFIX = ".stac.json"
-_EXTENSIONS = ("projection/v2.0.0", "raster/v2.0.0", "processing/v1.2.0")
+_EXTENSIONS = {"proj": "projection/v2.0.0", "raster": "raster/v2.0.0", "processing": "processing/v1.2.0"}  # by prefix
 _TYPES = {
     ".tif": "image/tiff; application=geotiff; profile=cloud-optimized",
     ".parquet": "application/vnd.apache.parquet",
@@ -45,16 +45,20 @@ def write_item(output: str, facts: Mapping[str, Any], grid: Mapping[str, Any], p
         return
     vector = next(iter(parts))["vector"]
     outline = footprints.polygons(_outline(grid))
+    properties = {**_when(times), **_projection(grid), **_embedding(facts, vector.dtype, vector.shape[-1])}
+    asset = _asset(output, facts, vector.dtype, vector.shape[-1])
+    used = {field.partition(":")[0] for fields in (properties, asset, *asset["bands"]) for field in fields}
+    names = [name for prefix, name in _EXTENSIONS.items() if prefix in used]  # their schemas ask for a field of theirs
     item = {
         "type": "Feature",
         "stac_version": "1.1.0",
-        "stac_extensions": [f"https://stac-extensions.github.io/{name}/schema.json" for name in _EXTENSIONS],
+        "stac_extensions": [f"https://stac-extensions.github.io/{name}/schema.json" for name in names],
         "id": os.path.splitext(os.path.basename(output))[0],
         "geometry": footprints.to_geojson(outline),
         "bbox": footprints.bounds(outline).tolist(),
-        "properties": {**_when(times), **_projection(grid), **_embedding(facts, vector.dtype, vector.shape[-1])},
+        "properties": properties,
         "links": [],
-        "assets": {"embeddings": _asset(output, facts, vector.dtype, vector.shape[-1])},
+        "assets": {"embeddings": asset},
     }
     with atomic_open(path) as file:
         json.dump(item, file, indent=1, allow_nan=False)
@@ -116,7 +120,14 @@ def _embedding(facts: Mapping[str, Any], dtype: np.dtype, dimensions: int) -> di
 
 def _asset(output: str, facts: Mapping[str, Any], dtype: np.dtype, dimensions: int) -> dict[str, Any]:
     ending = os.path.splitext(output)[1]
-    asset = {"href": f"./{os.path.basename(output)}", "type": _TYPES[ending], "roles": ["data"], "title": "Embeddings"}
+    asset: dict[str, Any] = {
+        "href": f"./{os.path.basename(output)}",
+        "type": _TYPES[ending],
+        "roles": ["data"],
+        "title": "Embeddings",
+    }
+    if ending in (".tif", ".zarr"):
+        asset["raster:sampling"] = "area"
     bands: list[dict[str, Any]] = [{"name": f"embedding {band}"} for band in range(dimensions)]
     if dtype == np.int8:
         for band, scale in zip(bands, facts[SCALE]):
