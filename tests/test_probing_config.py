@@ -90,6 +90,7 @@ def test_settings_tell_apart_what_a_result_depends_on():
         {"data.test_split": "", "data.splits": "spatial", "data.buffer_km": 20.0},
         {"data.test_split": "", "data.splits": "group", "data.group": "scene"},
         {"data.test_split": "", "data.splits": "group", "data.group": "folder"},
+        {"data.test_split": "", "linear.C": 0.0},
         {"data.resize_mode": "resize"},
         {"data.clip": (0.0, 1.0)},
         {"data.hour": "local"},
@@ -102,6 +103,9 @@ def test_settings_tell_apart_what_a_result_depends_on():
     texts = [text(), *(text(**change) for change in changes)]
     assert len(set(texts)) == len(texts)
     assert text("knn", **{"knn.k": 3}) != text("knn") and text("linear", **{"knn.k": 3}) == text("linear")
+    blocks = {"data.test_split": "", "data.splits": "spatial"}
+    assert ";val=spatial;" in text(**blocks, **{"linear.C": 0.0}) and ";val=" not in text("knn", **blocks, **{"linear.C": 0.0})
+    assert ";val=spatial;" in text(**blocks, protocol="torchgeo_bench") and ";val=" not in text(**blocks)
     for probe, change in (("finetune", {"finetune.lr": 1.0}), ("ridge", {"ridge.target": "latitude"})):
         assert text(probe, **change) != text(probe)
 

@@ -1,10 +1,12 @@
 """Cross-validation: rows are scored by what was fitted without them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from probing_helpers import problem
 
-from geomoe.probing import cross_validate, knn_probe, random_folds, spatial_folds
+from geomoe.probing import cross_validate, group_folds, knn_probe, linear_probe, random_folds, spatial_folds
 from geomoe.probing.evaluation import held_out_scores
 
 
@@ -70,3 +72,53 @@ def test_folds_of_any_kind_are_taken_and_named():
         cross_validate(x, labels, folds=folds, seed=1, **options)
     with pytest.raises(ValueError, match="the folds are of other rows: they test 240, and there are 30"):
         cross_validate(x[:30], labels[:30], folds=folds, **options)
+
+
+@pytest.mark.parametrize("kind", ["spatial", "group"])
+def test_rows_to_choose_C_on_are_whole_blocks_or_groups(kind):
+    """Of a fold's training rows about a fifth, no place on both sides, and no row of the test fold."""
+    rng = np.random.default_rng(0)
+    place = rng.integers(0, 40, 240)
+    x = np.concatenate([np.arange(240.0)[:, None], rng.standard_normal((240, 3))], axis=1)
+    labels = rng.integers(0, 2, 240)
+    latitude, longitude = -60 + 3.0 * place + 0.01 * rng.random(240), 5 + 0.01 * rng.random(240)
+    folds = spatial_folds(latitude, longitude, 4, 2, block_km=60) if kind == "spatial" else group_folds(place, 4, 2)
+    seen = []
+
+    def probe(train, test, *, draw, **options):
+        rows, scored = train[0][:, 0].astype(int), test[0][:, 0].astype(int)
+        fitted, chosen = (rows[part] for part in draw(len(rows), 0))
+        assert not set(fitted) & set(chosen) and set(fitted) | set(chosen) == set(rows) == set(range(240)) - set(scored)
+        assert not set(place[fitted]) & set(place[chosen])
+        seen.append(len(chosen) / len(rows))
+        return linear_probe(train, test, draw=draw, **options)
+
+    result = cross_validate(x, labels, task="multiclass", folds=folds, probe=probe, C=(0.1, 1.0), resamples=0)
+    assert len(seen) == 4 and all(0.12 < share < 0.28 for share in seen) and result.scores.shape == (240, 2)
+    with pytest.raises(ValueError, match=r"of one (block|group), so that none can be held out to choose C on; give C"):
+        folds.holdout(np.flatnonzero(place == 3))
+
+
+def test_the_buffer_holds_between_the_rows_that_C_is_chosen_on_and_those_fitted():
+    """A line of places 10 km apart, blocks of 60 km: two places on each side of a held-out block are left out."""
+    latitude = np.repeat(np.arange(80) * 10 / 111.195, 3)
+    folds = spatial_folds(latitude, np.zeros(240), 3, 0, block_km=60, buffer_km=25)
+    for train, _ in folds:
+        fitted, chosen = (train[part] for part in folds.holdout(train))
+        apart = np.abs(latitude[fitted][:, None] - latitude[chosen]) * 111.195
+        assert apart.min() > 25 and 0 < len(fitted) < len(train) - len(chosen)
+
+
+def test_a_sweep_within_blocks_does_not_leak():
+    """Labels that tell a place by its neighbour alone: on rows drawn at random the probe looks perfect."""
+    rng = np.random.default_rng(0)
+    place = np.repeat(np.arange(100), 4)
+    labels = rng.integers(0, 2, 100)[place]
+    x = 3 * rng.standard_normal((100, 100))[place] + 0.01 * rng.standard_normal((400, 100))
+    latitude, longitude = 1.5 * place - 75, np.full(400, 5.0)
+    folds = spatial_folds(latitude, longitude, 5, 0, block_km=60)
+    chosen = {}
+    for name, part in (("blocks", folds), ("any rows", dataclasses.replace(folds, holdout=None))):
+        options = dict(task="multiclass", folds=part, C=(1e-4, 1.0), resamples=0)
+        chosen[name] = cross_validate(x, labels, **options).settings
+    assert chosen["any rows"]["val_score"] > chosen["blocks"]["val_score"] + 0.2

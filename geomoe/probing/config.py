@@ -147,6 +147,11 @@ def probe_options(config: ml_collections.ConfigDict, probe: str) -> dict[str, An
     return options | ({"C": "sweep"} if options.get("C") == 0 else {})
 
 
+def _chooses_C(config: ml_collections.ConfigDict) -> bool:
+    options = protocol_options(config.protocol, "linear") if config.protocol else config.linear
+    return options["C"] in (0, "sweep")
+
+
 def group_text(group: str) -> str:
     """What `data.group` says, with the start of the SHA-256 of a table's content: another table makes other folds."""
     path, _, column = group.rpartition(":")
@@ -174,6 +179,8 @@ def settings_text(config: ml_collections.ConfigDict, probe: str) -> str:
         shown["val"] = d.val_split
     if not d.test_split:
         shown |= {"folds": d.folds, "splits": d.splits}
+        if d.splits in ("spatial", "group") and probe == "linear" and _chooses_C(config):
+            shown["val"] = d.splits
         if d.splits == "spatial":
             shown |= {"block_km": d.block_km, "buffer_km": d.buffer_km}
         if d.splits == "group":

@@ -1,6 +1,7 @@
 """Probes fitted several times: cross-validation, and curves of label efficiency."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ def cross_validate(
         probe: `linear_probe` or `knn_probe`; `options` are its options.
         folds: from `random_folds`, `stratified_folds`, `spatial_folds` or `group_folds`; None draws `count` stratified ones by
             `seed`. Patches beside each other look alike, so that folds at random tell how a probe does between its training
-            patches, spatial ones how it does elsewhere.
+            patches, spatial ones how it does elsewhere. A C that is chosen is chosen in each fold on rows held out of those to
+            fit on, by whole blocks or groups where the folds have them.
 
     Returns:
         A result whose settings say how the folds were drawn.
@@ -59,7 +61,9 @@ def cross_validate(
     settings: dict[str, Any] = {}
 
     def fit(train: Rows, test: Rows) -> np.ndarray:
-        result = probe(train, test, task=task, resamples=0, **options)
+        (rows, y_train), (rows_test, y_test) = train, test
+        draw = {} if own is None else {"draw": lambda count, seed: own(rows)}
+        result = probe((x[rows], y_train), (x[rows_test], y_test), task=task, resamples=0, **draw, **options)
         settings.update(result.settings)
         return result.scores
 
@@ -67,7 +71,8 @@ def cross_validate(
         folds = stratified_folds(y, count, seed)
     elif (count, seed) != (5, 0):
         raise ValueError(f"the folds are drawn already; count = {count} and seed = {seed} would be ignored")
-    scores = held_out_scores(x, y, folds, fit)
+    own: Any = folds.holdout if "draw" in inspect.signature(probe).parameters else None  # others choose nothing
+    scores = held_out_scores(np.arange(len(x)), y, folds, fit)
     settings |= {"train": len(x), "test": len(x), **folds.settings}
     return classification_result(y, scores, task, settings, resamples)
 

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from geomoe.files import atomic_path
 from geomoe.probing.config import protocol_options
 from geomoe.probing.logistic import solve
 from geomoe.probing.metrics import ProbeResult, bootstrap_regression, classification_result, main_score, regression_metrics
-from geomoe.probing.splits import Split, labelled_splits, regression_splits, strength_grid, validation_rows
+from geomoe.probing.splits import Fold, Split, holdout, labelled_splits, regression_splits, strength_grid, validation_rows
 
 if TYPE_CHECKING:
     from geomoe.pretrained import PretrainedEncoder
@@ -231,6 +231,7 @@ def linear_probe(
     protocol: str | None = None,
     resamples: int = 1000,
     seed: int = 0,
+    draw: Callable[[int, int], Fold] = holdout,
     info: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> ProbeResult:
@@ -244,6 +245,7 @@ def linear_probe(
         protocol: one of `PROTOCOLS`; it sets the options, and the result carries its name.
         resamples: of the bootstrap confidence intervals; 0 for none.
         seed: of the validation rows.
+        draw: draws these, of so many rows and by a seed, where `val` is None; folds of blocks or groups have their own.
         info: plain values to keep with the fitted model.
 
     Raises:
@@ -264,7 +266,7 @@ def linear_probe(
     fit = functools.partial(fit_logistic, task=task, standardise=options.standardise, max_iter=options.max_iter)
     grid, choose = strength_grid("C", options.C, C_GRID)
     if choose:
-        rows, (x_val, y_val), joined = validation_rows((x, y), splits.get("val"), seed)
+        rows, (x_val, y_val), joined = validation_rows((x, y), splits.get("val"), seed, draw)
         models = fit(*rows, C=grid)
         scores = [main_score(y_val, model.probabilities(x_val), task) for model in models]
         best = int(np.argmax(scores))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,10 +106,13 @@ class Folds:
     Attributes:
         parts: the folds.
         settings: how they were drawn, for results: "splits" ("random", "stratified", "spatial" or "group"), "folds", "seed" ...
+        holdout: of some rows, those of a fold to fit on, holds out about a fifth to choose C on, by whole blocks or groups:
+            a `Fold` of indices into them. None: any rows do.
     """
 
     parts: tuple[Fold, ...]
     settings: Mapping[str, Any]
+    holdout: Callable[[np.ndarray], Fold] | None = None
 
     def __iter__(self) -> Iterator[Fold]:
         return iter(self.parts)
@@ -199,7 +202,8 @@ def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 
     names, index = np.unique(np.asarray(groups), return_inverse=True)
     _check_count(count, len(names), "groups")
     tests = _deal_out(index, len(names), count, np.random.default_rng(seed))
-    return _without(len(groups), tests, splits="group", groups=len(names), seed=seed)
+    folds = _without(len(groups), tests, splits="group", groups=len(names), seed=seed)
+    return dataclasses.replace(folds, holdout=lambda rows: _hold_out(index[rows], seed, "group"))
 
 
 def _deal_out(index: np.ndarray, groups: int, count: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -209,6 +213,15 @@ def _deal_out(index: np.ndarray, groups: int, count: int, rng: np.random.Generat
         fold_of[group] = np.argmin(rows)
         rows[fold_of[group]] += sizes[group]
     return [np.flatnonzero(fold_of[index] == i) for i in range(count)]
+
+
+def _hold_out(index: np.ndarray, seed: int, what: str) -> Fold:
+    """Hold out about a fifth of rows, of which `index` (N,) says the group or block."""
+    names, index = np.unique(index, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"the rows to fit on of a fold are of one {what}, so that none can be held out to choose C on; give C")
+    held = _deal_out(index, len(names), min(5, len(names)), np.random.default_rng(seed))[0]
+    return Fold(np.setdiff1d(np.arange(len(index)), held), held)
 
 
 def spatial_folds(
@@ -260,34 +273,45 @@ def spatial_folds(
     if blocks < count:
         raise ValueError(f"block_km = {block_km} makes {blocks} blocks of these rows, fewer than the {count} folds; lower it")
     _check_count(count, blocks, "blocks")
-    tests = _deal_out(index.reshape(-1), blocks, count, rng)
+    index = index.reshape(-1)
+    tests = _deal_out(index, blocks, count, rng)
     plain = _without(len(latitude), tests, splits="spatial", block_km=block_km, buffer_km=buffer_km, blocks=blocks, seed=seed)
+    places = np.radians(np.stack([latitude, longitude], axis=1))
+
+    def holdout(rows: np.ndarray) -> Fold:
+        return _with_buffer(_hold_out(index[rows], seed, "block"), places[rows], buffer_km)
+
+    return Folds(tuple(_with_buffer(fold, places, buffer_km) for fold in plain), plain.settings, holdout)
+
+
+def _with_buffer(fold: Fold, places: np.ndarray, buffer_km: float) -> Fold:
+    """Leave out of the rows to fit on those that are nearer than `buffer_km` to a test row; places (N, 2) in radians."""
     if not buffer_km:
-        return plain
+        return fold
     from sklearn.neighbors import BallTree
 
-    places, parts = np.radians(np.stack([latitude, longitude], axis=1)), []
-    for train, test in plain:
-        distance = BallTree(places[test], metric="haversine").query(places[train])[0][:, 0] * EARTH_RADIUS_KM
-        parts.append(Fold(train[distance >= buffer_km], test))
-        if not len(parts[-1].train):
-            raise ValueError(f"buffer_km = {buffer_km} leaves no row to fit on in a fold of {len(test)} rows; lower it")
-    return Folds(tuple(parts), plain.settings)
+    train, test = fold
+    distance = BallTree(places[test], metric="haversine").query(places[train])[0][:, 0] * EARTH_RADIUS_KM
+    if not (distance >= buffer_km).any():
+        raise ValueError(f"buffer_km = {buffer_km} leaves no row to fit on in a fold of {len(test)} rows; lower it")
+    return Fold(train[distance >= buffer_km], test)
 
 
-def holdout(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def holdout(count: int, seed: int) -> Fold:
     """Draw a fifth of `count` rows to hold out: indices of the rows to fit on, and of those held out."""
     order = np.random.default_rng(seed).permutation(count)
     size = max(int(round(0.2 * count)), 1)
-    return order[size:], order[:size]
+    return Fold(order[size:], order[:size])
 
 
-def validation_rows(train: Rows, val: Rows | None, seed: int) -> tuple[Rows, Rows, Rows]:
-    """Give the rows to fit on, those to choose options on (without `val` a `holdout` of the former), and both together."""
+def validation_rows(
+    train: Rows, val: Rows | None, seed: int, draw: Callable[[int, int], Fold] = holdout
+) -> tuple[Rows, Rows, Rows]:
+    """Give the rows to fit on, those to choose options on (without `val` drawn of the former), and both together."""
     x, y = train
     if val is not None:
         return train, val, (np.concatenate([x, val[0]]), np.concatenate([y, val[1]]))
-    rows, rest = holdout(len(x), seed)
+    rows, rest = draw(len(x), seed)
     return (x[rows], y[rows]), (x[rest], y[rest]), train
 
 
