@@ -82,7 +82,11 @@ def test_every_pooling_equals_jax(pool, encoder, tmp_path):
     ids=["learned metadata, selection bias", "own projections", "many experts"],
 )
 def test_every_architecture_equals_jax(model, tmp_path):
-    compare(random_encoder(size="tiny", img_size=16, **model), tmp_path / "encoder.onnx", ("cls", "patch_std", "metadata_tokens", "stages"))
+    compare(
+        random_encoder(size="tiny", img_size=16, **model),
+        tmp_path / "encoder.onnx",
+        ("cls", "patch_std", "metadata_tokens", "stages"),
+    )
 
 
 def test_equal_logits_go_to_the_lower_experts(tmp_path):

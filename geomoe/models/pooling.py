@@ -73,7 +73,7 @@ POOLINGS: dict[str, Pooling] = {
     "patch_mean": _of_patches(mean_token),
     "patch_std": _of_patches(_std),
     "cls": _of_tokens(lambda tokens, present: tokens[:, NUM_METADATA_TOKENS]),
-    "metadata_tokens": _of_tokens(lambda tokens, present: jnp.mean(tokens[:, :NUM_METADATA_TOKENS].astype(jnp.float32), axis=1)),
+    "metadata_tokens": _of_tokens(lambda tokens, present: mean_token(tokens[:, :NUM_METADATA_TOKENS], None)),
     "stages": Pooling(_stages, lambda config: config.width * len(config.stage_experts)),
     "layer_mean": Pooling(
         lambda out, metadata, config: jnp.mean(jnp.stack(_layer_means(out)), axis=0), lambda config: config.width
@@ -137,7 +137,7 @@ def pool_tokens(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig
     """Pool the encoder's output to embeddings.
 
     - "mean" over all tokens, the published embedding; "patch_mean" over the patches' tokens; "cls": D numbers each.
-    - "metadata_tokens": the mean over the four metadata tokens, what the encoder makes of place and time beside these pixels; D.
+    - "metadata_tokens": the mean over the four metadata tokens, what the encoder makes of place and time beside the pixels; D.
     - "unit_mean": "mean" scaled to length sqrt(D), as the contrastive objective compares it; D.
     - "patch_std": standard deviation over the patches' tokens, D.
     - "stages": the mean over all tokens at the end of each stage, concatenated, 3 D for the published sizes.
