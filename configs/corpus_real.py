@@ -4,10 +4,10 @@
     python train.py --config configs/corpus_real.py --workdir runs/corpus
     python -m geomoe.cli.corpus --data_dir data --checkpoints runs/corpus
 
-`geomoe/data/corpus.py` says which images there are and which are held out; the validation losses are of Alberta's south. It is
-the multi-objective recipe (docs/recipes.md), but the encoder is given half of the metadata of one of two crops and its mean
-token has to hold what it was given, while InfoNCE compares a projection that may leave it out. `--config configs/corpus_real.py:XXS`
-takes another size. docs/model_card.md has the time and the results.
+`geomoe/data/corpus.py` says which images there are and which are held out; the validation losses are of Alberta's south. It
+is the multi-objective recipe (docs/recipes.md), but the encoder is given half of the metadata of one of two crops and its
+mean token has to hold what it was given, while InfoNCE compares a projection that may leave it out. `--config
+configs/corpus_real.py:XXS` takes another size. docs/model_card.md has the time and the results.
 """
 
 from geomoe.data.corpus import BATCH, SAMPLE, training_mix

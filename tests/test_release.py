@@ -1,8 +1,8 @@
 """The weights that come with the package: their golden embeddings, by every way of computing them.
 
 tests/data/golden_release.npz holds 16 synthetic patches with their vectors, and the vectors of 64 patches of BigEarthNet-L,
-which are read by path. Tolerances are absolute, on numbers whose largest is some tens: 1e-4, since a compiler may sum in another order
-and 15 blocks follow each other. `python tests/test_release.py` writes the file anew, for new weights alone.
+which are read by path. Tolerances are absolute, on numbers whose largest is some tens: 1e-4, since a compiler may sum in
+another order and 15 blocks follow each other. `python tests/test_release.py` writes the file anew, for new weights alone.
 """
 
 import json
