@@ -9,7 +9,7 @@ from geotiffs import pixels, write_tif
 from web import serve
 
 from geomoe.data.geotiff import PatchError, read_patch
-from geomoe.data.raster import RasterError, check_size, open_raster
+from geomoe.data.raster import RasterError, check_size, open_raster, read_options
 from geomoe.data.scene import SceneError, open_scene
 
 VRT = """<VRTDataset rasterXSize="43" rasterYSize="41"><SRS>EPSG:32633</SRS>
@@ -139,3 +139,10 @@ def test_blocks_are_bounded(tmp_path):
         pass
     with pytest.raises(RasterError, match="blocks take 2048 MB each"):
         open_raster(str(path))
+
+
+def test_reading_keeps_few_blocks_in_memory(tmp_path):
+    """GDAL takes 5 % of all memory unless told, which a whole scene fills; rasterio gives it the limit in bytes."""
+    for path in (str(tmp_path / "a.tif"), "https://example.org/a.tif"):
+        with read_options(path):
+            assert rasterio.env.get_gdal_config("GDAL_CACHEMAX") == 128 * 1024**2

@@ -33,6 +33,11 @@ _NETWORK = {
 }
 
 
+_CACHE = (
+    128 << 20
+)  # bytes of decoded blocks that GDAL keeps: two rows of tiles of a scene; its own limit is a share of all memory
+
+
 class RasterError(ValueError):
     """A file that cannot be read as a raster; the message does not name it."""
 
@@ -46,9 +51,9 @@ def is_remote(path: str) -> bool:
     return _REMOTE.match(path) is not None
 
 
-def network_options(path: str) -> rasterio.Env:
-    """The options of GDAL under which a file is opened and read: those for the network, if it lies there."""
-    return rasterio.Env(**(_NETWORK if is_remote(path) else {}))
+def read_options(path: str) -> rasterio.Env:
+    """The options of GDAL under which a file is opened and read: little memory, and those for the network if it lies there."""
+    return rasterio.Env(GDAL_CACHEMAX=_CACHE, **(_NETWORK if is_remote(path) else {}))
 
 
 def read_text(path: str, max_bytes: int) -> str:
@@ -93,7 +98,7 @@ def open_raster(path: str) -> rasterio.DatasetReader:
         path = os.path.abspath(path)
     driver = _FORMATS.get(os.path.splitext(path.partition("?")[0])[1].lower(), "GTiff")
     try:
-        with warnings.catch_warnings(), network_options(path):
+        with warnings.catch_warnings(), read_options(path):
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             source = rasterio.open(path, driver=driver)
     except (rasterio.errors.RasterioError, UnicodeError) as error:

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.product_files import SceneError, SceneFiles, find_scene, unit_of_scale
-from geomoe.data.raster import RasterError, network_options, open_raster, read_band
+from geomoe.data.raster import RasterError, open_raster, read_band, read_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +179,7 @@ class SceneReader(contextlib.AbstractContextManager):
         out = np.full((height, width), landsat.nodata_value(self.unit, dtype), dtype)
         if bottom > top and right > left:
             try:
-                with network_options(path):
+                with read_options(path):
                     values = read_band(file, index, self.unit, Window(left, top, right - left, bottom - top))
             except rasterio.errors.RasterioIOError as error:
                 raise SceneError(f"{path}: rows {top} to {bottom} cannot be read: {error}") from None

@@ -15,7 +15,7 @@ RESOLUTIONS = ("window", "token", "pixel")  # a pixel is a window's stride, a pa
 INTERLEAVES = ("pixel", "band")  # what lies together in a tile of a GeoTIFF: all bands, or one
 TILE = 128  # pixels a side
 _RAW_ROWS = 16  # of the tiles of the file on the way, which is written some rows at a time
-_CACHE_MB = 256  # of GDAL
+_CACHE = 128 << 20  # bytes, of GDAL
 
 
 def write_geotiff(
@@ -46,7 +46,7 @@ def write_geotiff(
         options |= dict(TILED="YES", BLOCKXSIZE=TILE, BLOCKYSIZE=TILE)
     if dtype == np.float16:
         options["NBITS"] = 16
-    with atomic_path(output) as path, rasterio.Env(GDAL_CACHEMAX=_CACHE_MB, GDAL_TIFF_OVR_BLOCKSIZE=TILE):
+    with atomic_path(output) as path, rasterio.Env(GDAL_CACHEMAX=_CACHE, GDAL_TIFF_OVR_BLOCKSIZE=TILE):
         raw = f"{path}.raw"
         try:
             _write_raw(raw, parts, facts, grid, dtype)
