@@ -1,5 +1,7 @@
 """The input of a run: statistics, mixing, held-out batches, fake data."""
 
+import itertools
+
 import numpy as np
 import pytest
 from conftest import real_data_config, tiny_config
@@ -129,7 +131,7 @@ def test_held_out_batches_hold_every_example_once(synthetic_dir, monkeypatch, pr
     for process, expected in enumerate(sizes):
         monkeypatch.setattr(jax, "process_index", lambda process=process: process)
         run = opened(config)
-        batches = list(run.val())
+        batches = list(itertools.islice(run.val(), 9))
         assert [len(batch["image"]) for batch in batches] == expected and run.val_share == 27 // processes
         images += [image for batch in batches for image in batch["image"]]
     loaded = data.load("synthetic_landsat/small", "val[:27]", data_dir=synthetic_dir, statistics=run.statistics)

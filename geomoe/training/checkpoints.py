@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,7 +15,15 @@ from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from geomoe.training.config import default_config
-from geomoe.training.integrity import DamagedCheckpoint, DamagedCheckpointWarning, SummedPath, damage, has_sums, step_damage
+from geomoe.training.integrity import (
+    DamagedCheckpoint,
+    DamagedCheckpointWarning,
+    SummedPath,
+    damage,
+    has_sums,
+    in_short,
+    step_damage,
+)
 from geomoe.training.parallel import agreed, replicate
 from geomoe.training.run_file import CHECKPOINTS, is_run, open_run
 from geomoe.training.state import TrainState
@@ -72,7 +79,7 @@ def _writing(workdir: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except Exception as error:  # OSError, or what TensorStore makes of a full disk: ValueError, RuntimeError
         raise OSError(
-            f"{_folder(workdir)} cannot be written ({_in_short(error)}); older checkpoints stay as they are"
+            f"{_folder(workdir)} cannot be written ({in_short(error)}); older checkpoints stay as they are"
         ) from error
 
 
@@ -112,7 +119,7 @@ def restore_latest(workdir: str | os.PathLike[str], like: TrainState) -> Restore
         except Exception as error:
             if has_sums(folder) or jax.process_count() > 1:
                 raise
-            damaged[step] = _in_short(error)
+            damaged[step] = in_short(error)
             continue
         state = TrainState(replicate(np.int32(step)), trees["params"], trees["optimizer"], trees.get("teacher"))
         val_loss = _read_val_loss(folder)
@@ -172,12 +179,6 @@ class Checkpoints:
         with _writing(self._workdir):
             self._manager.wait_until_finished()
             self._manager.close()
-
-
-def _in_short(error: BaseException) -> str:
-    """What Orbax and TensorStore say, without the specification of what was read."""
-    text = re.split(r" ?\[tensorstore_spec|\n", str(error).strip())[0]
-    return f"{type(error).__name__}: {text}"
 
 
 def _none_whole(workdir: str | os.PathLike[str], damaged: Mapping[int, str]) -> str:
@@ -247,4 +248,4 @@ def _load(folder: str) -> tuple[Any, str | None]:
     except Exception as error:
         if has_sums(folder):
             raise
-        return None, _in_short(error)
+        return None, in_short(error)

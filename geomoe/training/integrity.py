@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 
 import orbax.checkpoint as ocp
+import tensorstore
 
 SUMS = "SHA256SUMS"
 _MARK = "commit_success.txt"  # which Orbax writes last
@@ -75,6 +76,8 @@ def damage(folder: str | os.PathLike[str], parts: Sequence[str]) -> str | None:
                     return f"{part}/{name} is missing"
             if part != "metrics" and not any(path.startswith(f"{part}/d/") for path in present):
                 return f"{part}/d/ is missing"
+            if part != "metrics" and (reason := _unreadable(os.path.join(folder, part))):
+                return f"{part}/ cannot be read ({reason})"
         return None
     with open(os.path.join(folder, SUMS), "rb") as file:
         lines = [re.fullmatch(rb"([0-9a-f]{64})  (.+)\n", line) for line in file]
@@ -90,6 +93,28 @@ def damage(folder: str | os.PathLike[str], parts: Sequence[str]) -> str | None:
         if _sum(os.path.join(folder, path)) != sums[path]:
             return f"{path} is not what was written (SHA-256)"
     return None
+
+
+def _unreadable(folder: str) -> str | None:
+    """What TensorStore says of a folder that it cannot read, or None.
+
+    It reads one value after the other. Orbax reads all at once, and of those that fail after the first, whose error ends the
+    event loop, TensorStore prints a traceback each: "Event loop is closed".
+    """
+    try:
+        spec = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder}/"}}
+        store = tensorstore.KvStore.open(spec).result()
+        for key in store.list().result():
+            store.read(key).result()
+    except Exception as error:  # ValueError, or what else TensorStore makes of a file
+        return in_short(error)
+    return None
+
+
+def in_short(error: BaseException) -> str:
+    """What Orbax and TensorStore say, without the specification of what was read."""
+    text = re.split(r" ?\[tensorstore_spec|\n", str(error).strip())[0]
+    return f"{type(error).__name__}: {text}"
 
 
 def has_sums(folder: str | os.PathLike[str]) -> bool:
