@@ -76,6 +76,20 @@ def test_vicreg():
     np.testing.assert_allclose(vicreg(jnp.asarray(a), jnp.asarray(b)), expected, rtol=1e-4)
 
 
+COUNTED = np.array([1, 0, 1, 1, 1, 1, 0, 1], np.float32)  # 3 on the first of two devices, 3 of 4 on the second
+
+
+@pytest.mark.parametrize("objective", [vicreg, lambda a, b, axis=None, counted=None: info_nce(a, b, 0.1, axis, counted)])
+def test_places_that_do_not_count_are_as_if_they_were_not_there(objective):
+    a, b = np.random.default_rng(3).standard_normal((2, 8, 5)).astype(np.float32)
+    expected = objective(*(jnp.asarray(x[COUNTED > 0]) for x in (a, b)))
+    np.testing.assert_allclose(objective(jnp.asarray(a), jnp.asarray(b), None, jnp.asarray(COUNTED)), expected, rtol=1e-5)
+    halves = [x.reshape(2, 4, *x.shape[1:]) for x in (a, b, COUNTED)]
+    devices = jax.vmap(lambda a, b, counted: objective(a, b, "devices", counted), axis_name="devices")(*halves)
+    np.testing.assert_allclose(jnp.mean(devices), expected, rtol=1e-5)
+    assert np.isfinite(objective(jnp.asarray(a), jnp.asarray(b), None, jnp.zeros(8)))
+
+
 @pytest.mark.parametrize("objective", [vicreg, lambda a, b, axis=None: info_nce(a, b, 0.1, axis)])
 def test_objectives_over_places_are_those_of_all_devices(objective):
     """Two devices with half of the places each have the loss and, averaged, the gradient of one with all."""
@@ -211,6 +225,28 @@ def test_held_out_losses_are_those_of_the_two_crops():
     gates, present = np.asarray(out.encoded.gates[0]), tokens_of(out)[1]
     assert not present.all()
     np.testing.assert_allclose(usage["encoder/block_00"], (gates[present] > 0).mean(axis=0) / 2, atol=1e-6)
+
+
+def test_a_crop_without_data_counts_in_no_objective():
+    """The second view of one of four places is empty: the objectives are those of the others."""
+    model = build_mae(**MICRO, dropout=0.0)
+    weights = dict(info_nce_weight=1.0, vicreg_weight=1.0, spectral_indices_weight=1.0, metadata_weight=1.0)
+    loss = LossConfig.from_section({"valid_pixels": True, "metadata_given_share": 1.0} | weights)
+    params = init_params(model, 0) | {"heads": init_heads(loss.heads(model.config), 0)}
+    batch, key = full_batch(model, 4), jax.random.key(3)
+    batch["second_valid"] = batch["second_valid"].copy()
+    batch["second_valid"][2] = False
+
+    def values(rows):
+        some = {name: value[rows] for name, value in batch.items()}
+        positions = np.array([rows, np.asarray(rows) + 4])  # the masks of these rows in the whole batch
+        return batch_losses(model, params, some, loss, rngs={"mask": key}, positions=positions, statistics=STATISTICS)[0]
+
+    whole, others, alone = values([0, 1, 2, 3]), values([0, 1, 3]), values([2])
+    for name in ("info_nce", "vicreg"):
+        np.testing.assert_allclose(whole[name], others[name], rtol=1e-4, err_msg=name)
+    for name in ("spectral_indices", "metadata"):  # six crops of the others, and the first view of the third place
+        np.testing.assert_allclose(whole[name], (6 * others[name] + alone[name]) / 7, rtol=1e-4, err_msg=name)
 
 
 def with_gaps(batch):

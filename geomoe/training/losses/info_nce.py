@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from geomoe.training.losses.objective import LossInputs, Objective
+from geomoe.training.losses.objective import LossInputs, Objective, mean_over
 
 
-def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None = None) -> Array:
+def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None = None, counted: Array | None = None) -> Array:
     """Distinguish the two views of a place from those of other places (van den Oord et al. 2018, arXiv 1807.03748, eq. 4).
 
     Symmetric cross-entropy over cosine similarities; under `axis_name` the other places are those of all devices.
@@ -15,21 +15,25 @@ def info_nce(a: Array, b: Array, temperature: float = 0.1, axis_name: str | None
     Args:
         a, b: (B, D) embeddings, row i of both from place i.
         temperature: divides the similarities.
+        counted: (B,) 0 or 1, the places that take part, as one and as another; None is all.
 
     Returns:
         scalar; log(number of places) for embeddings that are all alike.
     """
     a, b = (x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-8) for x in (a, b))
     positive = jnp.arange(a.shape[0])
-    all_a, all_b = a, b
+    all_a, all_b, keys_counted = a, b, counted
     if axis_name is not None:
-        all_a, all_b = (jax.lax.all_gather(x, axis_name, tiled=True) for x in (a, b))
+        gather = lambda x: jax.lax.all_gather(x, axis_name, tiled=True)
+        all_a, all_b, keys_counted = gather(a), gather(b), None if counted is None else gather(counted)
         positive = positive + jax.lax.axis_index(axis_name) * a.shape[0]
 
     def one_way(query: Array, keys: Array) -> Array:
         logits = query @ keys.T / temperature
+        if keys_counted is not None:
+            logits = jnp.where(keys_counted > 0, logits, -1e9)
         same = jnp.sum(jax.nn.one_hot(positive, keys.shape[0]) * logits, axis=-1)
-        return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - same)
+        return mean_over(jax.nn.logsumexp(logits, axis=-1) - same, counted, axis_name)
 
     return 0.5 * (one_way(a, all_b) + one_way(b, all_a))
 
@@ -38,7 +42,7 @@ def _loss(inputs: LossInputs) -> Array:
     first, second = inputs.views
     if inputs.options["info_nce_dim"]:
         first, second = inputs.head(first), inputs.head(second)
-    return info_nce(first, second, inputs.options["info_nce_temperature"], inputs.axis_name)
+    return info_nce(first, second, inputs.options["info_nce_temperature"], inputs.axis_name, inputs.both_shown)
 
 
 OBJECTIVE = Objective(

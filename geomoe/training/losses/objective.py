@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 from jax import Array
@@ -16,6 +17,20 @@ from geomoe.models import MAEOutput, ModelConfig
 from geomoe.models.pooling import mean_token
 
 Batch = Mapping[str, Array]
+
+
+def mean_over(values: Array, counted: Array | None, axis_name: str | None = None) -> Array:
+    """Mean of (B,) values, of those that are counted, over the places of all devices: what this device adds to their average.
+
+    Args:
+        counted: (B,) 0 or 1; None is all. Where none is, the mean is 0.
+    """
+    if counted is None:
+        return jnp.mean(values)
+    total = jnp.sum(counted)
+    if axis_name is not None:
+        total = jax.lax.pmean(total, axis_name)
+    return jnp.sum(values * counted) / jnp.maximum(total, 1e-6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +57,16 @@ class LossInputs:
         """The embeddings of the two views of each place: (B, D) each."""
         first, second = jnp.split(self.embedding, 2)
         return first, second
+
+    @property
+    def shown(self) -> Array | None:
+        """Which crops hold any data, (V * B,) 0 or 1: an objective has nothing to learn of the others. None is all."""
+        return None if self.valid is None else jnp.any(self.valid, axis=(1, 2)).astype(jnp.float32)
+
+    @property
+    def both_shown(self) -> Array | None:
+        """The places both views of which hold any data, (B,) 0 or 1; None is all."""
+        return None if self.shown is None else jnp.prod(self.shown.reshape(2, -1), axis=0)
 
 
 @dataclasses.dataclass(frozen=True)

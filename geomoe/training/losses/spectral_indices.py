@@ -5,7 +5,7 @@ from jax import Array
 
 from geomoe import landsat
 from geomoe.landsat import Statistics
-from geomoe.training.losses.objective import LossInputs, Objective
+from geomoe.training.losses.objective import LossInputs, Objective, mean_over
 
 
 def index_statistics(images: Array, valid: Array, statistics: Statistics) -> Array:
@@ -30,7 +30,8 @@ def index_statistics(images: Array, valid: Array, statistics: Statistics) -> Arr
 def _loss(inputs: LossInputs) -> Array:
     assert inputs.statistics is not None
     target = index_statistics(inputs.crops["image"], inputs.crops["valid"], inputs.statistics)
-    return jnp.mean(jnp.sum(jnp.square(inputs.head(inputs.embedding) - target), axis=-1))
+    error = jnp.sum(jnp.square(inputs.head(inputs.embedding) - target), axis=-1)
+    return mean_over(error, inputs.shown, inputs.axis_name)
 
 
 OBJECTIVE = Objective(
