@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import PTH, ROOT
+from conftest import PTH, ROOT, SHARED
 from geotiffs import pixels, write_scene, write_tif
 
 USE = """
@@ -84,6 +84,10 @@ def test_the_wheel_in_an_empty_environment(tmp_path, wheel):
     assert facts["present"] == [] and facts["where"].startswith(str(tmp_path / "env"))
     assert facts["folder"] == {"patches": 3, "embedded": 3} and facts["scene"]["embedded"] > 0
     assert min(facts["scores"]) == 1.0
+    real = SHARED / "landsat_level1_scene"
+    environment.run("geomoe", "embed", "--scene", str(real if real.exists() else scene), "--output", "by_default.tif")
+    item = json.loads((tmp_path / "by_default.tif.stac.json").read_text())
+    assert item["properties"]["geomoe:encoder"].startswith("geomoe-s")
     assert "8,788 of the encoder" in environment.run("geomoe", "info", str(PTH)).stdout
     for arguments, extra in (
         (["prepare", "--dataset", "synthetic_landsat"], "train"),
