@@ -92,13 +92,17 @@ def test_info_says_what_a_path_is(run_dir, tmp_path):
     encoder = geomoe.load(run_dir)
     encoder.save(tmp_path / "e.safetensors")
     scene = write_tif(tmp_path / "LC08_L2SP_193026_20210613_20210622_02_T1.tif", pixels(size=(60, 60)))
-    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "o.npz", pool="cls"), scene)
+    for name in ("o.npz", "o.tif"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / name, pool="cls"), scene)
     facts = {path: info.describe(str(path)) for path in (run_dir, tmp_path / "e.safetensors", scene, tmp_path / "o.npz")}
     kinds = [each["kind"] for each in facts.values()]
     assert kinds == ["run directory", "weights", "scene", "embeddings"]
     assert facts[run_dir]["checkpoint"] == "4" and facts[tmp_path / "e.safetensors"]["decoder"] == "no"
     assert facts[scene]["unit"] == "collection2_dn" and facts[scene]["time"] == "2021-06-13"
     assert facts[tmp_path / "o.npz"]["pool"] == "cls" and facts[tmp_path / "o.npz"]["width"] == encoder.embed_dim
+    of_map = info.describe(str(tmp_path / "o.tif"))
+    assert of_map["kind"] == "embeddings" and of_map["pool"] == "cls" and of_map["width"] == encoder.embed_dim
+    assert info.describe("geomoe-xxs")["kind"] == "weights"
     with pytest.raises(FileNotFoundError, match="nothing at"):
         info.describe(str(tmp_path / "gone"))
 

@@ -15,15 +15,18 @@ def describe(path: str) -> dict[str, Any]:
         FileNotFoundError, ValueError: there is nothing, or nothing that geomoe knows.
     """
     from geomoe.data.raster import is_remote
-    from geomoe.weights import is_address
+    from geomoe.embeddings.rasters import is_map
+    from geomoe.weights import PACKAGED, is_address
 
-    if path.endswith((".safetensors", ".pth")) or (is_address(path) and not path.lower().endswith((".tif", ".tiff", ".json"))):
+    named = is_address(path) or (path in PACKAGED and not os.path.exists(path))
+    if path.endswith((".safetensors", ".pth")) or (named and not path.lower().endswith((".tif", ".tiff", ".json"))):
         return _of_weights(path)
     if not is_remote(path) and not os.path.exists(path):
         raise FileNotFoundError(f"nothing at {path}")
     if os.path.isdir(path) and os.path.exists(os.path.join(path, "run.json")):
         return _of_run(path)
-    if path.rstrip("/").endswith((".parquet", ".npz", ".zarr")):
+    of_tif = path.endswith(".tif") and not is_remote(path) and is_map(path)
+    if of_tif or path.rstrip("/").endswith((".parquet", ".npz", ".zarr")):
         return _of_embeddings(path)
     if path.endswith(".json"):
         from geomoe.data.stac import read_items

@@ -83,6 +83,17 @@ def _write_raw(path: str, parts: Iterable[Columns], facts: Mapping[str, Any], gr
             file.build_overviews(factors, Resampling.average)
 
 
+def is_map(path: str) -> bool:
+    """Whether a file is a raster of embeddings."""
+    from geomoe.data.raster import RasterError, open_raster
+
+    try:
+        with open_raster(path) as source:
+            return "geomoe" in source.tags()
+    except RasterError:
+        return False
+
+
 def read_geotiff(path: str) -> dict[str, Any]:
     """Read a raster of embeddings as a table of its pixels: see `geomoe.embeddings.read`."""
     from geomoe.data.raster import RasterError, open_raster
