@@ -43,6 +43,12 @@ def test_each_scene_has_its_file_and_failures_are_listed(tmp_path, scenes):
     again = embed_scenes(job, scenes)
     assert [r.embedded for r in again] == [11] * 4
     assert times == [(tmp_path / "out" / f"s{i}.npz").stat().st_mtime_ns for i in range(3)]  # not embedded again
+    with open(scenes[1], "ab") as file:
+        file.write(b" ")  # a scene that has changed
+    changed = embed_scenes(job, scenes)
+    assert [bool(r.error) for r in changed] == [False, True, False, False] and "s1.npz is there already" in changed[1].error
+    for other in (dataclasses.replace(job, pool="cls"), dataclasses.replace(job, options={"stride": 4})):
+        assert all("is there already" in r.error for r in embed_scenes(other, scenes))
 
 
 def test_the_command_lists_what_failed(tmp_path, scenes, capsys):

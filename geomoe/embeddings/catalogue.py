@@ -72,13 +72,29 @@ def _encoder(checkpoint: str, which: str | int) -> PretrainedEncoder:
     return load(checkpoint, which)
 
 
+def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
+    """What makes an output what it is, in text: the encoder's weights, how it is used, the scene's files as they are now."""
+    files = []
+    if isinstance(scene, str) and os.path.exists(scene):
+        paths = [entry.path for entry in os.scandir(scene)] if os.path.isdir(scene) else [scene]
+        files = sorted((path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths)
+    used = dataclasses.replace(job, checkpoint=encoder.fingerprint, which="", folder="", batch_size=0)
+    return repr((used, scene, files))
+
+
 def embed_one(job: CatalogueJob, scene: Scene) -> SceneResult:
-    """Embed one scene, unless its output is there; an error of the scene's is in the result, others are raised."""
+    """Embed one scene, unless its output is there by the same encoder in the same way.
+
+    An error of the scene's is in the result, others are raised.
+    """
     output, record = job.output(scene), f"{job.output(scene)}.json.result"
+    encoder = _encoder(job.checkpoint, job.which)
+    what = _what(job, scene, encoder)
     if os.path.exists(output) and os.path.exists(record):
         with open(record, encoding="utf-8") as file:
-            return SceneResult(**json.load(file))
-    encoder = _encoder(job.checkpoint, job.which)
+            before = json.load(file)
+        if before.pop("what", None) == what:
+            return SceneResult(**before)
     try:
         sink = Sink(output, job.pool, job.dtype, job.batch_size)
         counts = embed_scene(encoder, sink, scene, spec=job.spec, **job.options)
@@ -86,7 +102,7 @@ def embed_one(job: CatalogueJob, scene: Scene) -> SceneResult:
         return SceneResult(_name(scene), "", 0, 0, str(error).partition("\n")[0])
     result = SceneResult(_name(scene), output, counts["patches"], counts["embedded"], "")
     with atomic_open(record) as file:
-        json.dump(result._asdict(), file)
+        json.dump(result._asdict() | {"what": what}, file)
     return result
 
 
@@ -100,7 +116,8 @@ def embed_scenes(
     """Embed scenes, each to a file of its own, and write `scenes.csv` beside them; scenes that fail are listed, not fatal.
 
     The same call goes on where an earlier one was interrupted: scenes whose files are there are not embedded again, and those
-    that failed are tried again.
+    that failed are tried again. A file that is there by another encoder, pool or option, or of a scene that has changed since, is
+    not taken for what was asked for: that scene fails, and says that the file is there.
 
     Args:
         scenes: paths or addresses, or what a catalogue says (`geomoe.data.stac.read_items`).
