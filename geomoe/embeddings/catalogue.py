@@ -116,8 +116,8 @@ def embed_scenes(
     """Embed scenes, each to a file of its own, and write `scenes.csv` beside them; scenes that fail are listed, not fatal.
 
     The same call goes on where an earlier one was interrupted: scenes whose files are there are not embedded again, and those
-    that failed are tried again. A file that is there by another encoder, pool or option, or of a scene that has changed since, is
-    not taken for what was asked for: that scene fails, and says that the file is there.
+    that failed are tried again. A file that is there by another encoder, pool or option, or of a scene that has changed since,
+    is not taken for what was asked for: that scene fails, and says that the file is there.
 
     Args:
         scenes: paths or addresses, or what a catalogue says (`geomoe.data.stac.read_items`).
