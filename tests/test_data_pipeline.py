@@ -136,14 +136,19 @@ def test_sizes_clip_and_processes(batches, statistics):
     assert batches(1, "test", img_size=32, resize_mode="resize")[0]["image"].shape == (48, 32, 32, 7)
     clipped = statistics.unnormalize(batches(1, "test", clip=(8000, 9000))[0]["image"])
     assert 7999 < clipped.min() < 8001 and 8999 < clipped.max() < 9001
-    parts = [batches(3, batch_size=32, train=True, process_index=p, process_count=2) for p in (0, 1)]
-    assert parts[0][0]["image"].shape[0] == 16
-    ids = [{i for batch in part for i in batch["id"]} for part in parts]
-    assert len(ids[0]) == len(ids[1]) == 48 and not ids[0] & ids[1]
     augment = data.Augment(metadata_dropout=0.5)
-    parts = [batches(3, batch_size=32, train=True, augment=augment, process_index=p, process_count=2) for p in (0, 1)]
-    dropped = [np.stack([~batch["lat"].any(axis=1) for batch in part]) for part in parts]
-    assert 0.2 < np.mean(dropped[0] == dropped[1]) < 0.8  # each process has draws of its own
+    options = dict(batch_size=32, train=True, augment=augment, resize_mode="random_crop")
+    whole = batches(3, **options)
+    parts = [batches(3, **options, batch_rows=rows) for rows in ((0, 16), (16, 32))]
+    for batch, *halves in zip(whole, *parts):  # each makes its half of the same batches, by the same draws
+        for key in ("id", "image", "lat"):
+            np.testing.assert_array_equal(np.concatenate([half[key] for half in halves]), batch[key])
+    assert parts[0][0]["image"].shape[0] == 16 and len({i for batch in whole for i in batch["id"]}) == 96
+    own = [batches(3, **options, process_index=p, process_count=2) for p in (0, 1)]
+    ids = [{i for batch in part for i in batch["id"]} for part in own]
+    assert own[0][0]["image"].shape[0] == 16 and len(ids[0]) == len(ids[1]) == 48 and not ids[0] & ids[1]
+    dropped = [np.stack([~batch["lat"].any(axis=1) for batch in part]) for part in own]
+    assert 0.2 < np.mean(dropped[0] == dropped[1]) < 0.8  # each has draws of its own
 
 
 def test_options_are_a_value_that_keywords_change(batches, synthetic_dir, statistics):
@@ -161,6 +166,7 @@ def test_options_are_a_value_that_keywords_change(batches, synthetic_dir, statis
         (dict(resize_mode="exact"), "resize_mode = 'exact'"),
         (dict(batch_size=200, train=True), "96 examples"),
         (dict(batch_size=15, process_count=2), "15 does not divide"),
+        (dict(batch_rows=(0, 4)), r"batch_rows = \(0, 4\) must be rows of a batch of 128 in training"),
         (dict(hour="local"), "hour = 'local'"),
         (dict(views=2), "are for train=True"),
         (dict(augment=data.Augment(flips=True)), "are for train=True"),

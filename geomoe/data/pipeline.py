@@ -86,6 +86,8 @@ class LoadOptions:
         seed, start_batch: the batches are those of this seed from `start_batch` on.
         views: 2 adds `second_view` and `second_valid`, another crop and augmentation of the same images; training alone.
         process_index, process_count: each process reads its own part of the split.
+        batch_rows: (first, stop): of each batch of training without end, these rows alone: several processes that go through
+            one order, each making its rows, make what one process would. Each reads the whole split.
         rows: (first, stop): of the split's examples, in the order of the records, these alone; not in training.
         cache: keep the records in memory after the first pass.
     """
@@ -105,6 +107,7 @@ class LoadOptions:
     views: int = 1
     process_index: int = 0
     process_count: int = 1
+    batch_rows: tuple[int, int] | None = None
     rows: tuple[int, int] | None = None
     cache: bool = False
 
@@ -117,12 +120,22 @@ class LoadOptions:
             raise ValueError(f"batch_size = {self.batch_size} does not divide over {self.process_count} processes")
         if self.one_epoch and not self.train:
             raise ValueError("one_epoch = True is for train=True; without it there is one pass anyway")
+        if self.batch_rows is not None:
+            first, stop = self.batch_rows
+            if not self.endless or self.process_count > 1 or not 0 <= first < stop <= self.batch_size:
+                of = f"a batch of {self.batch_size} in training without end, with process_count=1"
+                raise ValueError(f"batch_rows = {self.batch_rows} must be rows of {of}")
         if self.rows is not None and (self.train or self.process_count > 1):
             raise ValueError(f"rows = {self.rows} are for train=False and process_count=1")
         random = self.augment != Augment() or self.views != 1 or self.resize_mode == "random_resized_crop"
         if self.views not in (1, 2) or random and not self.train:
             training_only = "augment, two views and resize_mode = 'random_resized_crop' are for train=True"
             raise ValueError(f"views = {self.views} must be 1 or 2, and {training_only}")
+
+    @property
+    def endless(self) -> bool:
+        """Whether there is training without end."""
+        return self.train and not self.one_epoch
 
 
 def _encode_metadata(hour: str, latitude: np.ndarray, longitude: np.ndarray, time: np.ndarray, ids: np.ndarray) -> np.ndarray:
@@ -161,8 +174,8 @@ def load(
             raise ValueError(f"data_dir says where {source} is prepared; it is None")
         source = builder(source, options.data_dir)
     statistics = Statistics.published(source.name) if options.statistics is None else Statistics.of(options.statistics)
+    endless = options.endless
     local_batch = options.batch_size // options.process_count
-    endless = options.train and not options.one_epoch
     if options.process_count > 1:
         processes = dict(process_index=options.process_index, process_count=options.process_count)
         split = tfds.split_for_jax_process(split, **processes, drop_remainder=endless)
@@ -202,12 +215,13 @@ def _make_batch(
     """Make batch `index` of an epoch out of (B,) serialized records, in a few large operations."""
     size, augment = options.img_size, options.augment
     preparation = Preparation(size, options.resize_mode, statistics, augment, options.clip)
-    fields = records.parse(raw)
-    rows = tf.shape(raw)[0]
     position = index * options.process_count + options.process_index
     key = tf.stack([tf.constant(options.seed, tf.int64) * 1_000_003 + epoch, position])
-    shape = [rows, 2 * DRAWS + len(metadata.FIELDS)]
+    shape = [tf.shape(raw)[0], 2 * DRAWS + len(metadata.FIELDS)]
     draws = tf.random.stateless_uniform(shape, key) if options.train else tf.zeros(shape)
+    if options.batch_rows is not None:
+        raw, draws = (x[slice(*options.batch_rows)] for x in (raw, draws))
+    fields, rows = records.parse(raw), tf.shape(raw)[0]
     values, shapes = fields.pop("image/value"), fields.pop("image/shape")
     for view, (name, valid_name) in enumerate((("image", "valid"), ("second_view", "second_valid"))[: options.views]):
         view_draws = draws[:, DRAWS * view : DRAWS * (view + 1)]

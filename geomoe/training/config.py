@@ -75,6 +75,9 @@ def default_config() -> ml_collections.ConfigDict:
     data.band_jitter = 0.0  # standard deviation of a random gain and offset of each band, of each view, in z-scores
     data.mix = ()  # of (name, share): other prepared datasets that give this share of each batch, each z-scored by its own
     data.cache = False  # keep the records in memory
+    # Whether each process reads its own shards alone, as many hosts must; else all go through one order, and a run is the same
+    # on any number of processes.
+    data.own_shards = False
 
     train = config.train = Config()
     train.batch_size = 128  # over all devices, processes and accumulated parts

@@ -46,7 +46,7 @@ def open_data(
         statistics = data.compute_statistics(main, d.train_split)
     else:
         statistics = Statistics.published(d.statistics_dataset or main.name)
-    rows = rows_of_mix(d.mix, batch_size, jax.process_count())
+    rows = rows_of_mix(d.mix, batch_size, jax.process_count() if d.own_shards else 1)
     streams = [(main, d.train_split, batch_size - sum(rows.values()), statistics)]
 
     def another(name: str, split: str) -> tuple[Any, Statistics]:
@@ -60,15 +60,27 @@ def open_data(
     held_out, val_statistics = another(d.val_name, d.val_split) if d.val_name else (main, statistics)
     augment = data.Augment(**{field.name: d[field.name] for field in dataclasses.fields(data.Augment)})
     common: dict[str, Any] = dict(img_size=model.img_size, hour=d.hour, seed=config.seed, cache=d.cache, train=True)
-    common |= dict(clip=tuple(d.clip) or None, process_index=jax.process_index(), process_count=jax.process_count())
+    common |= dict(clip=tuple(d.clip) or None)
+    processes: dict[str, Any] = dict(process_index=jax.process_index(), process_count=jax.process_count())
 
     def batches(keys: Sequence[str], source: Any, split: str, count: int, z_score: Statistics, **options: Any) -> Batches:
         dataset = data.load(source, split, batch_size=count, statistics=z_score, **common, **options)
         return dataset.map(lambda batch: {key: batch[key] for key in keys}).as_numpy_iterator()
 
     def train(start_batch: int) -> Batches:
-        options = dict(resize_mode=d.resize_mode, augment=augment, start_batch=start_batch, views=loss.views)
-        parts = [batches(loss.batch_keys, *stream, **options) for stream in streams]
+        options: dict[str, Any] = dict(resize_mode=d.resize_mode, augment=augment, start_batch=start_batch, views=loss.views)
+        local = batch_size // jax.process_count()
+        if d.own_shards:
+            return joined([batches(loss.batch_keys, *stream, **options, **processes) for stream in streams])
+        first, parts = local * jax.process_index(), []  # where this process's rows of a batch begin, seen from each stream
+        for source, split, count, z_score in streams:
+            own = max(first, 0), min(first + local, count)
+            if own[0] < own[1]:
+                parts.append(batches(loss.batch_keys, source, split, count, z_score, batch_rows=own, **options))
+            first -= count
+        return joined(parts)
+
+    def joined(parts: Sequence[Batches]) -> Batches:
         if len(parts) == 1:
             return parts[0]
         return ({key: np.concatenate([part[key] for part in row]) for key in loss.batch_keys} for row in zip(*parts))
@@ -78,10 +90,11 @@ def open_data(
         cropped = "centre_crop" if d.resize_mode in ("random_crop", "random_resized_crop") else d.resize_mode
         dropout = data.Augment(metadata_dropout=d.metadata_dropout)  # of metadata alone, as much as in training
         keys = [key for key in loss.batch_keys if key not in ("second_view", "second_valid")]
-        first = batches(keys, *split, resize_mode=cropped, augment=dropout, one_epoch=True)
+        first = batches(keys, *split, resize_mode=cropped, augment=dropout, one_epoch=True, **processes)
         if loss.views == 1:
             return first
-        second = batches(("image", "valid"), *split, resize_mode=d.resize_mode, augment=augment, one_epoch=True)
+        options: dict[str, Any] = dict(resize_mode=d.resize_mode, augment=augment, one_epoch=True, **processes)
+        second = batches(("image", "valid"), *split, **options)
         return (a | {"second_view": b["image"], "second_valid": b["valid"]} for a, b in zip(first, second))
 
     count = data.num_examples(held_out, d.val_split)
@@ -93,10 +106,10 @@ def open_data(
     return RunData(statistics, main.info.full_name, mix, examples, train, val, val_share)
 
 
-def rows_of_mix(mix: Sequence[tuple[str, float]], batch_size: int, processes: int) -> dict[str, int]:
-    """Rows of a batch that each dataset of `config.data.mix` gives, a multiple of the number of processes.
+def rows_of_mix(mix: Sequence[tuple[str, float]], batch_size: int, multiple: int = 1) -> dict[str, int]:
+    """Rows of a batch of all processes that each dataset of `config.data.mix` gives, a multiple of `multiple`.
 
-    >>> rows_of_mix([("landsat_folder/scene", 0.15)], 64, 2)
+    >>> rows_of_mix([("landsat_folder/scene", 0.15)], 64)
     {'landsat_folder/scene': 10}
 
     Raises:
@@ -109,7 +122,7 @@ def rows_of_mix(mix: Sequence[tuple[str, float]], batch_size: int, processes: in
         name, share = entry
         if name in rows:
             raise ValueError(f"config.data.mix names {name!r} twice")
-        rows[name] = round(float(share) * batch_size / processes) * processes
+        rows[name] = round(float(share) * batch_size / multiple) * multiple
         if rows[name] < 1:
             raise ValueError(f"config.data.mix: {tuple(entry)!r} gives no row of a batch of {batch_size}; raise it")
     if sum(rows.values()) >= batch_size:
