@@ -71,7 +71,7 @@ def open_data(
         options: dict[str, Any] = dict(resize_mode=d.resize_mode, augment=augment, start_batch=start_batch, views=loss.views)
         local = batch_size // jax.process_count()
         if d.own_shards:
-            return joined([batches(loss.batch_keys, *stream, **options, **processes) for stream in streams])
+            return joined([batches(loss.batch_keys, *stream, **(options | processes)) for stream in streams])
         first, parts = local * jax.process_index(), []  # where this process's rows of a batch begin, seen from each stream
         for source, split, count, z_score in streams:
             own = max(first, 0), min(first + local, count)
