@@ -18,7 +18,7 @@ def get_config(size: str = "S"):
     config = multi_objective_config(size)
     config.data.update(name=SAMPLE, train_split="train", mix=training_mix(), cache=True)
     config.data.update(val_name="landsat_scene/alberta_south", val_split="train")
-    config.data.update(crop_sides=(22, 41), coastal_dropout=0.3, band_jitter=0.2, metadata_dropout=0.5)
-    config.train.update(batch_size=BATCH, num_steps=2000)
-    config.loss.update(info_nce_weight=5.0, info_nce_dim=64, metadata_weight=30.0, metadata_given_share=1.0)
+    config.data.update(crop_sides=(22, 41), coastal_dropout=0.3, band_jitter=0.1, metadata_dropout=0.5)
+    config.train.update(batch_size=BATCH, num_steps=1500)
+    config.loss.update(info_nce_dim=64, metadata_given_share=1.0)
     return config
