@@ -109,13 +109,16 @@ np.save({str(tmp_path / "out.npy")!r}, function.call(*(data[key] for key in ("im
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_through_pytorchs_format(name, tmp_path):
+def test_a_run_directory_and_a_pytorch_module_give_them(name, tmp_path):
+    torch = pytest.importorskip("torch", reason="needs PyTorch: pip install -r requirements-long.txt")
     from geomoe.cli import convert
+    from geomoe.export.torch_module import TorchEncoder
 
     images, metadata, expected = golden(name)
-    run = tmp_path / "run"
-    convert.main(["--checkpoint", name, "--output", str(run)])
-    np.testing.assert_allclose(geomoe.load(run).embed(images, **metadata), expected, atol=TOLERANCE)
+    convert.main(["--checkpoint", name, "--output", str(tmp_path / "run")])
+    np.testing.assert_allclose(geomoe.load(tmp_path / "run").embed(images, **metadata), expected, atol=TOLERANCE)
+    tensor = torch.from_numpy(images.astype(np.float32)).permute(0, 3, 1, 2)
+    np.testing.assert_allclose(TorchEncoder(geomoe.load(name))(tensor, **metadata).numpy(), expected, atol=TOLERANCE)
 
 
 @pytest.mark.long
