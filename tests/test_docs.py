@@ -30,7 +30,7 @@ def test_the_python_of_a_page_runs(page, run_dir, synthetic_dir, tmp_path, monke
     exec(compile(code.replace('"synthetic_landsat"', '"synthetic_landsat/small"'), page.name, "exec"), {})
 
 
-def test_the_python_of_the_readme_runs(run_dir, capsys):
+def test_the_python_of_the_readme_runs(capsys):
     rng = np.random.default_rng(0)
     names = dict(
         images=rng.integers(7000, 20000, (1000, 40, 40, 7)).astype(np.uint16),
@@ -39,8 +39,8 @@ def test_the_python_of_the_readme_runs(run_dir, capsys):
         time=np.full(1000, np.datetime64("2020-05-18")),
         labels=rng.integers(0, 3, 1000),
     )
-    exec(python_of(ROOT / "README.md").replace("runs/demo", str(run_dir)), names)
-    assert names["z"].shape == (1000, 16) and "accuracy" in capsys.readouterr().out
+    exec(python_of(ROOT / "README.md"), names)
+    assert names["z"].shape == (1000, 144) and "accuracy" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +157,8 @@ def test_flags_in_docs_exist():
                 assert flag in known[script] or key in keys[script] or flag == "config.a.b", f"{page}: {script}.py --{flag}"
         for command, rest in re.findall(r"python -m geomoe\.cli\.(\w+)([^`\n]*)", page.read_text()):
             source = (ROOT / "geomoe" / "cli" / f"{command}.py").read_text()
+            for shared in re.findall(r"from geomoe\.cli\.(\w+) import", source):  # options that commands have in common
+                source += (ROOT / "geomoe" / "cli" / f"{shared}.py").read_text()
             for flag in re.findall(r"--([a-z_]+)", rest):
                 assert f'"--{flag}"' in source, f"{page}: geomoe.cli.{command} --{flag}"
 

@@ -114,7 +114,7 @@ def test_by_command_and_probes_on_its_files(encoder, synthetic_dir, tmp_path, ca
     resized, cropped = (embeddings.read(tmp_path / name) for name in ("resized.npz", "test.npz"))
     assert np.abs(resized["vector"] - cropped["vector"]).max() > 1e-3
     assert [file["facts"]["input"]["resize_mode"] for file in (resized, cropped)] == ["resize", "centre_crop"]
-    with pytest.raises(ValueError, match="for --folder and --scene"):
+    with pytest.raises(ValueError, match="for --folder and scenes"):
         cli.main([*command, "--unit", "reflectance", "--output", str(tmp_path / "x.npz")])
 
 

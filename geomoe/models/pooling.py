@@ -137,7 +137,7 @@ def pool_tokens(out: TokenOutput, metadata: Sequence[Array], config: ModelConfig
     """Pool the encoder's output to embeddings.
 
     - "mean" over all tokens, the published embedding; "patch_mean" over the patches' tokens; "cls": D numbers each.
-    - "metadata_tokens": the mean over the four metadata tokens, what the encoder makes of place and time beside the pixels; D.
+    - "metadata_tokens": the mean over the four metadata tokens, what the encoder makes of the metadata beside the pixels; D.
     - "unit_mean": "mean" scaled to length sqrt(D), as the contrastive objective compares it; D.
     - "patch_std": standard deviation over the patches' tokens, D.
     - "stages": the mean over all tokens at the end of each stage, concatenated, 3 D for the published sizes.

@@ -31,7 +31,7 @@ def _loss(inputs: LossInputs) -> Array:
     predicted = inputs.head(z).reshape(len(z), len(FIELDS), 2)
     hidden = ~jnp.any(jnp.stack([inputs.crops[name] for name in FIELDS], axis=1) != 0, axis=-1)
     target = inputs.crops["metadata"]
-    if inputs.shown is not None:  # of a crop without data nothing can be told: as where it is unknown
+    if inputs.shown is not None:  # of a crop without data nothing can be predicted: as where it is unknown
         target = target * inputs.shown[:, None, None]
     return metadata_loss(predicted, target, hidden, inputs.options["metadata_given_share"])
 
