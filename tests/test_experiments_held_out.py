@@ -101,3 +101,23 @@ def test_differences_are_paired():
     assert mean == pytest.approx(0.1) and error < 1e-9
     text = held_out.table({"ours": a}, 30)
     assert text.startswith("| features | x, 30 | x, all | same place | same ground |") and "| ours |" in text
+
+
+@pytest.mark.long
+def test_the_corpus_is_cut_and_an_encoder_scored_on_what_is_held_out(shared, tmp_path, capsys):
+    from geomoe.cli import corpus
+
+    if not (shared / "landsat_zoo").exists():
+        pytest.skip("needs ../shared/landsat_zoo")
+    corpus.main(["--prepare", str(shared), "--data_dir", str(tmp_path)])
+    counts = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
+    assert len(counts) == len(TRAINING) + len(HELD_OUT) + 1 and counts["landsat_scene/peru"] == "16 patches"
+    assert counts["landsat_scene/alberta_north"] == "420 patches"  # 14 x 30 of 64 pixels, 32 apart, in 500 x 1,001
+    corpus.main(["--data_dir", str(tmp_path), "--checkpoints", "geomoe-xxs", "--draws", "2"])
+    lines = capsys.readouterr().out.splitlines()
+    scores = {
+        line.split(" | ")[0].strip("| "): [float(cell) for cell in line.strip("| ").split(" | ")[1:]] for line in lines[2:6]
+    }
+    assert list(scores) == ["band statistics", "random convolutional features", "random weights", "geomoe-xxs, mean"]
+    assert scores["geomoe-xxs, mean"][1] > scores["random convolutional features"][1] + 0.03  # Alberta's south, all labels
+    assert "geomoe-xxs, mean against random weights, 30 labelled: alberta_south" in lines[-1]

@@ -47,6 +47,8 @@ def test_recipes_change_what_they_say():
         ({"loss.decoded_views": 3}, "config.loss.decoded_views = 3"),
         ({"loss.teacher_momentum": 1.0}, "teacher_momentum = 1.0"),
         ({"loss.info_nce_temperature": 0.0}, "info_nce_temperature = 0.0"),
+        ({"loss.info_nce_dim": -3}, "config.loss.info_nce_dim = -3 must be 0 or more"),
+        ({"loss.metadata_given_share": -0.5}, "metadata_given_share = -0.5 must be 0 or more"),
         ({"loss.metadata_weight": 1.0}, "needs images whose encoder is not given"),
         ({"data.crop_sides": (22, 45)}, "crop_sides is for config.data.resize_mode"),
         ({"data.statistics": "mine"}, "config.data.statistics = 'mine'"),

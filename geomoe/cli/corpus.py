@@ -2,7 +2,7 @@
 
 python -m geomoe.cli.corpus --prepare ../shared --data_dir data
 python train.py --config configs/corpus_real.py --workdir runs/corpus
-python -m geomoe.cli.corpus --data_dir data --checkpoints runs/corpus --pools mean mean+metadata
+python -m geomoe.cli.corpus --data_dir data --checkpoints runs/corpus --pools mean mean+metadata_tokens
 """
 
 import argparse

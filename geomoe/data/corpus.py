@@ -25,6 +25,8 @@ class Source:
         rows: of the image, as for `LandsatScene`; None is all.
         share: rows of a batch of `BATCH`; 0 is held out.
         place: where several held-out sources show the same ground, its name.
+        side, stride: of the patches; None is the model's size, half overlapping, of held-out sources, and more of the others,
+            which leaves room for random crops.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Source:
     rows: tuple[int, int] | None = None
     share: int = 0
     place: str = ""
+    side: int | None = None
+    stride: int | None = None
 
     @property
     def dataset(self) -> str:
@@ -42,10 +46,9 @@ class Source:
 
     @property
     def cut(self) -> dict[str, int]:
-        """Side and stride of its patches: held-out ones have the model's size, others leave room for random crops."""
-        if not self.share:
-            return {"side": 40, "stride": 20}
-        return {"side": 48, "stride": 16} if self.name == "peru" else {"side": 64, "stride": 32}
+        """Side and stride of its patches."""
+        side, stride = (64, 32) if self.share else (40, 20)
+        return {"side": self.side or side, "stride": self.stride or stride}
 
 
 def _zoo(name: str, file: str, kind: str, **options: object) -> Source:
@@ -53,7 +56,11 @@ def _zoo(name: str, file: str, kind: str, **options: object) -> Source:
     return Source(name, f"landsat_zoo/{file}.tif", unit, sensor, **options)  # type: ignore[arg-type]
 
 
-_NEW_ENGLAND = ("le70130301999195", "le70130312005211", "le70130312015175", "lt40130301987146") + (
+_NEW_ENGLAND = (
+    "le70130301999195",
+    "le70130312005211",
+    "le70130312015175",
+    "lt40130301987146",
     "lt50120312002300",
     "lt50130301994205",
     "lt50130311985100",
@@ -68,7 +75,7 @@ TRAINING: tuple[Source, ...] = (
     _zoo("talca", "l7l1_talca_233085_20130215", "uint8 landsat7", share=6),
     _zoo("michigan", "l7sr_michigan_023028_20110907", "collection1_sr landsat7", share=3),
     _zoo("amazon", "l8sr_amazon_232066_20190727", "collection1_sr landsat8", share=4),
-    _zoo("peru", "l8sr_peru_003069_20180906", "collection1_sr landsat8", share=2),
+    _zoo("peru", "l8sr_peru_003069_20180906", "collection1_sr landsat8", share=2, side=48, stride=16),
     _zoo("elkton", "l8l1_elkton_va", "level1_dn landsat8", sun_elevation=50.0, share=2),
     Source("alabama", "landsat_level1_scene", share=6),
     *(_zoo(f"newengland_{n}", f"sr_newengland_{n}", f"collection1_sr landsat{n[2]}", share=1) for n in _NEW_ENGLAND),
