@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import rasterio
 from conftest import PTH
 from geotiffs import pixels, write_tif
 
@@ -74,10 +75,26 @@ def test_the_command_writes_maps_of_tokens_of_files_with_bands_in_another_order(
         (tmp_path / f"{name}.txt").write_text(f"{path}\n")
         options = ["--bands", ",".join(bands)] if name == "other" else []
         arguments = ["--checkpoint", str(PTH), "--scenes", str(tmp_path / f"{name}.txt"), "--output", str(tmp_path / name)]
-        catalogue.main([*arguments, "--format", ".tif", "--resolution", "token", *options])
+        catalogue.main([*arguments, "--format", ".tif", "--resolution", "token", "--interleave", "band", *options])
     plain, other = (embeddings.read(tmp_path / name / f"{name}.tif")["vector"] for name in ("plain", "other"))
     np.testing.assert_allclose(plain, other, atol=1e-5)
     assert len(plain) == 5 * 8 and np.isfinite(plain).mean() > 0.5
+    with rasterio.open(tmp_path / "plain" / "plain.tif") as file:
+        assert file.interleaving.value == "BAND"
+
+
+@pytest.mark.parametrize(
+    ("fields", "error"),
+    [
+        ({"ending": ".csv"}, "embeddings are written as"),
+        ({"pool": "maen"}, "'maen' is not one of"),
+        ({"dtype": "int4"}, "int4"),
+        ({"interleave": "band"}, "is for .tif"),
+    ],
+)
+def test_what_no_scene_can_be_written_as_is_refused_before_the_first(tmp_path, fields, error):
+    with pytest.raises(ValueError, match=error):
+        CatalogueJob(str(PTH), str(tmp_path / "out"), **fields)
 
 
 def test_names_that_collide_and_no_scene(tmp_path, scenes):

@@ -32,7 +32,8 @@ def main(argv: list[str] | None = None) -> None:
     from geomoe.embeddings.catalogue import RESULTS, CatalogueJob, embed_scenes
     from geomoe.models.pooling import parse_pool
 
-    run = dict(which=args.which, pool=args.pool and parse_pool(args.pool), dtype=args.dtype, batch_size=args.batch_size)
+    run = dict(which=args.which, pool=args.pool and parse_pool(args.pool))
+    run |= {name: getattr(args, name) for name in ("dtype", "batch_size", "interleave")}
     spec, options = input_spec(args), window_options(args)
     job = CatalogueJob(args.checkpoint, args.output, args.format, spec=spec, options=options, **run)
     beam_options = None if args.beam_options is None else shlex.split(args.beam_options)

@@ -22,7 +22,6 @@ from geomoe.progress import progress_bar
 
 def main(argv: list[str] | None = None) -> None:
     from geomoe.data.preprocess import RESIZE_MODES
-    from geomoe.embeddings.rasters import INTERLEAVES
 
     parser = argparse.ArgumentParser(prog="python -m geomoe.cli.embed", description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
@@ -35,8 +34,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--output", required=True, help=".parquet, .npz, or .tif or .zarr for scenes")
     parser.add_argument("--split", help="of --dataset (default: test)")
     parser.add_argument("--data_dir", help="where prepared datasets live (default: data)")
-    together = "of a .tif: tiles of all bands, quick to read by pixel (default), or of one band"
-    parser.add_argument("--interleave", default="pixel", choices=INTERLEAVES, help=together)
     modes = [mode for mode in RESIZE_MODES if mode != "exact"]
     parser.add_argument("--resize_mode", choices=modes, help="of patches: centre_crop (default) or resize")
     parser.add_argument("--time", help="of a scene, UTC, ISO 8601, where it does not tell")

@@ -12,7 +12,7 @@ def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
     """Add the shared options to a command; `max_cloud` says its default, which is the library's."""
     from geomoe import landsat
     from geomoe.data.preprocess import NODATA_MODES
-    from geomoe.embeddings.rasters import RESOLUTIONS
+    from geomoe.embeddings.rasters import INTERLEAVES, RESOLUTIONS
     from geomoe.embeddings.vectors import DTYPES
 
     text = "a run directory, or a file, name or address of weights (default: geomoe-s, which comes with the package)"
@@ -21,6 +21,8 @@ def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
     parser.add_argument("--pool", help="pooling, as mean, stages or stages+metadata (default: mean)")
     dtypes = "of the vectors in the file; int8 has a scale a dimension (default: float32)"
     parser.add_argument("--dtype", default="float32", choices=DTYPES, help=dtypes)
+    together = "of a .tif: tiles of all bands, quick to read by pixel (default), or of one band"
+    parser.add_argument("--interleave", default="pixel", choices=INTERLEAVES, help=together)
     parser.add_argument("--batch_size", type=int, default=256, help="images at once (default: 256)")
     parser.add_argument("--unit", choices=landsat.UNITS, help="of the numbers (default: by the scene, or collection2_dn)")
     parser.add_argument("--sensor", choices=landsat.SENSORS, help="of the numbers (default: by scene or file, or landsat8)")

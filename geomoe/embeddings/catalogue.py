@@ -36,11 +36,13 @@ class SceneResult(NamedTuple):
 class CatalogueJob:
     """How the scenes of a catalogue are embedded; plain values, which go to other machines.
 
+    ValueError where the ending, pool, dtype or interleave is not one that there is.
+
     Attributes:
         checkpoint, which: of the encoder, as for `geomoe.load`; every worker has to reach it.
         folder: of the outputs, which every worker has to reach.
         ending: ".parquet", ".npz", ".tif" or ".zarr".
-        pool, dtype, batch_size: as for `geomoe.embeddings.Sink`.
+        pool, dtype, batch_size, interleave: as for `geomoe.embeddings.Sink`.
         spec, options: as for `geomoe.embeddings.embed_scene`, the options its other arguments by name.
     """
 
@@ -51,12 +53,20 @@ class CatalogueJob:
     pool: Pool | None = None
     dtype: str = "float32"
     batch_size: int = 256
+    interleave: str = "pixel"
     spec: InputSpec = InputSpec()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.sink("*")  # refuses now what it would refuse for every scene
 
     def output(self, scene: Scene) -> str:
         """The file of a scene's embeddings, by the name of its product, file or folder."""
         return os.path.join(self.folder, f"{_name(scene)}{self.ending}")
+
+    def sink(self, scene: Scene) -> Sink:
+        """Where a scene's embeddings go, and how."""
+        return Sink(self.output(scene), self.pool, self.dtype, self.batch_size, interleave=self.interleave)
 
 
 def _name(scene: Scene) -> str:
@@ -96,8 +106,7 @@ def embed_one(job: CatalogueJob, scene: Scene) -> SceneResult:
         if before.pop("what", None) == what:
             return SceneResult(**before)
     try:
-        sink = Sink(output, job.pool, job.dtype, job.batch_size)
-        counts = embed_scene(encoder, sink, scene, spec=job.spec, **job.options)
+        counts = embed_scene(encoder, job.sink(scene), scene, spec=job.spec, **job.options)
     except (ValueError, OSError) as error:
         return SceneResult(_name(scene), "", 0, 0, str(error).partition("\n")[0])
     result = SceneResult(_name(scene), output, counts["patches"], counts["embedded"], "")

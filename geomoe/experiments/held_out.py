@@ -126,6 +126,8 @@ def retrieval(all_windows: Sequence[Windows], features: Sequence[np.ndarray]) ->
         rows.append(z[apart])
         names += [(windows.source.name, windows.source.place, *corner) for corner in windows.corner[apart].tolist()]
     z = np.concatenate(rows).astype(np.float64)
+    if not np.isfinite(z).all():
+        raise ValueError("a window has features that are not finite, which is near to no other; retrieval wants numbers")
     z = (z - z.mean(axis=0)) / (z.std(axis=0) + 1e-6)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
     similarity, image = z @ z.T, np.array([name for name, *_ in names])
