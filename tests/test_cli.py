@@ -13,7 +13,7 @@ from geomoe import embeddings
 from geomoe.cli import convert, embed, info, main, report
 
 CLI = ROOT / "geomoe" / "cli"
-SHARED = (CLI / "embedding_options.py").read_text()  # options of commands that call add_options
+SHARED = (CLI / "options.py").read_text()  # options of commands that call add_options
 COMMANDS = sorted(path for path in CLI.glob("*.py") if "ArgumentParser(prog" in path.read_text())
 
 

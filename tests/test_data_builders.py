@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import pathlib
+import re
 import subprocess
 import sys
 
@@ -154,6 +156,48 @@ def test_a_folder_of_landsat_7(tmp_path):
     np.testing.assert_allclose(z[20, 20, 1:], expected, atol=1e-4)
     with pytest.raises(ValueError, match="sensor = 'spot'"):
         LandsatFolder(data_dir=tmp_path / "out", sensor="spot")
+
+
+@pytest.mark.parametrize(
+    ("options", "numbers", "reflectance"),
+    [
+        (dict(unit="reflectance"), lambda rng: rng.uniform(0.01, 0.6, (40, 40, 7)).astype(np.float32), lambda x: x),
+        (dict(unit="hls"), lambda rng: rng.integers(100, 6000, (40, 40, 7)).astype(np.int16), lambda x: x * 1e-4),
+        (
+            dict(unit="uint8", uint8_range=(0.0, 0.4)),
+            lambda rng: rng.integers(1, 256, (40, 40, 7)).astype(np.uint8),
+            lambda x: (x - 1.0) * 0.4 / 254,
+        ),
+        (
+            dict(unit="level1_dn", sun_elevation=30.0),
+            lambda rng: rng.integers(6000, 20000, (40, 40, 7)).astype(np.uint16),
+            lambda x: (x * 2.0e-5 - 0.1) / 0.5,
+        ),
+        (
+            dict(unit="reflectance", bands=["swir2", "ST_B10", "red", "green", "blue", "coastal", "nir", "swir1"]),
+            lambda rng: rng.uniform(0.01, 0.6, (40, 40, 8)).astype(np.float32),
+            lambda x: x[..., [5, 4, 3, 2, 6, 7, 0]],
+        ),
+    ],
+    ids=lambda value: "-".join(map(str, value.values())) if isinstance(value, dict) else "",
+)
+def test_a_folder_of_other_numbers(tmp_path, options, numbers, reflectance):
+    """What is no Collection 2 is brought to its digital numbers: DN = (reflectance + 0.2) / 0.0000275."""
+    image = numbers(np.random.default_rng(0))
+    write_tif(tmp_path / "in" / "a.tif", image)
+    if options["unit"] != "level1_dn":  # whose type is Collection 2's as well
+        with pytest.raises(ValueError, match="1 wrong"):
+            prepared(LandsatFolder(source=tmp_path / "in", data_dir=tmp_path / "no"))
+    builder = prepared(LandsatFolder(source=tmp_path / "in", data_dir=tmp_path / "out", **options))
+    np.testing.assert_allclose(examples(builder)["a"]["image"], (reflectance(image) + 0.2) / 2.75e-5, atol=0.6)
+
+
+def test_a_folder_of_level_1_of_a_sensor_whose_factors_are_not_known(tmp_path):
+    write_tif(tmp_path / "in" / "LT05_L1TP_224063_19880814_20170101_01_T1.tif", pixels(6))
+    with pytest.raises(ValueError, match="1 wrong unit") as error:
+        prepared(LandsatFolder(source=tmp_path / "in", data_dir=tmp_path / "out", unit="level1_dn", sun_elevation=50.0))
+    skipped = pathlib.Path(re.search(r"see (\S+)", str(error.value))[1]).read_text()
+    assert "level-1 numbers of landsat5 have factors of each band's own" in skipped
 
 
 def write_table(path, rows):
@@ -323,6 +367,28 @@ def test_scenes_are_cut_into_patches(tmp_path):
     for options in (dict(side=0), dict(stride=0), dict(rows=(8, 4)), dict(max_cloud=2.0), dict(unit="dn")):
         with pytest.raises(ValueError, match=next(iter(options))):
             LandsatScene(data_dir=tmp_path, **options)
+
+
+def test_a_scene_that_cannot_be_opened_does_not_stop_the_others(tmp_path):
+    write_tif(tmp_path / "in" / "good.tif", pixels(size=(48, 100)))
+    (tmp_path / "in" / "broken.tif").write_bytes(b"II*\0 and no more")
+    builder = prepared(LandsatScene(source=tmp_path / "in", data_dir=tmp_path / "data"))
+    assert counts(builder) == {"train": 2}
+    (row,) = read_skipped(builder.data_dir)
+    assert (row.kind, row.id) == ("unusable scene", "broken.tif") and "broken.tif" in row.message
+    with pytest.raises(ValueError, match="broken.tif"):
+        prepared(LandsatScene(source=tmp_path / "in" / "broken.tif", data_dir=tmp_path / "alone"))
+
+
+def test_a_scene_whose_bands_and_range_are_given(tmp_path):
+    image = np.random.default_rng(0).integers(1, 256, (48, 48, 6)).astype(np.uint8)
+    path = write_tif(tmp_path / "in" / "scene.tif", image)
+    options = dict(
+        unit="uint8", sensor="landsat7", bands=["swir2", "swir1", "nir", "red", "green", "blue"], uint8_range=(0, 0.5)
+    )
+    builder = prepared(LandsatScene(source=path, data_dir=tmp_path / "data", **options))
+    expected = ((image[..., ::-1] - 1.0) * 0.5 / 254 + 0.2) / 2.75e-5
+    np.testing.assert_allclose(examples(builder)["scene_0_0"]["image"][..., 1:], expected, atol=0.6)
 
 
 def test_a_scene_that_has_changed_is_opened_anew(tmp_path):

@@ -12,6 +12,7 @@ from geotiffs import pixels, write_tif
 from geomoe import landsat
 from geomoe.data import geotiff
 from geomoe.data.geotiff import PatchError, read_patch
+from geomoe.data.preprocess import InputSpec
 from geomoe.data.scene import open_scene
 
 FORMS = [
@@ -113,7 +114,7 @@ def test_the_nodata_number_of_a_file_becomes_0(tmp_path, read, monkeypatch):
         read_patch(write_tif(tmp_path / "empty.tif", tagged * 0 + 65535, nodata=65535))
     floats = pixels(dtype=np.float32) / 30000
     floats[0] = -1
-    patch = read_patch(write_tif(tmp_path / "floats.tif", floats, nodata=-1), unit="reflectance")
+    patch = read_patch(write_tif(tmp_path / "floats.tif", floats, nodata=-1), InputSpec("reflectance"))
     assert np.isnan(patch.image[0]).all() and not np.isnan(patch.image[1:]).any()
 
 
@@ -121,7 +122,7 @@ def test_bands_go_by_their_names(tmp_path):
     """In any order, among others, by number of the sensor; those of no Landsat band, and Sentinel-2's, are refused."""
     image = pixels()
     read = lambda channels, described, name="p.tif", **options: read_patch(
-        write_tif(tmp_path / name, image[..., channels], descriptions=described), **options
+        write_tif(tmp_path / name, image[..., channels], descriptions=described), InputSpec(**options)
     )
     colours = ["swir2", "coastal", "red", "blue", "nir", "green", "swir1"]
     order = [6, 0, 3, 1, 4, 2, 5]
@@ -148,10 +149,10 @@ def test_bands_go_by_their_names(tmp_path):
         with pytest.raises(PatchError, match=message) as error:
             read(range(7), names)
         assert error.value.kind == "wrong bands"
-    given = read(range(7), ["a", "b", "c", "d", "e", "f", "g"], names=("red", "nir", "b", "c", "d", "e", "f"))
+    given = read(range(7), ["a", "b", "c", "d", "e", "f", "g"], bands=("red", "nir", "b", "c", "d", "e", "f"))
     np.testing.assert_array_equal(given.image, image)  # the user knows better
     with pytest.raises(PatchError, match="7 bands, but 2 names") as error:
-        read(range(7), None, names=("red", "nir"))
+        read(range(7), None, bands=("red", "nir"))
     with pytest.raises(PatchError, match="by its name it is landsat5's, not landsat8's") as error:
         read(range(7), None, name="LT05_L2SP_193026_20050613_20200902_02_T1.tif", sensor="landsat8")
     assert error.value.kind == "wrong sensor"
@@ -222,10 +223,10 @@ def test_values_that_are_none_of_the_unit(tmp_path):
     for value in (-9999.0, np.inf):
         floats[3, 3, 3] = value
         with pytest.raises(PatchError, match="stray.tif: wrong values") as error:
-            read_patch(write_tif(tmp_path / "stray.tif", floats), unit="reflectance")
+            read_patch(write_tif(tmp_path / "stray.tif", floats), InputSpec("reflectance"))
         assert error.value.kind == "wrong values"
     floats[3, 3, 3] = np.nan
-    assert np.isnan(read_patch(write_tif(tmp_path / "nan.tif", floats), unit="reflectance").image).sum() == 1
+    assert np.isnan(read_patch(write_tif(tmp_path / "nan.tif", floats), InputSpec("reflectance")).image).sum() == 1
     scaled = pixels(dtype=np.int16) // 4
     scaled[0] = -9999
-    np.testing.assert_array_equal(read_patch(write_tif(tmp_path / "hls.tif", scaled), unit="hls").image, scaled)
+    np.testing.assert_array_equal(read_patch(write_tif(tmp_path / "hls.tif", scaled), InputSpec("hls")).image, scaled)

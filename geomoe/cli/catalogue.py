@@ -13,7 +13,7 @@ import shlex
 import sys
 from typing import Any
 
-from geomoe.cli.embedding_options import add_options, input_spec, window_options
+from geomoe.cli.options import add_options, input_spec, window_options
 from geomoe.cli.setup import clear_errors, start
 from geomoe.progress import progress_bar
 

@@ -15,7 +15,7 @@ import os
 import sys
 from typing import Any
 
-from geomoe.cli.embedding_options import OF_SCENES, add_options, image_options, input_spec, window_options
+from geomoe.cli.options import OF_SCENES, add_options, image_options, input_spec, window_options
 from geomoe.cli.setup import add_process_arguments, clear_errors
 from geomoe.progress import progress_bar
 

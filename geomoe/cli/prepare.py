@@ -13,6 +13,7 @@ import rich.console
 import rich.progress
 import rich.table
 
+from geomoe.cli.options import add_image_options, image_options
 from geomoe.cli.setup import clear_errors, start
 from geomoe.files import atomic_open
 from geomoe.progress import progress_bar
@@ -29,12 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--source", help="folder to convert (not for synthetic_landsat)")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--labels", help="landsat_folder: CSV of labels, coordinates and times")
-    parser.add_argument("--sensor", help="landsat_folder, landsat_scene: landsat4 ..., where names of files do not say it")
-    units = "collection2_dn, collection1_sr, hls, level1_dn, reflectance or uint8 (default: what the scene says)"
-    parser.add_argument("--unit", help=f"landsat_scene: of the numbers: {units}")
-    parser.add_argument(
-        "--sun_elevation", type=float, help="landsat_scene: degrees, for --unit level1_dn without metadata file"
-    )
+    add_image_options(parser)
     parser.add_argument("--side", type=int, help="landsat_scene: side of the patches, in pixels (default: 48)")
     parser.add_argument("--stride", type=int, help="landsat_scene: pixels from one patch to the next (default: --side)")
     parser.add_argument(
@@ -62,9 +58,11 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError(f"unknown dataset {base!r}; there are {', '.join(data.BUILDERS)}")
     if args.labels and base != "landsat_folder":
         raise ValueError("--labels is for landsat_folder; the other datasets bring their labels")
-    if args.sensor and base not in ("landsat_folder", "landsat_scene"):
-        raise ValueError("--sensor is for landsat_folder and landsat_scene; the other datasets are Landsat 8's")
-    scene_only = {key: getattr(args, key) for key in ("unit", "sun_elevation", "side", "stride", "rows", "max_cloud")}
+    said = image_options(args)
+    if said and base not in ("landsat_folder", "landsat_scene"):
+        what = "the other datasets are Landsat 8's, in Collection 2 digital numbers"
+        raise ValueError(f"--{next(iter(said))} is for landsat_folder and landsat_scene; {what}")
+    scene_only = {key: getattr(args, key) for key in ("side", "stride", "rows", "max_cloud")}
     scene_only = {key: value for key, value in scene_only.items() if value is not None}
     if scene_only and base != "landsat_scene":
         raise ValueError(f"--{next(iter(scene_only))} is for landsat_scene")
@@ -73,11 +71,9 @@ def main(argv: list[str] | None = None) -> None:
     if not synthetic and args.source is None and not args.statistics and not args.verify:
         raise ValueError(f"--source is missing: the folder that holds {base}")
     if synthetic or args.source is not None or args.verify:
-        options = ({} if synthetic else {"source": args.source}) | scene_only | ({"config": config} if config else {})
+        options = ({} if synthetic else {"source": args.source}) | said | scene_only | ({"config": config} if config else {})
         if base == "landsat_folder":
             options["labels"] = args.labels
-        if args.sensor:
-            options["sensor"] = args.sensor
         (_verify if args.verify else _prepare)(data.BUILDERS[base], options, args, console)
     if args.statistics:
         statistics = data.compute_statistics(args.dataset, args.split, args.data_dir)

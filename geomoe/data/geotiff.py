@@ -15,7 +15,7 @@ import pyproj
 import tifffile
 
 from geomoe import landsat
-from geomoe.data.preprocess import check_values, has_data
+from geomoe.data.preprocess import InputSpec, check_values, has_data
 from geomoe.data.raster import (
     MAX_SIDE,
     RasterError,
@@ -47,6 +47,7 @@ class Patch(NamedTuple):
     longitude: float
     date_tag: str  # the file's TIFFTAG_DATETIME, or ""
     bands: tuple[str, ...]  # names of the C bands: the model's, or those that a caller gave
+    sensor: str  # one of `geomoe.landsat.SENSORS`
 
 
 class _Raster(NamedTuple):
@@ -129,10 +130,8 @@ def _read_any(path: str, unit: str, max_side: int) -> _Raster:
 
 def read_patch(
     path: str | os.PathLike[str],
+    spec: InputSpec = InputSpec(),
     *,
-    sensor: str | None = None,
-    names: Sequence[str] | None = None,
-    unit: str = "collection2_dn",
     drop_extra: int = 0,
     need_crs: bool = True,
     keep_nodata: bool = False,
@@ -144,9 +143,8 @@ def read_patch(
     the sensor in their order.
 
     Args:
-        sensor: one of `geomoe.landsat.SENSORS`; None goes by the name of the file, and is Landsat 8 where that does not say.
-        names: of the file's bands, in their order, in place of its own; then all of them are read.
-        unit: of the numbers, as for `geomoe.data.preprocess.InputSpec`.
+        spec: what is said of the file. A sensor of None goes by the file's name, and is Landsat 8 where that does not say;
+            `bands` are names of the file's bands in place of its own, and then all of them are read.
         drop_extra: bands that a file without descriptions may have beyond the sensor's, dropped from the end (EuroSAT-L carries
             ST_B10 as its eighth).
         need_crs: whether a file without a CRS is refused; otherwise its latitude and longitude are NaN.
@@ -154,13 +152,14 @@ def read_patch(
         max_side: largest height and width, in pixels.
 
     Returns:
-        The patch, with the bands of the sensor in the model's order (the coastal one may lack), or of `names`.
+        The patch, with the bands of the sensor in the model's order (the coastal one may lack), or all that `spec.bands` names.
 
     Raises:
         PatchError: of kind "missing image", "unreadable image", "too large", "wrong sensor", "wrong bands", "wrong band count",
-            "wrong dtype", "wrong values", "NaN in image", "all nodata" or "no CRS".
+            "wrong dtype", "wrong values", "wrong unit", "all nodata" or "no CRS".
     """
     path = os.fspath(path)
+    unit, sensor = str(spec.known().unit), spec.sensor
     if not os.path.exists(path):
         raise PatchError("missing image", path, "there is no such file")
     raster = _read(path, unit, max_side)
@@ -168,7 +167,11 @@ def read_patch(
     if sensor and of_name and not landsat.same_bands(sensor, of_name):
         raise PatchError("wrong sensor", path, f"by its name it is {of_name}'s, not {sensor}'s, whose bands have other numbers")
     sensor = sensor or of_name or "landsat8"
-    channels = _channels(path, raster, sensor, names, drop_extra)
+    try:
+        spec.known(sensor=sensor)
+    except ValueError as error:
+        raise PatchError("wrong unit", path, str(error)) from None
+    channels = _channels(path, raster, sensor, spec.bands, drop_extra)
     image = raster.image[:, :, list(channels.values())]
     dtypes = landsat.FILE_DTYPES[unit]
     if image.dtype.name not in dtypes:
@@ -180,7 +183,7 @@ def read_patch(
     if not keep_nodata and not has_data(image, unit).any():
         raise PatchError("all nodata", path, "every pixel is without data")
     latitude, longitude = _locate(path, raster, need_crs)
-    return Patch(np.ascontiguousarray(image), latitude, longitude, raster.date_tag, tuple(channels))
+    return Patch(np.ascontiguousarray(image), latitude, longitude, raster.date_tag, tuple(channels), sensor)
 
 
 def _read(path: str, unit: str, max_side: int) -> _Raster:

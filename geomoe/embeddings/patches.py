@@ -163,8 +163,7 @@ def _rows_of_files(
     ids, patches = [], []
     for file in files:
         try:
-            options: dict[str, Any] = dict(sensor=spec.sensor, names=names, unit=unit)
-            patches.append(read_patch(file.path, need_crs=False, keep_nodata=True, **options))
+            patches.append(read_patch(file.path, dataclasses.replace(spec, bands=names), need_crs=False, keep_nodata=True))
             ids.append(file.id)
         except PatchError as error:
             skipped(error)

@@ -39,7 +39,7 @@ def _read_labels(path: str, patch_id: str) -> tuple[list[str], str]:
 
 def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
     """Read one patch with its labels; `entry.details` is the path of its label file."""
-    patch = geotiff.read_patch(entry.path, sensor="landsat8", keep_nodata=keep_nodata)
+    patch = geotiff.read_patch(entry.path, InputSpec(sensor="landsat8"), keep_nodata=keep_nodata)
     names, date = _read_labels(entry.details, entry.id)
     try:
         time = metadata.acquisition_time(explicit=date, name=entry.id)

@@ -16,7 +16,7 @@ from geomoe.data.preprocess import InputSpec, to_records
 
 def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
     """Read one patch; `entry.details` is the index of its class. The eighth band, ST_B10 (temperature), is dropped."""
-    patch = geotiff.read_patch(entry.path, sensor="landsat8", drop_extra=1, keep_nodata=keep_nodata)
+    patch = geotiff.read_patch(entry.path, InputSpec(sensor="landsat8"), drop_extra=1, keep_nodata=keep_nodata)
     return records.record(
         entry.id, to_records(patch.image, InputSpec()), patch.latitude, patch.longitude, np.datetime64("NaT"), [entry.details]
     )

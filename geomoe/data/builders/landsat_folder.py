@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from geomoe.data import geotiff, records
 from geomoe.data.builders.base import LandsatBuilder
 from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped, check_split
 from geomoe.data.folder import File, Names, find_geotiffs, plain_name
-from geomoe.data.preprocess import InputSpec, to_records
+from geomoe.data.preprocess import InputSpec, band_order, to_records
 from geomoe.data.tables import Row, is_missing, read_table
 from geomoe.data.tensorflow_setup import tfds
 
@@ -50,11 +51,26 @@ def _location(row: dict[str, str], where: str) -> tuple[float, float] | None:
     return latitude, longitude
 
 
+def _to_record(patch: geotiff.Patch, spec: InputSpec, path: str) -> np.ndarray:
+    """The patch's pixels as records hold them, (H, W, 7) uint16."""
+    try:
+        order = band_order(patch.bands, landsat.BANDS, False, patch.sensor if spec.bands else "landsat8")
+    except ValueError as error:
+        raise geotiff.PatchError("wrong bands", path, str(error)) from None
+    there = [i for i in order if i is not None]
+    bands = [band for band, i in zip(landsat.BANDS, order) if i is not None]
+    try:
+        image = to_records(patch.image[..., there], spec.known(sensor=patch.sensor), bands)
+    except ValueError as error:
+        raise geotiff.PatchError("wrong values", path, str(error)) from None
+    return image if landsat.BANDS[0] in bands else landsat.with_coastal(image)
+
+
 def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) -> dict[str, Any]:
-    """Read one patch; `entry.details` is its row of the labels table (or an empty dict), where that stands and the sensor."""
-    row, where, sensor = (entry.details[key] for key in ("row", "where", "sensor"))
+    """Read one patch; `entry.details` is its row of the labels table (or an empty dict), where that stands and `InputSpec`."""
+    row, where, spec = (entry.details[key] for key in ("row", "where", "spec"))
     location = _location(row, where)
-    patch = geotiff.read_patch(entry.path, sensor=sensor, need_crs=location is None, keep_nodata=keep_nodata)
+    patch = geotiff.read_patch(entry.path, spec, need_crs=location is None, keep_nodata=keep_nodata)
     explicit = row.get("time", "")
     try:
         name = os.path.basename(entry.id)
@@ -62,17 +78,17 @@ def read_entry(entry: Entry, class_names: tuple[str, ...], keep_nodata: bool) ->
     except ValueError as error:
         raise geotiff.PatchError("bad time stamp", where if explicit else entry.path, f"{entry.id}: {error}") from None
     latitude, longitude = location or (patch.latitude, patch.longitude)
-    image = to_records(patch.image, InputSpec())
-    image = image if landsat.BANDS[0] in patch.bands else landsat.with_coastal(image)
+    image = _to_record(patch, spec, entry.path)
     labels = sorted({class_names.index(name) for name in _labels(row)})
     return records.record(entry.id, image, latitude, longitude, time, labels)
 
 
 class LandsatFolder(LandsatBuilder):
-    """A folder of GeoTIFFs (searched with its subfolders), each a patch of the 7 bands SR_B1 to SR_B7 in uint16.
+    """A folder of GeoTIFFs (searched with its subfolders), each a patch of the 7 bands SR_B1 to SR_B7.
 
     Those of Landsat 4, 5 and 7 (by the file's name, or by `sensor` for all) have 6 bands, SR_B1 to SR_B5 and SR_B7, which
-    become the model's seven (`geomoe.landsat.with_coastal`). Bands go by the files' descriptions, where they name any.
+    become the model's seven (`geomoe.landsat.with_coastal`). Bands go by `bands`, or by the files' descriptions where they name
+    any. Numbers are Collection 2's, or of `unit`, and are brought to Collection 2's.
 
     A patch's id is its path below the folder without the ending.
 
@@ -82,6 +98,9 @@ class LandsatFolder(LandsatBuilder):
     labels without one, is counted as skipped. Without a table, every patch is in "train". A time that the table does not have
     is that of a stamp in the patch's name, else of TIFFTAG_DATETIME, else unknown. `config` names the dataset, so that several
     folders can live in one data_dir.
+
+    `unit`, `sensor`, `bands`, `sun_elevation` and `uint8_range` say what all the images are, as for
+    `geomoe.data.preprocess.InputSpec`.
     """
 
     name = "landsat_folder"
@@ -90,13 +109,15 @@ class LandsatFolder(LandsatBuilder):
         self,
         *,
         labels: str | os.PathLike[str] | None = None,
+        unit: str | None = None,
         sensor: str | None = None,
+        bands: Sequence[str] | None = None,
+        sun_elevation: float | None = None,
+        uint8_range: tuple[float, float] = (0.0, 1.0),
         config: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if sensor is not None:
-            landsat.check_sensor(sensor)
-        self.sensor = sensor
+        self.spec = InputSpec(unit, bands, sensor=sensor, sun_elevation=sun_elevation, uint8_range=uint8_range)
         self.labels = None if labels is None else os.fspath(labels)
         super().__init__(config=config and tfds.core.BuilderConfig(name=config, description="patches of a folder"), **kwargs)
 
@@ -131,7 +152,7 @@ class LandsatFolder(LandsatBuilder):
             elif labelled and not _labels(row):
                 listing.skipped.append(Skipped("missing label", file.id, file.path, f"{where}: no label"))
             else:
-                details = {"row": row, "where": where, "sensor": self.sensor}
+                details = {"row": row, "where": where, "spec": self.spec}
                 listing.splits.setdefault(row.get("split") or "train", []).append(Entry(file.id, file.path, details))
         return listing
 

@@ -2,12 +2,13 @@
 
 import functools
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from geomoe import landsat
 from geomoe.data import records
 from geomoe.data.builders.base import LandsatBuilder
-from geomoe.data.builders.listing import Entry, Listing, Reader
+from geomoe.data.builders.listing import Entry, Listing, Reader, Skipped
 from geomoe.data.geotiff import PatchError
 from geomoe.data.preprocess import InputSpec, to_records
 from geomoe.data.product_files import SceneError, holds_band_files
@@ -18,17 +19,14 @@ from geomoe.data.tensorflow_setup import tfds
 def _open(path: str, given: InputSpec) -> tuple[SceneReader, InputSpec]:
     """A reader of the scene's bands, and what its numbers are; opened once for many windows, anew when a file has changed."""
     files = [entry.path for entry in os.scandir(path)] if os.path.isdir(path) else [path]
-    sun = None if given.sun_elevation is None else float(given.sun_elevation)
-    return _open_as_of(path, given.unit, given.sensor, sun, max(os.stat(file).st_mtime_ns for file in files))
+    return _open_as_of(path, given, max(os.stat(file).st_mtime_ns for file in files))
 
 
 @functools.lru_cache(maxsize=4)
-def _open_as_of(
-    path: str, unit: str | None, sensor: str | None, sun_elevation: float | None, modified: int
-) -> tuple[SceneReader, InputSpec]:
+def _open_as_of(path: str, given: InputSpec, modified: int) -> tuple[SceneReader, InputSpec]:
     del modified  # a part of the key alone
-    info = open_scene(path, sensor=sensor)
-    spec = info.spec(InputSpec(unit=unit, sensor=sensor, sun_elevation=sun_elevation))
+    info = open_scene(path, given.bands, given.sensor)
+    spec = info.spec(given)
     bands = [band for band in landsat.BANDS if band in info.files]
     if missing := [band for band in landsat.BANDS[1:] if band not in info.files]:
         raise SceneError(f"{path}: the scene lacks {', '.join(missing)}, which a patch needs")
@@ -63,11 +61,13 @@ def read_entry(entry: Entry, keep_nodata: bool) -> dict[str, Any]:
 class LandsatScene(LandsatBuilder):
     """The patches of one scene, or of every scene in a folder.
 
-    A scene is what `geomoe.data.scene.open_scene` takes: a GeoTIFF with several bands, or a folder with one file a band. What
-    is not Collection 2 level 2 is brought to its digital numbers (`geomoe.data.preprocess`).
+    A scene is what `geomoe.data.scene.open_scene` takes: a GeoTIFF with several bands, or a folder with one file a band. In a
+    folder of scenes those that cannot be opened are counted as skipped. What is not Collection 2 level 2 is brought to its
+    digital numbers (`geomoe.data.preprocess`).
 
     Args:
-        unit, sensor, sun_elevation: of the scenes, as for `geomoe.data.preprocess.InputSpec`; None is what each says of itself.
+        unit, sensor, bands, sun_elevation, uint8_range: of the scenes, as for `geomoe.data.preprocess.InputSpec`; None is what
+            each says of itself. `bands` is for scenes of one file each.
         side: of a patch, in pixels; more than the model's image side leaves room for random crops.
         stride: pixels from one patch to the next; None is `side`, so that they lie side by side.
         rows: (first, last) row of a scene that patches are cut between, the last excluded, to hold a part of it out; None is
@@ -83,7 +83,9 @@ class LandsatScene(LandsatBuilder):
         *,
         unit: str | None = None,
         sensor: str | None = None,
+        bands: Sequence[str] | None = None,
         sun_elevation: float | None = None,
+        uint8_range: tuple[float, float] = (0.0, 1.0),
         side: int = 48,
         stride: int | None = None,
         rows: tuple[int, int] | None = None,
@@ -91,7 +93,8 @@ class LandsatScene(LandsatBuilder):
         config: str | None = None,
         **kwargs: Any,
     ) -> None:
-        self.spec = InputSpec(unit=unit, sensor=sensor, sun_elevation=sun_elevation)
+        names, (low, high) = bands and tuple(bands), uint8_range  # plain values, which a cache can tell apart
+        self.spec = InputSpec(unit, names, sensor=sensor, sun_elevation=sun_elevation, uint8_range=(low, high))
         if side < 1:
             raise ValueError(f"side = {side} must be at least 1")
         self.stride = side if stride is None else stride
@@ -118,15 +121,21 @@ class LandsatScene(LandsatBuilder):
             raise FileNotFoundError(f"there is no scene {self.source}; pass a GeoTIFF, a scene's folder or a folder of scenes")
 
     def list_source(self) -> Listing:
-        entries = []
-        for path in self._scenes():
-            info = _open(path, self.spec)[0].info
+        entries, skipped, scenes = [], [], self._scenes()
+        for path in scenes:
+            try:
+                info = _open(path, self.spec)[0].info
+            except (SceneError, OSError) as error:
+                if scenes == [self.source]:
+                    raise
+                skipped.append(Skipped("unusable scene", os.path.basename(path), path, str(error)))
+                continue
             first, last = (0, info.height) if self.rows is None else (self.rows[0], min(self.rows[1], info.height))
             for row in range(first, last - self.side + 1, self.stride):
                 for column in range(0, info.width - self.side + 1, self.stride):
                     details = (row, column, self.side, self.spec, self.max_cloud)
                     entries.append(Entry(f"{info.name}_{row}_{column}", path, details))
-        return Listing({"train": entries})
+        return Listing({"train": entries}, skipped).drop_duplicates()
 
     def _scenes(self) -> list[str]:
         if os.path.isfile(self.source) or holds_band_files(self.source):

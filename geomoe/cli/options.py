@@ -1,4 +1,4 @@
-"""The options that the embedding commands share: of the encoder, of the images, and of a scene's windows."""
+"""The options that commands share: of the images, of the encoder, and of a scene's windows."""
 
 import argparse
 from typing import Any
@@ -8,8 +8,19 @@ from geomoe.data.preprocess import InputSpec
 OF_SCENES = ("resolution", "stride", "min_valid", "max_cloud", "mask")  # None where they were not given
 
 
+def add_image_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is said of the numbers and bands of images."""
+    from geomoe import landsat
+
+    parser.add_argument("--unit", choices=landsat.UNITS, help="of the numbers (default: by the scene, or collection2_dn)")
+    parser.add_argument("--sensor", choices=landsat.SENSORS, help="of the numbers (default: by scene or file, or landsat8)")
+    parser.add_argument("--bands", help="names of the bands of the files, joined by commas: blue,green,red")
+    parser.add_argument("--sun_elevation", type=float, help="degrees, for --unit level1_dn (default: the scene's own)")
+    parser.add_argument("--uint8_range", type=float, nargs=2, help="reflectances that 1 and 255 stand for (default: 0 1)")
+
+
 def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
-    """Add the shared options to a command; `max_cloud` says its default, which is the library's."""
+    """Add the options of the embedding commands; `max_cloud` says its default, which is the library's."""
     from geomoe import landsat
     from geomoe.data.preprocess import NODATA_MODES
     from geomoe.embeddings.rasters import INTERLEAVES, RESOLUTIONS
@@ -24,12 +35,8 @@ def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
     together = "of a .tif: tiles of all bands, quick to read by pixel (default), or of one band"
     parser.add_argument("--interleave", default="pixel", choices=INTERLEAVES, help=together)
     parser.add_argument("--batch_size", type=int, default=256, help="images at once (default: 256)")
-    parser.add_argument("--unit", choices=landsat.UNITS, help="of the numbers (default: by the scene, or collection2_dn)")
-    parser.add_argument("--sensor", choices=landsat.SENSORS, help="of the numbers (default: by scene or file, or landsat8)")
-    parser.add_argument("--bands", help="names of the bands of the files, joined by commas: blue,green,red")
+    add_image_options(parser)
     parser.add_argument("--fill_missing", action="store_true", help="give bands that the files lack as the training mean")
-    parser.add_argument("--sun_elevation", type=float, help="degrees, for --unit level1_dn (default: the scene's own)")
-    parser.add_argument("--uint8_range", type=float, nargs=2, help="reflectances that 1 and 255 stand for (default: 0 1)")
     parser.add_argument("--nodata", choices=NODATA_MODES, default="masked", help="pixels without data do not speak, or do")
     cells = "a pixel of the map is a window's stride, a patch (token) or a pixel of the scene"
     parser.add_argument("--resolution", choices=RESOLUTIONS, help=f"of the map of a scene: {cells} (default: window)")
@@ -44,7 +51,7 @@ def image_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was said of the numbers and bands of the images: fields of `InputSpec`."""
     options = {name: getattr(args, name) for name in ("unit", "sensor", "sun_elevation")}
     options["bands"] = args.bands and tuple(args.bands.split(","))
-    options["fill_missing"] = args.fill_missing or None
+    options["fill_missing"] = getattr(args, "fill_missing", False) or None
     options["uint8_range"] = args.uint8_range and tuple(args.uint8_range)
     return {name: value for name, value in options.items() if value is not None}
 
