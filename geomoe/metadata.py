@@ -86,8 +86,8 @@ def encode_degrees(degrees: np.ndarray) -> np.ndarray:
     return _cyclic(np.radians(np.where(present, degrees, 0.0)), present)
 
 
-def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray | Sequence[np.datetime64]) -> Metadata:
-    """Encode (N,) latitudes, longitudes (degrees, NaN where missing) and times (as for `encode_time`).
+def encode(lat: Any, lon: Any, time: Any) -> Metadata:
+    """Encode (N,) latitudes, longitudes (degrees, NaN where missing) and times (as for `read_times`).
 
     A latitude beyond 90 or a longitude beyond 360 degrees is a ValueError.
     """
@@ -96,7 +96,7 @@ def encode(lat: np.ndarray, lon: np.ndarray, time: np.ndarray | Sequence[np.date
         bad = np.flatnonzero(np.abs(values) > limit + 1e-9)
         if bad.size:
             raise ValueError(f"{name}[{bad[0]}] = {values[bad[0]]} is not in degrees: beyond +-{limit:g}")
-    week, hour = encode_time(time)
+    week, hour = encode_time(read_times(time))
     return Metadata(week, hour, encode_degrees(lat), encode_degrees(lon))
 
 
@@ -170,7 +170,7 @@ def _read_time(value: Any) -> np.datetime64:
     if isinstance(value, np.datetime64):
         return value
     if isinstance(value, str | bytes):
-        return parse_time(value)
+        return NAT if value == "NaT" else parse_time(value)  # as pandas and numpy write a missing time
     if isinstance(value, datetime.datetime):
         return np.datetime64((value.astimezone(datetime.UTC) if value.tzinfo else value).replace(tzinfo=None), "s")
     if isinstance(value, datetime.date):

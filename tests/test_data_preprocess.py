@@ -168,6 +168,8 @@ def test_wrong_units_are_named(images):
         (images, dict(unit="level1_dn", sun_elevation=-3.0), "sun_elevation = -3.0"),
         (images.astype(str), {}, "must be numbers"),
         (images[0], {}, r"must be \(N, H, W, C\)"),
+        ((images // 256).astype(np.uint8), {}, "uint8 images hold no Collection 2 digital numbers"),
+        (np.moveaxis(images, -1, 1), {}, "layout='NCHW' says that the bands come first"),
         (images[..., :3], {}, r"must be \(N, H, W, 7\).*the model takes SR_B1"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -2,6 +2,7 @@
 
 import json
 import string
+import warnings
 
 import numpy as np
 import pyproj
@@ -12,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from geomoe import landsat, metadata
 from geomoe.data import preprocess
-from geomoe.data.preprocess import InputSpec
+from geomoe.data.preprocess import InputSpec, UnitWarning
 from geomoe.data.scene import SceneError, SceneReader, open_scene
 
 STEM = "LC08_L1TP_191028_20200518_20200820_02_T1"
@@ -77,6 +78,20 @@ def test_bands_by_description_by_name_and_by_number(tmp_path):
     assert info.files["SR_B5"][0].endswith("SR_B4.TIF")
     with pytest.raises(SceneError, match="unit='level1_dn' was given, but"):
         info.spec(InputSpec(unit="level1_dn", level1_factors={}))
+
+
+def test_a_scene_whose_unit_nobody_says(tmp_path):
+    """Taken for Collection 2's where its type allows it, and that is said; a type that cannot be that is refused."""
+    info = open_scene(write_tif(tmp_path / "plain.tif", pixels()))
+    with pytest.warns(UnitWarning, match="neither plain nor you say a unit, so its numbers are taken for collection2_dn"):
+        assert info.spec(InputSpec()).unit == "collection2_dn"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert info.spec(InputSpec("collection2_dn")).unit == "collection2_dn"
+    for dtype, units in (("uint8", "level1_dn, uint8"), ("int16", "collection1_sr, hls")):
+        info = open_scene(write_tif(tmp_path / f"{dtype}.tif", (pixels() // 200).astype(dtype)))
+        with pytest.raises(SceneError, match=f"{dtype} does not say what its numbers, {dtype}, are: give their unit, {units}"):
+            info.spec(InputSpec())
 
 
 def test_the_time_of_a_scene(tmp_path):

@@ -80,8 +80,9 @@ def test_what_stands_for_a_missing_value(tmp_path, text):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b"name\none\n", "labels.csv: columns are .*needed: id"),
-        (b"", "needed: id"),
+        (b"name\none\n", "labels.csv: there is no column id"),
+        (b"", "there is no column id"),
+        (b"id,klass\na,b\n", "'klass' stands for nothing; its columns are"),
         (b"id;label\none;a\n", "separated by commas"),
         (b"id,label,label\none,a,b\n", "labels.csv: column 'label' stands twice"),
         (b"id,label\none,Beaches, dunes, sands\n", r"line 2: 4 fields, and the header has 2 \(id, label\); .*quotes"),

@@ -60,6 +60,10 @@ def test_the_command_lists_what_failed(tmp_path, scenes, capsys):
     catalogue.main([*arguments, "--format", ".npz", "--stride", "8", "--pool", "cls"])
     out = capsys.readouterr().out
     assert "1 scenes embedded, 1 failed" in out and "gone.tif: there is no such file" in out
+    (tmp_path / "gone.txt").write_text(f"{scenes[2]}\n")
+    arguments[3] = str(tmp_path / "gone.txt")
+    with pytest.raises(ValueError, match="none of the 1 scenes could be embedded"):
+        catalogue.main(arguments)
     table = embeddings.read(tmp_path / "out" / "s1.npz")
     assert table["facts"]["pool"] == "cls" and table["facts"]["stride"] == 8
 

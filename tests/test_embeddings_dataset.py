@@ -70,7 +70,7 @@ def test_an_interrupted_dataset_goes_on_with_any_batch_size(
     np.testing.assert_allclose(one["vector"], two["vector"], atol=1e-5)
 
 
-def test_parts_of_other_records_are_refused(encoder, tmp_path):
+def test_parts_of_other_records_are_refused(encoder, tmp_path, monkeypatch):
     """A dataset that was prepared anew under the same name, with as many patches."""
 
     def prepare(seed):
@@ -86,6 +86,7 @@ def test_parts_of_other_records_are_refused(encoder, tmp_path):
         sink = embeddings.Sink(tmp_path / "x.npz", batch_size=4, **options)
         return embeddings.embed_dataset(encoder, sink, "synthetic_landsat/own", "test", data_dir=tmp_path / "data")
 
+    monkeypatch.setattr(sinks, "BLOCK", 4)
     prepare(0)
     with pytest.raises(KeyboardInterrupt):
         run(progress=stop)
@@ -199,7 +200,7 @@ def test_two_processes_write_the_file_of_one(encoder, synthetic_dir, tmp_path, f
         np.testing.assert_allclose(found["set"], features.sets["a"], atol=1e-5)
         for key, expected in {"labels": features.labels, "ids": features.ids, **features.targets}.items():
             np.testing.assert_array_equal(found[key], expected)
-        assert found["counts"].tolist() == [48, int(np.sum(np.load(tmp_path / "two.npz")["embedded"])), 4, 4]
+        assert found["counts"].tolist() == [48, int(np.sum(np.load(tmp_path / "two.npz")["embedded"])), 4, 4, 1]
     # 24 rows each, of which each had written 10 when it was interrupted: of the 28 that are missing, 14 for each.
     assert [found["seen"][0].tolist() for found in both] == [[20, 34]] * 2
     assert all(found["seen"][-1].tolist() == [34, 34] for found in both)

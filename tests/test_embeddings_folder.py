@@ -40,12 +40,13 @@ def test_a_folder_of_patches(encoder, ground, folder, tmp_path, monkeypatch):
     skipped = []
     sink = embeddings.Sink(tmp_path / "f.npz", dtype="float16")
     counts = embeddings.embed_folder(encoder, sink, folder, skipped=skipped.append)
-    assert counts == {"patches": 4, "embedded": 3} and [error.kind for error in skipped] == ["unreadable image"]
+    assert counts == {"patches": 4, "embedded": 3, "skipped": 1} and [error.kind for error in skipped] == ["unreadable image"]
     table = embeddings.read(tmp_path / "f.npz")
     assert table["id"].tolist() == [STAMPED, "empty", "sub/later", "sub/timeless"] and table["vector"].dtype == np.float32
     # A stamp in the name is believed before the time of writing.
     assert table["time"].astype(str).tolist() == ["2017-06-13T10:10:31", "NaT", "2021-03-04T05:06:07", "NaT"]
-    np.testing.assert_allclose(table["valid_fraction"][0], (ground != 0).all(axis=-1).mean(), rtol=1e-6)
+    middle = ground[:40, 1:41]  # of 41 x 43
+    np.testing.assert_allclose(table["valid_fraction"][0], (middle != 0).all(axis=-1).mean(), rtol=1e-6)
     for row, image in ((0, ground), (2, ground[:, 10:]), (3, ground[:30])):
         np.testing.assert_allclose(table["vector"][row], embed_one(encoder, image, table, row), atol=2e-3)
     assert np.isnan(table["vector"][1].astype(float)).all() and not table["embedded"][1]
@@ -78,6 +79,17 @@ def test_other_units_sensors_and_sizes(encoder, ground, tmp_path):
     embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "r.npz"), tmp_path / "six", spec=resized)
     cropped, whole = (embeddings.read(tmp_path / f"{name}.npz")["vector"] for name in ("six", "r"))
     assert np.abs(cropped - whole).max() > 1e-3
+
+
+def test_an_image_whose_middle_is_empty_is_marked(encoder, ground, tmp_path):
+    """The model is given the middle alone, unless the whole is resized."""
+    hollow = np.pad(ground[:40, :40] * 0, ((40, 40), (40, 40), (0, 0)), constant_values=9000)
+    write_tif(tmp_path / "in" / "hollow.tif", hollow)
+    for mode, embedded, valid in (("centre_crop", 0, 0.0), ("resize", 1, 8 / 9)):
+        sink = embeddings.Sink(tmp_path / f"{mode}.npz")
+        counts = embeddings.embed_folder(encoder, sink, tmp_path / "in", spec=InputSpec(resize_mode=mode))
+        assert counts == {"patches": 1, "embedded": embedded, "skipped": 0}
+        assert embeddings.read(tmp_path / f"{mode}.npz")["valid_fraction"][0] == pytest.approx(valid)
 
 
 def test_folders_that_cannot_be_used_are_named(encoder, tmp_path):

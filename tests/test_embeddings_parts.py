@@ -25,7 +25,12 @@ def test_parts_come_back_in_order_and_without_a_gap(tmp_path):
 
 
 def test_parts_of_another_run_are_refused(tmp_path):
-    Parts(tmp_path / "out.npz", {"pool": "mean", "dtype": "float32"}, 1)
+    begun = Parts(tmp_path / "out.npz", {"pool": "mean", "dtype": "float32"}, 2)
+    other = Parts(tmp_path / "out.npz", {"pool": "cls", "dtype": "float32"}, 2)  # none has a part yet: nothing is in the way
+    assert not (tmp_path / "out.npz.parts").exists()
+    begun.add(0, [{"a": np.arange(3)}])
+    with pytest.raises(ValueError, match=r"parts of another run \(pool differ\)"):
+        other.add(1, [{"a": np.arange(3)}])
     with pytest.raises(ValueError, match=r"parts of another run \(pool, stride differ\); remove the folder"):
         Parts(tmp_path / "out.npz", {"pool": "cls", "dtype": "float32", "stride": 4}, 1)
 

@@ -82,7 +82,7 @@ def test_the_wheel_in_an_empty_environment(tmp_path, wheel):
     facts = json.loads(done.stdout.splitlines()[-1])
     print(facts)
     assert facts["present"] == [] and facts["where"].startswith(str(tmp_path / "env"))
-    assert facts["folder"] == {"patches": 3, "embedded": 3} and facts["scene"]["embedded"] > 0
+    assert facts["folder"] == {"patches": 3, "embedded": 3, "skipped": 0} and facts["scene"]["embedded"] > 0
     assert min(facts["scores"]) == 1.0
     real = SHARED / "landsat_level1_scene"
     environment.run("geomoe", "embed", "--scene", str(real if real.exists() else scene), "--output", "by_default.tif")

@@ -73,6 +73,13 @@ def test_what_is_no_time_is_named(text):
     assert repr(text) in str(error.value)
 
 
+def test_lists_and_text_are_encoded_as_arrays_are():
+    time = np.array(["2017-06-13T10:10", "NaT"], "datetime64[s]")
+    expected = metadata.encode(np.array([52.5, np.nan]), np.array([13.4, 9.0]), time)
+    for a, b in zip(metadata.encode([52.5, None], [13.4, 9.0], ["2017-06-13T10:10", "NaT"]), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_unknown_is_a_time():
     assert np.isnat(metadata.parse_time("unknown")) and np.isnat(metadata.parse_time(b"unknown"))
     assert metadata.format_time(np.datetime64("NaT", "s")) == "unknown"

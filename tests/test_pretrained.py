@@ -211,7 +211,7 @@ def test_digital_numbers_and_metadata_of_each_sample(encoder):
 def test_bad_input_is_named(encoder):
     good = np.ones((2, 8, 8, 7), np.uint16)
     for arguments, message in (
-        (dict(images=good[0]), r"images must be \(N, H, W, C\), got \(8, 8, 7\)"),
+        (dict(images=good[0], lat=[1.0]), r"images must be \(N, H, W, C\), got \(8, 8, 7\); images\[None\] is a batch of one"),
         (dict(images=good[..., :6]), r"\(N, H, W, 7\), got \(2, 8, 8, 6\)"),
         (dict(images=good[:, :7]), "images of 7 x 8 pixels for a model of 8 x 8"),
         (dict(images=good.astype(str)), "dtype"),
@@ -260,6 +260,16 @@ def test_each_image_of_a_list_has_its_own_sun(encoder, scenes):
     both = encoder.embed(images, sun_elevation=np.array([30.0, 60.0]), **options)
     for row, image, elevation in zip(both, images, (30.0, 60.0), strict=True):
         np.testing.assert_allclose(row, encoder.embed(image[None], sun_elevation=elevation, **options)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("pool", ["mean", "tokens", ("mean", "metadata")])
+def test_an_image_without_any_data_has_no_embedding(encoder, pool):
+    images = np.random.default_rng(0).integers(8000, 20000, (3, 40, 40, 7)).astype(np.uint16)
+    images[1] = 0
+    z = encoder.embed(images, 50.0 + np.arange(3), [9.0] * 3, ["2020-05-01"] * 3, pool)
+    assert np.isnan(z[1]).all() and np.isfinite(z[[0, 2]]).all()
+    assert np.isnan(encoder.embed(images[1:2], pool=pool)).all()
+    assert np.isfinite(encoder.embed(images, pool=pool, nodata="published")).all()
 
 
 def test_pixels_without_data_do_not_speak(encoder):

@@ -45,6 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{args.output}: {len(results) - len(failed)} scenes embedded, {len(failed)} failed; all of them: {RESULTS} there")
     for result in failed[:5]:
         print(f"  {result.scene}: {result.error}")
+    if len(failed) == len(results):
+        raise ValueError(f"none of the {len(results)} scenes could be embedded")
 
 
 def _read_scenes(path: str) -> list[Any]:

@@ -71,8 +71,10 @@ def main(argv: list[str] | None = None) -> None:
         return
     files = [args.output] if os.path.isfile(args.output) else glob.iglob(f"{glob.escape(args.output)}/**", recursive=True)
     size = sum(map(os.path.getsize, files)) / 1e6
-    marked = counts["patches"] - counts["embedded"]
-    print(f"{args.output}: {counts['embedded']:,} embeddings, {marked:,} marked (too little data, or clouds), {size:.1f} MB")
+    said = f"{counts['patches'] - counts['embedded']:,} marked (too little data, or clouds)"
+    if counts.get("skipped"):
+        said += f", {counts['skipped']:,} files skipped"
+    print(f"{args.output}: {counts['embedded']:,} embeddings, {said}, {size:.1f} MB")
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -28,6 +28,8 @@ def main(argv: list[str] | None = None) -> None:
 
     from geomoe.embeddings import SearchIndex
 
+    if args.picture:
+        import matplotlib  # noqa: F401 - says now that it is missing
     index = SearchIndex(args.embeddings)
     hits = index.like(index.nearest_row(lat, lon, args.within_km), args.k, args.beyond_km)
     index.write_geojson(hits, args.output)

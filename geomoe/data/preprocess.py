@@ -23,6 +23,10 @@ _IMPOSSIBLE = -0.05  # reflectance; water and shadow come near it, nothing lies 
 _IMPOSSIBLE_SHARE = 0.25  # of a band's pixels below it, beyond which a user is warned
 
 
+class UnitWarning(UserWarning):
+    """Nobody says what the numbers of a scene are."""
+
+
 class StatisticsWarning(UserWarning):
     """The images lie far from the data that the model was trained on."""
 
@@ -145,6 +149,8 @@ def check_values(images: np.ndarray, unit: str) -> None:
         if np.isinf(images).any():
             raise ValueError("images hold infinite values; give pixels without data NaN")
         finite = images[~np.isnan(images)]
+    elif unit == "collection2_dn" and images.dtype.itemsize == 1:
+        raise ValueError(f"{images.dtype} images hold no Collection 2 digital numbers; pass unit='uint8', or what they are")
     elif unit == "reflectance":
         raise ValueError(f"unit='reflectance' needs float images, got {images.dtype}; digital numbers have their own units")
     if unit in landsat.SCALED_UNITS:
@@ -299,7 +305,9 @@ def prepare(
     if images.shape[-1] != len(names):
         what = "bands names" if spec.bands is not None else f"{sensor} has" if by_name else "the model takes"
         needed = f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}"
-        raise ValueError(f"{needed}; bands=(...) says which bands there are")
+        first = images.shape[1] == len(names)
+        hint = "layout='NCHW' says that the bands come first" if first else "bands=(...) says which bands there are"
+        raise ValueError(f"{needed}; {hint}")
     order = band_order(names, bands, spec.fill_missing, sensor) if by_name else list(range(len(names)))
     present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
     channels = [channel for channel in order if channel is not None]

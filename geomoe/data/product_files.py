@@ -185,8 +185,10 @@ def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[
         else:
             found = landsat.bands_of_file(descriptions, sensor)
             if found is None and len(indexes) != len(landsat.sensor_bands(sensor)):
-                example = "name them, as in bands=('blue', 'green', 'red')"
-                raise ValueError(f"has {len(indexes)} bands and does not say which; {example}")
+                hint = "name them all, as in bands=('blue', 'green', 'red') or --bands blue,green,red"
+                if len(indexes) == len(landsat.TM_BANDS):
+                    hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
+                raise ValueError(f"has {len(indexes)} bands and does not say which; {hint}")
             names = {band: i for i, band in enumerate(landsat.sensor_bands(sensor))} if found is None else found
             if not names:
                 raise ValueError(f"its bands are named {', '.join(map(str, descriptions))}, none of which is one of {sensor}'s")

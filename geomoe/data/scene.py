@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import rasterio
 from rasterio.windows import Window
 
 from geomoe import landsat, metadata
-from geomoe.data.preprocess import InputSpec
+from geomoe.data.preprocess import InputSpec, UnitWarning
 from geomoe.data.product_files import SceneError, SceneFiles, find_scene, unit_of_scale
 from geomoe.data.raster import RasterError, open_raster, read_band, read_options
 
@@ -31,6 +32,7 @@ class SceneInfo:
     time: np.datetime64  # UTC, in seconds, or in days where the hour is not known; NaT where the date is not
     sensor: str  # by the metadata file, else by the name of the product; "landsat8" where neither says it
     unit: str | None  # of its numbers, where the product says it
+    dtype: str  # of its numbers
     sun_elevation: float | None  # degrees, from the metadata file
     level1_factors: Mapping[str, tuple[float, float]] | None  # band name -> scale and offset, from the metadata file
 
@@ -40,12 +42,21 @@ class SceneInfo:
         return None if self.unit is None else 1 if self.unit == "level1_dn" else 2
 
     def spec(self, given: InputSpec) -> InputSpec:
-        """Complete what a user says of a scene by what it says of itself; SceneError where the two contradict each other."""
+        """Complete what a user says of a scene by what it says of itself; SceneError where the two contradict each other.
+
+        Where neither says a unit, numbers of 16 bits without a sign are taken for Collection 2's, with a `UnitWarning`.
+        """
         for name, theirs, own in (("unit", given.unit, self.unit), ("sensor", given.sensor, self.sensor)):
             if name == "sensor" and theirs and landsat.same_bands(theirs, self.sensor):
                 continue
             if theirs and own and theirs != own:
                 raise SceneError(f"{self.name}: {name}={theirs!r} was given, but by its name and metadata it is {own!r}")
+        if not (given.unit or self.unit):
+            if self.dtype in ("uint8", "int16"):
+                units = ", ".join(unit for unit in landsat.UNITS if self.dtype in landsat.FILE_DTYPES[unit])
+                raise SceneError(f"{self.name} does not say what its numbers, {self.dtype}, are: give their unit, {units}")
+            said = f"neither {self.name} nor you say a unit, so its numbers are taken for collection2_dn"
+            warnings.warn(f"{said}; {', '.join(landsat.UNITS)} are known", UnitWarning, stacklevel=4)
         fields: dict[str, Any] = {"unit": given.unit or self.unit or "collection2_dn", "sensor": given.sensor or self.sensor}
         if fields["unit"] == "level1_dn":
             fields["sun_elevation"] = self.sun_elevation if given.sun_elevation is None else given.sun_elevation
@@ -91,6 +102,7 @@ def open_scene(
             if band != "quality" and (unit := unit_of_scale(src.scales[index - 1], src.offsets[index - 1])):
                 units.setdefault(unit, p)
             if grid is None:
+                dtype = src.dtypes[0]
                 grid, date_tag = of_file, src.tags().get("TIFFTAG_DATETIME", "")
                 height, width, transform, crs = grid
             elif of_file != grid:
@@ -107,7 +119,7 @@ def open_scene(
             raise SceneError(f"{found.origin}: {error}") from None
     numbers = landsat.band_numbers(found.sensor)
     factors = {landsat.band_name(b, found.sensor): pair for b, pair in product.level1_factors.items() if b in numbers}
-    facts = time, found.sensor, next(iter(units), None), product.sun_elevation, factors or None
+    facts = time, found.sensor, next(iter(units), None), dtype, product.sun_elevation, factors or None
     return SceneInfo(found.name, dict(found.files), found.qa, height, width, transform, crs, *facts)
 
 

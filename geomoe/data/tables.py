@@ -72,7 +72,9 @@ def read_table(path: str | os.PathLike[str], columns: Sequence[str]) -> list[Row
             raise ValueError(f"{name}: column {twice[0]!r} stands twice")
         if columns[0] not in header or set(header) - set(columns):
             hint = "; the fields of a line are separated by commas" if len(header) == 1 and set(header[0]) & set(";\t") else ""
-            raise ValueError(f"{name}: columns are {header}; needed: {columns[0]}; allowed: {', '.join(columns)}{hint}")
+            foreign = [repr(column) for column in header if column not in columns]
+            wrong = f"{', '.join(foreign)} stands for nothing" if columns[0] in header else f"there is no column {columns[0]}"
+            raise ValueError(f"{name}: {wrong}; its columns are {header}, and may be {', '.join(columns)}{hint}")
         for cells in reader:
             texts, where = [cell.strip() for cell in cells], f"{name}, line {reader.line_num}"
             if not any(texts):

@@ -11,7 +11,7 @@ import numpy as np
 from geomoe import data, landsat, metadata
 from geomoe.data.folder import File, find_geotiffs, fingerprint
 from geomoe.data.geotiff import PatchError, read_patch
-from geomoe.data.preprocess import InputSpec, has_data
+from geomoe.data.preprocess import InputSpec, has_data, to_size
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.sink import Parts, Sink
 from geomoe.embeddings.vectors import Columns
@@ -118,6 +118,9 @@ def embed_folder(
             numbers of any size, cropped at the centre.
         skipped: called for each file that cannot be read.
 
+    Returns:
+        The numbers of "patches", of those "embedded", and of files "skipped".
+
     Raises:
         FileNotFoundError, ValueError: there is no such folder, no GeoTIFF in it that can be used, or the sink is a raster.
     """
@@ -151,14 +154,22 @@ def embed_folder(
         if jax.process_index() == 0:
             parts.remove()
         raise ValueError(f"none of the {len(files)} GeoTIFFs of {root} can be used{'; the first: '.join(['', *errors[:1]])}")
-    return sink.finish(parts, facts)
+    counts = sink.finish(parts, facts)
+    return counts | {"skipped": len(files) - counts["patches"]}
+
+
+def _valid_fraction(image: np.ndarray, spec: InputSpec, size: int) -> float:
+    """Share of the pixels of an image, of those that the model is given, that hold data."""
+    holds = has_data(image, str(spec.known().unit))
+    if spec.resize_mode == "centre_crop" and min(holds.shape) >= size:
+        holds = to_size(holds[None, :, :, None], size, spec.resize_mode)[0, :, :, 0]
+    return float(holds.mean())
 
 
 def _rows_of_files(
     encoder: PretrainedEncoder, sink: Sink, files: list[File], spec: InputSpec, skipped: Callable[[PatchError], None]
 ) -> Columns:
     """Rows of the readable ones of some files."""
-    unit = str(spec.known().unit)
     names = spec.bands or (None if encoder.bands == landsat.BANDS else encoder.bands)
     ids, patches = [], []
     for file in files:
@@ -168,7 +179,7 @@ def _rows_of_files(
         except PatchError as error:
             skipped(error)
     times = [metadata.acquisition_time(name=os.path.basename(i), date_tag=patch.date_tag) for i, patch in zip(ids, patches)]
-    valid = np.array([has_data(patch.image, unit).mean() for patch in patches], np.float32)
+    valid = np.array([_valid_fraction(patch.image, spec, encoder.config.img_size) for patch in patches], np.float32)
     columns = {
         "id": np.array(ids, str),
         "latitude": np.array([patch.latitude for patch in patches], np.float64),

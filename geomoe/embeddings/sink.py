@@ -23,6 +23,7 @@ from geomoe.pretrained import PretrainedEncoder
 from geomoe.training import parallel
 from geomoe.version import __version__
 
+_FACTS = "facts.json"
 BLOCK = 8192  # patches of a part, or a little more
 
 
@@ -43,21 +44,23 @@ class Parts:
 
     def __init__(self, output: str | os.PathLike[str], facts: Mapping[str, Any], total: int) -> None:
         self.folder, self.total = f"{os.fspath(output)}.parts", total
-        path = os.path.join(self.folder, "facts.json")
-        facts, before = json.loads(json.dumps(facts)), None
-        if os.path.exists(path):
-            with open(path) as file:
-                before = json.load(file)
-            if differ := sorted(key for key in {*before, *facts} if before.get(key) != facts.get(key)):
-                other = f"parts of another run ({', '.join(differ)} differ)"
-                raise ValueError(f"{self.folder} holds {other}; remove the folder to start anew")
+        self._facts = json.loads(json.dumps(facts))
+        self._check_facts()
         self._missing = self.missing()
         self.begun = total - sum(stop - first for first, stop in self._missing)  # inputs that earlier runs covered
         parallel.wait("parts were listed")  # before one process adds to them
-        if before is None and jax.process_index() == 0:
-            with atomic_open(path) as file:
-                json.dump(facts, file)
-        parallel.wait("parts have facts")
+
+    def _check_facts(self) -> bool:
+        """Whether there are parts, of this run; ValueError where they are another's."""
+        path = os.path.join(self.folder, _FACTS)
+        if not os.path.exists(path):
+            return False
+        with open(path) as file:
+            before = json.load(file)
+        if differ := sorted(key for key in {*before, *self._facts} if before.get(key) != self._facts.get(key)):
+            other = f"parts of another run ({', '.join(differ)} differ)"
+            raise ValueError(f"{self.folder} holds {other}; remove the folder to start anew")
+        return True
 
     def _ranges(self) -> list[tuple[int, int]]:
         """What the parts cover, in order: the first input of each, and the first after it."""
@@ -107,6 +110,9 @@ class Parts:
     def add(self, first: int, pieces: list[Columns], count: int = 1) -> None:
         """Write the part of `count` inputs from `first` on, the rows of some pieces after each other."""
         columns = {key: np.concatenate([piece[key] for piece in pieces]) for key in pieces[0]}
+        if not self._check_facts():  # a run that fails before its first part leaves nothing behind
+            with atomic_open(os.path.join(self.folder, _FACTS)) as file:
+                json.dump(self._facts, file)
         with atomic_open(self._path(first, first + count), "wb") as file:
             np.savez(file, allow_pickle=False, **columns)
 
@@ -115,8 +121,9 @@ class Parts:
             yield self._columns(*covered)
 
     def remove(self) -> None:
-        """Delete the folder."""
-        shutil.rmtree(self.folder)
+        """Delete the folder, if there is one."""
+        if os.path.isdir(self.folder):
+            shutil.rmtree(self.folder)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -143,7 +143,8 @@ class PretrainedEncoder:
 
         Returns:
             (N, width) float32, the width being D for most pools (`geomoe.models.pooling.pool_width`), or (N, 5 + P, D) for
-            "tokens". Of xarray a DataArray with the other dimensions of the images and `embedding` (and `token`).
+            "tokens"; NaN for an image in which no pixel holds data, unless these are to speak. Of xarray a DataArray with the
+            other dimensions of the images and `embedding` (and `token`).
 
         Raises:
             ValueError: a shape, type, unit or value is wrong; the message says which.
@@ -167,7 +168,11 @@ class PretrainedEncoder:
         lat, lon, time = map(arrays.as_numpy, (lat, lon, time))
         shape = (self.config.num_tokens,) * (pool == TOKENS) + (pool_width(self.config, pool),)
         batches = self._batches(images, lat, lon, time, spec, batch_size, valid)
-        parts = [self.embed_batch(batch, meta, pool, size, holds) for batch, meta, size, holds in batches]
+        parts = []
+        for batch, meta, size, holds in batches:
+            vectors = self.embed_batch(batch, meta, pool, size, holds)
+            lacking = np.zeros(len(batch), bool) if holds is None else ~holds.any(axis=(1, 2))
+            parts.append(np.where(lacking.reshape(-1, *[1] * (vectors.ndim - 1)), np.nan, vectors))
         z = np.concatenate([np.zeros((0, *shape), np.float32), *parts])
         record = {"normalized": True} if spec is None else self.record(spec)
         if labelled is not None:

@@ -45,6 +45,8 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
         if labels.dtype.kind in "SUOT" and any(isinstance(label, str | bytes) for label in labels.reshape(-1)):
             indices = "names, indices = np.unique(labels, return_inverse=True) of all splits together gives them"
             raise ValueError(f"{name} labels are text; pass class indices: {indices}")
+        if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+            raise ValueError(f"{name} labels hold NaN or infinite values; leave the rows without a label out")
         whole = labels.astype(np.int64)
         if labels.dtype.kind not in "iub" and not np.array_equal(labels, whole):
             raise ValueError(f"{name} labels must be class indices or 0/1, got {labels.dtype}")
