@@ -1,5 +1,6 @@
 """The commands: every option that a command reads has a use."""
 
+import argparse
 import re
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from geotiffs import pixels, write_tif
 
 import geomoe
 from geomoe import embeddings
-from geomoe.cli import convert, embed, info, main, report
+from geomoe.cli import convert, embed, info, main, options as shared, report
 
 CLI = ROOT / "geomoe" / "cli"
 SHARED = (CLI / "options.py").read_text()  # options of commands that call add_options
@@ -41,6 +42,16 @@ def test_options_that_a_source_has_no_use_for_are_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             embed.main([*arguments, *options])
+
+
+def test_zero_is_a_share_like_any_other():
+    """And no sign that an option was not given, which leaves it to the library."""
+    parser = argparse.ArgumentParser()
+    shared.add_options(parser)
+    options = lambda *given: shared.window_options(parser.parse_args(given))
+    assert options() == {}
+    assert options("--min_valid", "0", "--max_cloud", "0") == {"min_valid": 0.0, "max_cloud": 0.0}
+    assert options("--mask", "cloud,shadow", "--stride", "4") == {"mask": ("cloud", "shadow"), "stride": 4}
 
 
 @pytest.mark.parametrize("command", [convert, embed, report], ids=lambda module: module.__name__)

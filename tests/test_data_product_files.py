@@ -45,6 +45,24 @@ def test_collection_1_surface_reflectance_by_espa(tmp_path):
         assert reader.clouds(0, 0, 41, 43).all()
 
 
+@pytest.mark.parametrize(
+    "stem, kind",
+    [
+        ("LC08_L1TP_193026_20190613_20190619_01_T1", "BQA_C1"),
+        ("LC08_L1GT_193026_20190613_20190619_01_T2", "BQA_C1"),
+        ("LC08_L1TP_193026_20190613_20190613_01_RT", "BQA_C1"),
+        ("LC81930262015164LGN00", "BQA"),
+    ],
+)
+def test_the_bits_of_bqa_are_those_of_its_collection(tmp_path, stem, kind):
+    """A pixel of 2800 is cloud to collection 1 (LSDS-1873), and none before the collections, where bits 14 and 15 say it."""
+    write_scene(tmp_path, stem, pixels(), qa=np.full((41, 43), 2800), qa_name="BQA")
+    info = open_scene(tmp_path)
+    assert info.qa[1] == kind
+    with SceneReader(info, landsat.BANDS, "level1_dn") as reader:
+        assert (reader.clouds(0, 0, 41, 43) == (kind == "BQA_C1")).all()
+
+
 def test_the_unit_of_scale_and_offset_tags(tmp_path):
     def scaled(name, scale, offset):
         path = write_tif(tmp_path / name, pixels())

@@ -242,6 +242,19 @@ def test_an_interrupted_scene_goes_on(encoder, scene_file, tmp_path, monkeypatch
             np.testing.assert_array_equal(one[name], two[name])
 
 
+def test_parts_by_other_clouds_or_masks_are_not_gone_on_with(encoder, level1_folder, tmp_path):
+    def stop(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    sink = embeddings.Sink(tmp_path / "x.npz", batch_size=8, progress=stop)
+    with pytest.raises(KeyboardInterrupt):
+        embeddings.embed_scene(encoder, sink, level1_folder, max_cloud=0.5)
+    for name, options in (("max_cloud", dict(max_cloud=0.25)), ("mask", dict(max_cloud=0.5, mask=("cloud",)))):
+        with pytest.raises(ValueError, match=rf"parts of another run \({name} differ\)"):
+            embeddings.embed_scene(encoder, dataclasses.replace(sink, progress=lambda *_: None), level1_folder, **options)
+
+
 def test_real_scenes(encoder, shared, tmp_path):
     level1, scene = InputSpec(unit="level1_dn"), shared / "landsat_level1_scene"
     sink = embeddings.Sink(tmp_path / "a.tif")

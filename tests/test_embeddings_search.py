@@ -54,6 +54,16 @@ def test_the_neighbours_are_exact(cloud):
     assert index.id[far.rows].tolist() == [f"row{i}" for i in expected if abs(i - 100) * 11.119 > 1000]
 
 
+def test_other_dates_of_the_query_are_hits_unless_they_are_too_near(tmp_path):
+    """Rows 0 and 1 are one place on two dates, row 2 lies 11.1 km and row 3 22.2 km off."""
+    vector = np.array([[1, 0], [1, 0.1], [1, 0.2], [1, 0.3]], np.float32)
+    index = embeddings.SearchIndex(write(tmp_path / "x.npz", vector, [0, 0, 0.1, 0.2], [20] * 4))
+    assert index.like(0).rows.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(index.like(0).kilometres, [0, 11.119, 22.239], atol=0.01)
+    assert index.like(0, beyond_km=11).rows.tolist() == [2, 3]
+    assert index.like(0, beyond_km=11.2).rows.tolist() == [3]
+
+
 def test_a_query_across_180_degrees_and_one_that_is_nowhere(tmp_path, cloud):
     vector = np.eye(3, dtype=np.float32)
     index = embeddings.SearchIndex(write(tmp_path / "x.npz", vector, [0, 0, 50], [179.99, -179, 0]))

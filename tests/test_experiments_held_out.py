@@ -2,10 +2,16 @@
 
 import numpy as np
 import pytest
+from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
-from geomoe.data.corpus import BATCH, HELD_OUT, TRAINING, Source, training_mix
+from geomoe import data
+from geomoe.data import corpus
+from geomoe.data.corpus import BATCH, HELD_OUT, SAMPLE, TRAINING, Source, training_mix
 from geomoe.experiments import held_out
 from geomoe.experiments.held_out import Windows
+from geomoe.landsat import Statistics
+
+RAW = Statistics((0,) * 7, (1,) * 7, "none")
 
 
 def test_no_held_out_image_is_trained_on():
@@ -20,6 +26,24 @@ def test_no_held_out_image_is_trained_on():
     assert {("landsat5", "uint8"), ("landsat7", "uint8"), ("landsat8", "collection2_dn")} <= sensors
     shares = dict(training_mix())
     assert shares["landsat_scene/utah"] == 10 / BATCH and 0 < 1 - sum(shares.values()) < 0.2
+
+
+def test_an_image_is_cut_within_the_rows_of_each_source(tmp_path, monkeypatch):
+    """One image of 100 x 60 pixels: the north is trained on, the south held out, and no patch is of both."""
+    write_tif(tmp_path / "landsat_zoo" / "place.tif", pixels(size=(100, 60)))
+    write_bigearthnet(tmp_path / "landsat_sample", [BIGEARTHNET_ID.format(1, 1)])
+    cut = dict(path="landsat_zoo/place.tif", unit="collection2_dn", sensor="landsat8", side=20, stride=20)
+    monkeypatch.setattr(corpus, "TRAINING", (Source("north", rows=(0, 50), share=8, **cut),))
+    monkeypatch.setattr(corpus, "HELD_OUT", (Source("south", rows=(50, 100), **cut),))
+    counts = {}
+    corpus.prepare_corpus(str(tmp_path), str(tmp_path / "data"), counts.__setitem__)
+    assert counts == {"landsat_scene/north": 6, "landsat_scene/south": 6, SAMPLE: 1}
+    for name, first in (("north", 0), ("south", 50)):
+        batch = next(
+            data.load(f"landsat_scene/{name}", "train", data_dir=tmp_path / "data", statistics=RAW).as_numpy_iterator()
+        )
+        corners = [tuple(map(int, patch.decode().rsplit("_", 2)[1:])) for patch in batch["id"]]
+        assert sorted(corners) == [(row, column) for row in (first, first + 20) for column in (0, 20, 40)]
 
 
 def test_free_labels_are_thirds_of_what_the_pixels_say():
@@ -105,15 +129,15 @@ def test_differences_are_paired():
 
 @pytest.mark.long
 def test_the_corpus_is_cut_and_an_encoder_scored_on_what_is_held_out(shared, tmp_path, capsys):
-    from geomoe.cli import corpus
+    from geomoe.cli import corpus as command
 
     if not (shared / "landsat_zoo").exists():
         pytest.skip("needs ../shared/landsat_zoo")
-    corpus.main(["--prepare", str(shared), "--data_dir", str(tmp_path)])
+    command.main(["--prepare", str(shared), "--data_dir", str(tmp_path)])
     counts = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
     assert len(counts) == len(TRAINING) + len(HELD_OUT) + 1 and counts["landsat_scene/peru"] == "16 patches"
     assert counts["landsat_scene/alberta_north"] == "420 patches"  # 14 x 30 of 64 pixels, 32 apart, in 500 x 1,001
-    corpus.main(["--data_dir", str(tmp_path), "--checkpoints", "geomoe-xxs", "--draws", "2"])
+    command.main(["--data_dir", str(tmp_path), "--checkpoints", "geomoe-xxs", "--draws", "2"])
     lines = capsys.readouterr().out.splitlines()
     scores = {
         line.split(" | ")[0].strip("| "): [float(cell) for cell in line.strip("| ").split(" | ")[1:]] for line in lines[2:6]

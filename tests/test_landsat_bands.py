@@ -54,3 +54,10 @@ def test_the_coastal_band_gets_the_z_score_of_the_blue_one():
     # 9405.194 +- 6016.344 is the coastal band of BigEarthNet-L, 9649.677 +- 6095.472 the blue one.
     expected = (six[..., 0].astype(float) - 9649.677) / 6095.472 * 6016.344 + 9405.194
     np.testing.assert_allclose(seven[..., 0][six[..., 0] > 0], expected[six[..., 0] > 0], atol=0.5001)
+
+
+def test_a_dark_pixel_keeps_its_data_in_the_coastal_band():
+    """The z-score of a blue 100 is that of a coastal -20, and of a blue 200 that of 78; 0 would stand for no data."""
+    blue = np.array([0, 1, 100, 200])
+    seven = landsat.with_coastal(np.stack([blue, *[np.full(4, 9000)] * 5], axis=-1))
+    np.testing.assert_array_equal(seven[:, 0], [0, 1, 1, 78])

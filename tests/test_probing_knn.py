@@ -43,5 +43,8 @@ def test_votes_are_those_of_scikit_learn(k, metric):
     model = KNeighborsClassifier(k, metric=metric, algorithm="brute").fit(x[:100], y[:100])
     np.testing.assert_allclose(result.scores, model.predict_proba(x[100:]), atol=1e-6)
     assert result.settings["k"] == k and result.settings["metric"] == metric
-    other = knn_probe((x[:100], y[:100]), (x[100:], y[100:]), task="multiclass", k=k, protocol="landsat_bench", resamples=0)
+    options = dict(k=k, metric=metric, protocol="landsat_bench")  # which fixes both
+    other = knn_probe((x[:100], y[:100]), (x[100:], y[100:]), task="multiclass", resamples=0, **options)
     assert other.settings["k"] == 5 and other.settings["metric"] == "euclidean"
+    model = KNeighborsClassifier(5, algorithm="brute").fit(x[:100], y[:100])
+    np.testing.assert_allclose(other.scores, model.predict_proba(x[100:]), atol=1e-6)

@@ -89,3 +89,12 @@ def test_intervals_of_a_regression_are_those_of_explicit_resamples():
 def test_the_main_metric_of_each_task():
     tasks = ("multiclass", "multilabel", "change", "regression")
     assert [main_metric(task) for task in tasks] == ["accuracy", "micro_mAP", "average_precision", "r2"]
+
+
+def test_micro_averages_count_classes_that_never_occur():
+    """By score: right, wrong (of the class that no row has), right, wrong ...: precisions 1 and 2/3 at the two positives."""
+    labels = np.array([[1, 0, 0], [0, 1, 0]])
+    scores = np.array([[0.9, 0.1, 0.8], [0.2, 0.7, 0.1]])
+    metrics = classification_metrics(labels, (scores > 0.5).astype(int), scores, "multilabel")
+    assert metrics["micro_mAP"] == pytest.approx(5 / 6) and metrics["macro_mAP"] == 1
+    assert metrics["micro_precision"] == pytest.approx(2 / 3) and metrics["macro_precision"] == 1

@@ -40,6 +40,13 @@ def test_recipes_change_what_they_say():
     assert configs.differences(base.to_dict(), fast.to_dict()) == ["optimizer.lr: 0.0003 -> 0.0015"]
 
 
+def test_the_multi_objective_recipe_has_the_size_asked_for():
+    for size, width in (("S", 144), ("XXS", 108), ("tiny", 16)):
+        config = multi_objective_config(size)
+        config.data.name = "some"
+        assert validate(config).width == width
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -110,12 +110,16 @@ def test_two_views_in_training_and_validation(synthetic_dir):
         np.testing.assert_array_equal(first[key], again[key])
 
 
-def test_another_dataset_is_held_out_by_its_own_statistics(synthetic_dir):
+@pytest.mark.parametrize(
+    "mode, held_out", [("random_crop", "centre_crop"), ("random_resized_crop", "centre_crop"), ("resize", "resize")]
+)
+def test_another_dataset_is_held_out_by_its_own_statistics_and_not_cropped_at_random(synthetic_dir, mode, held_out):
     other = "synthetic_landsat/small_dominant"
-    config = real_data_config(synthetic_dir, **{"data.val_name": other, "data.val_split": "val[:10]"})
+    changes = {"data.resize_mode": mode, "data.crop_sides": (22, 40) if mode == "random_resized_crop" else ()}
+    config = real_data_config(synthetic_dir, **{"data.val_name": other, "data.val_split": "val[:10]"}, **changes)
     run = opened(config)
     statistics = data.compute_statistics(other, "val[:10]", synthetic_dir)
-    loaded = data.load(other, "val[:10]", data_dir=synthetic_dir, statistics=statistics, resize_mode="centre_crop")
+    loaded = data.load(other, "val[:10]", data_dir=synthetic_dir, statistics=statistics, resize_mode=held_out)
     order = lambda batch: sorted(image.tobytes() for image in batch["image"])
     assert order(next(run.val())) == order(next(loaded.as_numpy_iterator()))
     assert run.val_share == 10 and run.statistics.mean != statistics.mean
