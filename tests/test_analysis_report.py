@@ -9,14 +9,19 @@ import matplotlib.axes
 import numpy as np
 import pytest
 
+from geomoe import data
 from geomoe.analysis.report import figures, sections
 from geomoe.cli import report
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
+from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE
 from geomoe.models.reconstruction import reconstruct
 from geomoe.probing.results import Scores
 from geomoe.probing.tables import Row, save_tables
+from geomoe.training import read_run
+
+STATISTICS = Statistics((9000.0,) * 7, (2000.0,) * 7, "drawn here")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +57,25 @@ def test_a_report_without_the_dataset_says_so(run_dir, tmp_path, capsys):
         report.main([str(tmp_path / "nowhere")])
 
 
+def test_the_images_are_those_that_the_run_held_out(run_dir, synthetic_dir, tmp_path, monkeypatch):
+    """Of the dataset of `data.val_name`, z-scored by its own statistics, not of the main one."""
+    other, seen = "synthetic_landsat/small_dominant", []
+    shutil.copytree(run_dir, tmp_path / "run")
+    run = read_run(run_dir)
+    run["config"]["data"].update(val_name=other, val_split="val[:10]")
+    monkeypatch.setattr("geomoe.analysis.report.read_run", lambda folder: run)
+    for part in ("reconstructions", "routing", "sensitivity", "projection"):
+        monkeypatch.setattr(sections, part, lambda encoder, images: seen.append(images) or "")
+    report.main([str(tmp_path / "run"), "--data_dir", str(synthetic_dir)])
+    statistics = data.compute_statistics(other, "val[:10]", synthetic_dir)
+    size = dict(img_size=seen[0].batch["image"].shape[1], resize_mode="centre_crop")
+    loaded = data.load(other, "val[:10]", data_dir=synthetic_dir, statistics=statistics, **size)
+    expected = next(loaded.as_numpy_iterator())["image"]
+    order = lambda images: sorted(image.tobytes() for image in images)
+    assert len(seen) == 4 and order(seen[0].batch["image"]) == order(expected)
+    assert seen[0].statistics.mean == statistics.mean and len(seen[0].classes) > 0
+
+
 @pytest.fixture(scope="module")
 def held_out():
     rng = np.random.default_rng(0)
@@ -59,7 +83,8 @@ def held_out():
     batch = {"image": (rng.standard_normal((20, 8, 8, 7)) * scale).astype(np.float32)}
     batch |= {name: np.zeros((20, 2), np.float32) for name in FIELDS}
     batch["valid"] = np.ones((20, 8, 8), bool)
-    return sections.HeldOut.of({**batch, "labels": np.eye(4, dtype=int)[np.arange(20) % 4]}, "multiclass", list("abcd"))
+    batch["labels"] = np.eye(4, dtype=int)[np.arange(20) % 4]
+    return sections.HeldOut.of(batch, STATISTICS, "multiclass", list("abcd"))
 
 
 @pytest.fixture
@@ -88,7 +113,7 @@ def test_a_reconstruction_is_drawn_beside_its_original(encoder, held_out, drawn)
     result = reconstruct(MAE(encoder.config), encoder.params, held_out.first(4))
     assert len(drawn) == 2 * 4 * 4 and not np.allclose(result.original, result.reconstruction, atol=0.1)
     for panels, bands in ((drawn[:16], TRUE_COLOUR), (drawn[16:], FALSE_COLOUR)):
-        original, decoded = (composite(z, encoder.statistics, bands) for z in (result.original, result.reconstruction))
+        original, decoded = (composite(z, STATISTICS, bands) for z in (result.original, result.reconstruction))
         seen = np.where(result.mask[..., None] > 0, 0.5, original)
         for i in range(4):
             for panel, expected in zip(panels[4 * i : 4 * i + 4], (original, seen, decoded, result.error)):

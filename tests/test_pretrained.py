@@ -264,7 +264,7 @@ def test_each_image_of_a_list_has_its_own_sun(encoder, scenes):
 
 @pytest.mark.parametrize("pool", ["mean", "tokens", ("mean", "metadata")])
 def test_an_image_without_any_data_has_no_embedding(encoder, pool):
-    images = np.random.default_rng(0).integers(8000, 20000, (3, 40, 40, 7)).astype(np.uint16)
+    images = np.random.default_rng(0).integers(8000, 20000, (3, 8, 8, 7)).astype(np.uint16)
     images[1] = 0
     z = encoder.embed(images, 50.0 + np.arange(3), [9.0] * 3, ["2020-05-01"] * 3, pool)
     assert np.isnan(z[1]).all() and np.isfinite(z[[0, 2]]).all()

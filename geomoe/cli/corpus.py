@@ -42,22 +42,26 @@ def _score(args: argparse.Namespace) -> None:
 
     encoders = {path: load(path) for path in args.checkpoints}
     windows = held_out.load_held_out(args.data_dir)
-    first = next(iter(encoders.values()))
-    features = held_out.baselines(windows) | {"random weights": held_out.encoder_features(first.random_weights(0))}
+    baselines = held_out.baselines(windows)
+    features, compared = dict(baselines), dict[str, list[str]]()  # the sets that another is compared with
     for path, encoder in encoders.items():
+        fresh = encoder.random_weights(0)
         for pool in args.pools:
-            features[f"{path}, {pool}"] = held_out.encoder_features(encoder, parse_pool(pool))
+            name, at_random = f"{path}, {pool}", f"random weights of {path}, {pool}"
+            features[at_random] = held_out.encoder_features(fresh, parse_pool(pool))
+            features[name] = held_out.encoder_features(encoder, parse_pool(pool))
+            compared[name] = [at_random, *baselines]
             if args.given_metadata:
-                features[f"{path}, {pool}, metadata given"] = held_out.encoder_features(encoder, parse_pool(pool), True)
+                features[f"{name}, metadata given"] = held_out.encoder_features(encoder, parse_pool(pool), True)
+                compared[f"{name}, metadata given"] = [name, at_random, *baselines]
     options = {"labelled": args.labelled, "draws": args.draws}
     scores = {name: held_out.score_features(some, windows, **options) for name, some in features.items()}
     print(held_out.table(scores, args.labelled), end="")
-    for name in list(features)[2:]:
-        for other in list(features)[:3]:
-            if name != other:
-                difference = held_out.paired_difference(scores[name], scores[other])
-                cells = ", ".join(f"{source} {mean:+.3f} ({error:.3f})" for source, (mean, error) in difference.items())
-                print(f"{name} against {other}, {args.labelled} labelled: {cells}")
+    for name, others in compared.items():
+        for other in others:
+            difference = held_out.paired_difference(scores[name], scores[other])
+            cells = ", ".join(f"{source} {mean:+.3f} ({error:.3f})" for source, (mean, error) in difference.items())
+            print(f"{name} against {other}, {args.labelled} labelled: {cells}")
 
 
 if __name__ == "__main__":

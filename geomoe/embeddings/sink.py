@@ -114,7 +114,7 @@ class Parts:
             with atomic_open(os.path.join(self.folder, _FACTS)) as file:
                 json.dump(self._facts, file)
         with atomic_open(self._path(first, first + count), "wb") as file:
-            np.savez(file, allow_pickle=False, **columns)
+            np.savez(file, **columns)  # type: ignore[arg-type]  # numpy before 2.3 has no allow_pickle
 
     def __iter__(self) -> Iterator[Columns]:
         for covered in self._ranges():

@@ -71,7 +71,7 @@ def read_images(
     if isinstance(images, list | tuple) and not several and masked:
         images = np.ma.stack(images)
     images = [preprocess.filled(image, unit) for image in images] if several else preprocess.filled(images, unit)
-    if isinstance(images, np.ndarray) and images.ndim != 4:
+    if isinstance(images, np.ndarray) and images.ndim != 4 and images.size:
         one = "; images[None] is a batch of one" * (images.ndim == 3)
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}{one}")
     count = len(images)

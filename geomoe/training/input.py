@@ -26,6 +26,7 @@ class RunData:
     examples: int  # of the main dataset's training split
     train: Callable[[int], Batches]  # number of a batch -> the stream of this process's training batches from there on
     val: Callable[[], Batches]  # starts the stream of this process's held-out batches, the last one possibly smaller
+    val_statistics: Statistics  # of their z-score
     val_share: int  # held-out examples that every process has at least; some have one more
 
 
@@ -49,15 +50,10 @@ def open_data(
     rows = rows_of_mix(d.mix, batch_size, jax.process_count() if d.own_shards else 1)
     streams = [(main, d.train_split, batch_size - sum(rows.values()), statistics)]
 
-    def another(name: str, split: str) -> tuple[Any, Statistics]:
-        source = data.builder(name, d.data_dir)
-        published = d.statistics == "published" and source.name in STATISTICS
-        return source, Statistics.published(source.name) if published else data.compute_statistics(source, split)
-
     for name, count in rows.items():
-        mixed, z_score = another(name, "train")
-        streams.append((mixed, "train", count, z_score))
-    held_out, val_statistics = another(d.val_name, d.val_split) if d.val_name else (main, statistics)
+        z_score = own_statistics(d.statistics, name, "train", d.data_dir)
+        streams.append((data.builder(name, d.data_dir), "train", count, z_score))
+    held_out, val_statistics = held_out_data(d, statistics)
     augment = data.Augment(**{field.name: d[field.name] for field in dataclasses.fields(data.Augment)})
     common: dict[str, Any] = dict(img_size=model.img_size, hour=d.hour, seed=config.seed, cache=d.cache, train=True)
     common |= dict(clip=tuple(d.clip) or None)
@@ -103,7 +99,34 @@ def open_data(
         raise ValueError(f"{split} has {count} examples, fewer than the {jax.process_count()} processes; hold out more")
     mix = {name: {"rows": stream[2], "statistics": dict(stream[3])} for name, stream in zip(rows, streams[1:])}
     examples, val_share = data.num_examples(main, d.train_split), count // jax.process_count()
-    return RunData(statistics, main.info.full_name, mix, examples, train, val, val_share)
+    return RunData(statistics, main.info.full_name, mix, examples, train, val, val_statistics, val_share)
+
+
+def own_statistics(which: str, name: str, split: str, data_dir: str) -> Statistics:
+    """Of a dataset beside the main one: published where `config.data.statistics` says so and it has some, else computed."""
+    from geomoe import data  # imports TensorFlow
+
+    source = data.builder(name, data_dir)
+    published = which == "published" and source.name in STATISTICS
+    return Statistics.published(source.name) if published else data.compute_statistics(source, split)
+
+
+def held_out_data(
+    section: Mapping[str, Any], statistics: Statistics, *, data_dir: str | None = None, split: str | None = None
+) -> tuple[Any, Statistics]:
+    """The dataset that a run holds out images of, and the statistics of their z-score.
+
+    Args:
+        section: the run's `config.data`.
+        statistics: of the main dataset.
+        data_dir, split: in place of the config's.
+    """
+    from geomoe import data  # imports TensorFlow
+
+    data_dir, other = data_dir or section["data_dir"], section.get("val_name", "")
+    if other:
+        statistics = own_statistics(section["statistics"], other, split or section["val_split"], data_dir)
+    return data.builder(other or section["name"], data_dir), statistics
 
 
 def rows_of_mix(mix: Sequence[tuple[str, float]], batch_size: int, multiple: int = 1) -> dict[str, int]:
@@ -149,4 +172,4 @@ def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig, loss: Loss
             yield batch
 
     statistics = Statistics((0.0,) * model.in_channels, (1.0,) * model.in_channels, "fake")
-    return RunData(statistics, "fake", {}, config.train.batch_size, stream, stream, local * config.log.eval_batches)
+    return RunData(statistics, "fake", {}, config.train.batch_size, stream, stream, statistics, local * config.log.eval_batches)

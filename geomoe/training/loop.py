@@ -260,7 +260,7 @@ class Trainer:
         if not count or jax.process_count() > 1 or self.data.dataset == "fake":
             return
         params, batch = parallel.fetch(self.state.params), next(iter(self.data.val()))
-        shown = self.data.statistics, self.loss.normalise_targets, self.config.seed
+        shown = self.data.val_statistics, self.loss.normalise_targets, self.config.seed
         self.log.images(self.step, reconstruction_images(self.model, params, batch, count, *shown))
 
 

@@ -6,12 +6,13 @@ import importlib.resources
 import os
 import string
 
-from geomoe import data
 from geomoe.analysis.report import sections
 from geomoe.files import atomic_open
+from geomoe.landsat import Statistics
 from geomoe.pretrained import PretrainedEncoder, load
 from geomoe.probing.features import load_images
 from geomoe.training import read_run
+from geomoe.training.input import held_out_data
 from geomoe.version import __version__
 
 
@@ -76,10 +77,12 @@ def write_report(
 def _held_out(
     encoder: PretrainedEncoder, config: dict, data_dir: str | os.PathLike | None, split: str | None, limit: int
 ) -> sections.HeldOut:
-    """Held-out images of the run's dataset, prepared as in its training but without crops at random."""
-    source = data.builder(config["name"], data_dir or config["data_dir"])
+    """Held-out images of the run, prepared as in its training but without crops at random."""
+    folder = None if data_dir is None else os.fspath(data_dir)
+    source, statistics = held_out_data(config, Statistics.of(encoder.statistics), data_dir=folder, split=split)
     resize_mode = "resize" if config["resize_mode"] == "resize" else "centre_crop"
     options = dict(resize_mode=resize_mode, clip=tuple(config["clip"]) or None, hour=config["hour"], batch_size=128)
+    options["statistics"] = statistics
     batch = load_images(encoder, source, split or config["val_split"], limit=limit, **options)
     classes = source.info.features["labels"].feature.names or []
-    return sections.HeldOut.of(batch, source.info.metadata["task"], classes)
+    return sections.HeldOut.of(batch, statistics, source.info.metadata["task"], classes)

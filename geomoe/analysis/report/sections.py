@@ -17,6 +17,7 @@ from geomoe.analysis.projections import project
 from geomoe.analysis.report import figures
 from geomoe.analysis.sensitivity import TRUE, metadata_sensitivity
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
+from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE, NUM_PREFIX_TOKENS
 from geomoe.models.reconstruction import reconstruct
@@ -41,16 +42,17 @@ class HeldOut:
     """Held-out images."""
 
     batch: dict[str, np.ndarray]  # image (N, S, S, C) z-scored; valid (N, S, S); week, hour, lat, lon (N, 2); labels (N, K)
+    statistics: Statistics  # of the z-score
     task: str  # "multiclass", "multilabel" or another
     classes: Sequence[str]  # their names; empty without labels
 
     @classmethod
-    def of(cls, batch: Mapping[str, np.ndarray], task: str, classes: Sequence[str]) -> HeldOut:
+    def of(cls, batch: Mapping[str, np.ndarray], statistics: Statistics, task: str, classes: Sequence[str]) -> HeldOut:
         """Put the images to draw first: at even steps of the standard deviation of their pixels, the smoothest first."""
         by_std = np.argsort(batch["image"].std(axis=(1, 2)).mean(axis=-1), kind="stable")
         first = by_std[np.round(np.linspace(0.1, 0.95, SHOWN) * (len(by_std) - 1)).astype(int)]
         order = np.concatenate([first, np.setdiff1d(np.arange(len(by_std)), first)])
-        return cls({name: value[order] for name, value in batch.items()}, task, classes)
+        return cls({name: value[order] for name, value in batch.items()}, statistics, task, classes)
 
     def first(self, count: int) -> dict[str, np.ndarray]:
         """The first images."""
@@ -120,7 +122,7 @@ def reconstructions(encoder: PretrainedEncoder, images: HeldOut) -> str:
     result = reconstruct(model, encoder.params, shown, normalised_targets=normalised, valid=shown["valid"])
     drawn = ""
     for bands, title in ((TRUE_COLOUR, "true colour"), (FALSE_COLOUR, "near infrared, red, green")):
-        drawn += f"<div><p>{title.capitalize()}:</p>{figures.reconstruction(result, encoder.statistics, bands, title)}</div>"
+        drawn += f"<div><p>{title.capitalize()}:</p>{figures.reconstruction(result, images.statistics, bands, title)}</div>"
     note = ""
     if encoder.normalised_targets:
         note = "The run learned patches normalised each by itself; their own mean and standard deviation are given back to the "
@@ -145,7 +147,7 @@ def routing(encoder: PretrainedEncoder, images: HeldOut) -> str:
     last, side = cfg.depth - 1, cfg.img_size // cfg.patch_size
     norms = contribution_norms(encoder, shown, last)[-1, NUM_PREFIX_TOKENS:].reshape(side, side, -1)
     effects = ablation_effects(encoder, shown, last)[:, -1] if cfg.num_experts(last) > cfg.top_k else None
-    maps = figures.first_choices(composite(shown["image"], encoder.statistics), routed, sorted({0, cfg.depth // 2, last}))
+    maps = figures.first_choices(composite(shown["image"], images.statistics), routed, sorted({0, cfg.depth // 2, last}))
     return (
         f"<p>Experts on held-out images, without masking and noise. {html.escape(note)}</p>"
         f'<div class="wide">{figures.usage(routed)}</div>'

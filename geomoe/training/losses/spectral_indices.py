@@ -12,7 +12,8 @@ def index_statistics(images: Array, valid: Array, statistics: Statistics) -> Arr
     """Mean and standard deviation of each spectral index over the valid pixels.
 
     Args:
-        images: (B, H, W, 7) z-scored by `statistics`, which are in Collection 2 digital numbers.
+        images: (B, H, W, 7) z-scored by `statistics`, which are in Collection 2 digital numbers. Rows that a run mixes in are
+            z-scored by their own, of which the encoder sees nothing: theirs are the indices of what it does see.
         valid: (B, H, W).
 
     Returns:
