@@ -45,7 +45,7 @@ def test_a_folder_of_patches(encoder, ground, folder, tmp_path, monkeypatch):
     assert table["id"].tolist() == [STAMPED, "empty", "sub/later", "sub/timeless"] and table["vector"].dtype == np.float32
     # A stamp in the name is believed before the time of writing.
     assert table["time"].astype(str).tolist() == ["2017-06-13T10:10:31", "NaT", "2021-03-04T05:06:07", "NaT"]
-    middle = ground[:40, 1:41]  # of 41 x 43
+    middle = ground[16:24, 17:25]  # the 8 x 8 of the model, of 41 x 43
     np.testing.assert_allclose(table["valid_fraction"][0], (middle != 0).all(axis=-1).mean(), rtol=1e-6)
     for row, image in ((0, ground), (2, ground[:, 10:]), (3, ground[:30])):
         np.testing.assert_allclose(table["vector"][row], embed_one(encoder, image, table, row), atol=2e-3)
@@ -83,7 +83,7 @@ def test_other_units_sensors_and_sizes(encoder, ground, tmp_path):
 
 def test_an_image_whose_middle_is_empty_is_marked(encoder, ground, tmp_path):
     """The model is given the middle alone, unless the whole is resized."""
-    hollow = np.pad(ground[:40, :40] * 0, ((40, 40), (40, 40), (0, 0)), constant_values=9000)
+    hollow = np.pad(ground[:8, :8] * 0, ((8, 8), (8, 8), (0, 0)), constant_values=9000)
     write_tif(tmp_path / "in" / "hollow.tif", hollow)
     for mode, embedded, valid in (("centre_crop", 0, 0.0), ("resize", 1, 8 / 9)):
         sink = embeddings.Sink(tmp_path / f"{mode}.npz")
