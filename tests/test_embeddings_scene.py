@@ -242,11 +242,12 @@ def test_an_interrupted_scene_goes_on(encoder, scene_file, tmp_path, monkeypatch
             np.testing.assert_array_equal(one[name], two[name])
 
 
-def test_parts_by_other_clouds_or_masks_are_not_gone_on_with(encoder, level1_folder, tmp_path):
+def test_parts_by_other_clouds_or_masks_are_not_gone_on_with(encoder, level1_folder, tmp_path, monkeypatch):
     def stop(done, total):
-        if done:
+        if done == total:
             raise KeyboardInterrupt
 
+    monkeypatch.setattr(sinks, "BLOCK", 1)  # a part for each row of windows
     sink = embeddings.Sink(tmp_path / "x.npz", batch_size=8, progress=stop)
     with pytest.raises(KeyboardInterrupt):
         embeddings.embed_scene(encoder, sink, level1_folder, max_cloud=0.5)
