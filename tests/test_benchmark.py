@@ -30,6 +30,7 @@ def test_the_published_size_by_hand():
     assert training_flops(config) == 3 * (encoder_flops(config, 30) + decoder_flops(config))
 
 
+@pytest.mark.long
 def test_the_command_writes_rows(tmp_path, capsys):
     bench.main(["--part", "embed", "--size", "tiny", "--json", str(tmp_path / "b.json")])
     (row,) = json.loads((tmp_path / "b.json").read_text())

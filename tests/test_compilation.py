@@ -50,6 +50,7 @@ def test_importing_geomoe_is_quick_and_brings_no_tensorflow():
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
+@pytest.mark.long
 def test_other_defaults_of_the_program_change_nothing(encoder):
     """Double precision and no broadcasting of ranks, as another library may ask for: the same numbers, and its own stay."""
     rng = np.random.default_rng(0)

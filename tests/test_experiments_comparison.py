@@ -161,6 +161,7 @@ def test_a_choice_is_among_every_recipe_and_pool(monkeypatch, tmp_path):
     assert choice == nested_choice(expected, labels) and choice.counts == {"b, mean": 15}
 
 
+@pytest.mark.long
 def test_the_command_pretrains_scores_and_writes_the_table(synthetic_dir, tmp_path, monkeypatch):
     files = [tmp_path / "one.py", tmp_path / "two.py"]
     for file in files:

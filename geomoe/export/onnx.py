@@ -117,6 +117,7 @@ class _Encoded(NamedTuple):
 
     layers: list[_Value]  # (B, N, D) of each block, its output
     present: _Value  # (B, N, 1) float32, 1 for the tokens that count, 0 for those of patches without data
+    some: _Value  # (B, 1) bool, whether any pixel of an image holds data
     metadata: list[_Value]  # (B, 2) each
     config: ModelConfig
 
@@ -148,8 +149,10 @@ def export_onnx(encoder: PretrainedEncoder, path: str | os.PathLike[str], *, poo
     images, *metadata = (_Value(graph, name) for name in facts["inputs"])
     params = _numpy(encoder.params["encoder"])
     encoded = _encode(graph, encoder.config, params, encoder.statistics, images, metadata)
-    parts = [_POOLINGS[name](graph, encoded) for name in names]
-    graph.nodes.append(onnx.helper.make_node("Concat", [part.name for part in parts], ["embeddings"], "embeddings", axis=-1))
+    joined = graph.Concat(*(_POOLINGS[name](graph, encoded) for name in names), axis=-1)
+    some = encoded.some.reshape(0, 1, 1) if TOKENS in names else encoded.some
+    last = [some.name, joined.name, graph.value(np.nan).name]
+    graph.nodes.append(onnx.helper.make_node("Where", last, ["embeddings"], "embeddings"))
     tensor = lambda name, shape: onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
     model = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -177,7 +180,7 @@ def _encode(
     g: _Graph, cfg: ModelConfig, params: Params, statistics: Statistics, images: _Value, metadata: list[_Value]
 ) -> _Encoded:
     """`geomoe.models.encoder.Encoder` on digital numbers."""
-    patches, holds_half = _patches(g, cfg, statistics, images)
+    patches, holds_half, some = _patches(g, cfg, statistics, images)
     # (B, N, 1): the tokens of metadata and CLS are always there.
     present = g.Pad(holds_half, np.array([0, NUM_PREFIX_TOKENS, 0, 0, 0, 0], np.int64), np.float32(1))
     position = params["pos_embed"]
@@ -201,11 +204,11 @@ def _encode(
         x = x + _attention(g, cfg, block["attention"], _layer_norm(g, x, block["norm1"]), unseen)
         x = x + _mixture(g, cfg, block["moe"], _layer_norm(g, x, block["norm2"]))
         layers.append(x)
-    return _Encoded(layers, present, metadata, cfg)
+    return _Encoded(layers, present, some, metadata, cfg)
 
 
-def _patches(g: _Graph, cfg: ModelConfig, statistics: Statistics, images: _Value) -> tuple[_Value, _Value]:
-    """(B, S, S, C) digital numbers -> (B, P, C * p * p) z-scores, and (B, P, 1) float32, 1 where half of the pixels hold data.
+def _patches(g: _Graph, cfg: ModelConfig, statistics: Statistics, images: _Value) -> tuple[_Value, _Value, _Value]:
+    """(B, S, S, C) digital numbers -> (B, P, C * p * p) z-scores, (B, P, 1) float32, 1 where half of them hold data, and `some`.
 
     Pixels without data take the mean of those of their patch that hold some.
     """
@@ -223,7 +226,8 @@ def _patches(g: _Graph, cfg: ModelConfig, statistics: Statistics, images: _Value
     count = holds.sum(-1, keepdims=True)  # (B, P, 1, 1)
     filled = g.Where(holds.cast(onnx.TensorProto.BOOL), z, z.sum(-1, keepdims=True) / g.Max(count, 1))
     holds_half = g.GreaterOrEqual(count, p * p / 2).cast(onnx.TensorProto.FLOAT)
-    return filled.reshape(0, cfg.num_patches, bands * p * p), holds_half.reshape(0, cfg.num_patches, 1)
+    some = g.Greater(g.ReduceMax(count, np.array([1], np.int64), keepdims=1), 0).reshape(0, 1)
+    return filled.reshape(0, cfg.num_patches, bands * p * p), holds_half.reshape(0, cfg.num_patches, 1), some
 
 
 def _linear(x: _Value, params: Params) -> _Value:

@@ -60,7 +60,9 @@ def export_encoder(
         metadata = week, hour, lat, lon
         valid = jnp.all(images > landsat.NODATA, axis=-1)  # False for NaN as well
         z = encoder.statistics.normalize(jnp.nan_to_num(images))
-        return pool_tokens(encode(cfg, params, z, *metadata, valid=valid), metadata, cfg, pool)
+        pooled = pool_tokens(encode(cfg, params, z, *metadata, valid=valid), metadata, cfg, pool)
+        some = jnp.expand_dims(jnp.any(valid, axis=(1, 2)), range(1, pooled.ndim))
+        return jnp.where(some, pooled, jnp.nan)
 
     (count,) = jax.export.symbolic_shape("n")
     image = jax.ShapeDtypeStruct((count, cfg.img_size, cfg.img_size, cfg.in_channels), jnp.float32)
