@@ -208,7 +208,7 @@ def _encode(
 
 
 def _patches(g: _Graph, cfg: ModelConfig, statistics: Statistics, images: _Value) -> tuple[_Value, _Value, _Value]:
-    """(B, S, S, C) digital numbers -> (B, P, C * p * p) z-scores, (B, P, 1) float32, 1 where half of them hold data, and `some`.
+    """(B, S, S, C) digital numbers -> (B, P, C * p * p) z-scores, (B, P, 1) float32, 1 where half of them hold data, `some`.
 
     Pixels without data take the mean of those of their patch that hold some.
     """
