@@ -140,7 +140,7 @@ class LoadOptions:
 
 def _encode_metadata(hour: str, latitude: np.ndarray, longitude: np.ndarray, time: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """(B,) each -> (B, 4, 2) float32."""
-    encoded = metadata.encode(latitude, longitude, [metadata.parse_time(text) for text in time])
+    encoded = metadata.encode(latitude, longitude, time)
     if hour == "published":
         hours = np.array([metadata.published_hour(patch_id.decode()) for patch_id in ids])
         encoded = encoded._replace(hour=metadata.encode_hour(hours))

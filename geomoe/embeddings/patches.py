@@ -171,10 +171,11 @@ def _rows_of_files(
 ) -> Columns:
     """Rows of the readable ones of some files."""
     names = spec.bands or (None if encoder.bands == landsat.BANDS else encoder.bands)
+    of_file = dataclasses.replace(spec, bands=names)
     ids, patches = [], []
     for file in files:
         try:
-            patches.append(read_patch(file.path, dataclasses.replace(spec, bands=names), need_crs=False, keep_nodata=True))
+            patches.append(read_patch(file.path, of_file, need_crs=False, keep_nodata=True))
             ids.append(file.id)
         except PatchError as error:
             skipped(error)

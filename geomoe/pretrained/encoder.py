@@ -170,9 +170,10 @@ class PretrainedEncoder:
         batches = self._batches(images, lat, lon, time, spec, batch_size, valid)
         parts = []
         for batch, meta, size, holds in batches:
-            vectors = self.embed_batch(batch, meta, pool, size, holds)
-            lacking = np.zeros(len(batch), bool) if holds is None else ~holds.any(axis=(1, 2))
-            parts.append(np.where(lacking.reshape(-1, *[1] * (vectors.ndim - 1)), np.nan, vectors))
+            parts.append(self.embed_batch(batch, meta, pool, size, holds))
+            if holds is not None:
+                some = np.expand_dims(holds.any(axis=(1, 2)), tuple(range(1, parts[-1].ndim)))
+                parts[-1] = np.where(some, parts[-1], np.nan)
         z = np.concatenate([np.zeros((0, *shape), np.float32), *parts])
         record = {"normalized": True} if spec is None else self.record(spec)
         if labelled is not None:

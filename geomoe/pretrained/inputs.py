@@ -76,10 +76,9 @@ def read_images(
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}{one}")
     count = len(images)
     where = _degrees("lat", lat, count), _degrees("lon", lon, count)
-    times = np.full(count, metadata.NAT) if time is None else metadata.read_times(time)
-    if len(times) != count:
-        raise ValueError(f"time must be ({count},), one for each image, got ({len(times)},)")
-    meta = metadata.encode(*where, times)
+    meta = metadata.encode(*where, np.full(count, metadata.NAT) if time is None else time)
+    if len(meta.week) != count:
+        raise ValueError(f"time must be ({count},), one for each image, got ({len(meta.week)},)")
     if spec is None and (several or images.shape[1:] != shape):
         raise ValueError(f"normalized images must be (N, {', '.join(map(str, shape))}), got {np.shape(images)}")
     if valid is not None:

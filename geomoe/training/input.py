@@ -51,8 +51,8 @@ def open_data(
     streams = [(main, d.train_split, batch_size - sum(rows.values()), statistics)]
 
     for name, count in rows.items():
-        z_score = own_statistics(d.statistics, name, "train", d.data_dir)
-        streams.append((data.builder(name, d.data_dir), "train", count, z_score))
+        mixed = data.builder(name, d.data_dir)
+        streams.append((mixed, "train", count, _own_statistics(d.statistics, mixed, "train")))
     held_out, val_statistics = held_out_data(d, statistics)
     augment = data.Augment(**{field.name: d[field.name] for field in dataclasses.fields(data.Augment)})
     common: dict[str, Any] = dict(img_size=model.img_size, hour=d.hour, seed=config.seed, cache=d.cache, train=True)
@@ -102,11 +102,10 @@ def open_data(
     return RunData(statistics, main.info.full_name, mix, examples, train, val, val_statistics, val_share)
 
 
-def own_statistics(which: str, name: str, split: str, data_dir: str) -> Statistics:
+def _own_statistics(which: str, source: Any, split: str) -> Statistics:
     """Of a dataset beside the main one: published where `config.data.statistics` says so and it has some, else computed."""
     from geomoe import data  # imports TensorFlow
 
-    source = data.builder(name, data_dir)
     published = which == "published" and source.name in STATISTICS
     return Statistics.published(source.name) if published else data.compute_statistics(source, split)
 
@@ -123,10 +122,11 @@ def held_out_data(
     """
     from geomoe import data  # imports TensorFlow
 
-    data_dir, other = data_dir or section["data_dir"], section.get("val_name", "")
+    other = section.get("val_name", "")
+    source = data.builder(other or section["name"], data_dir or section["data_dir"])
     if other:
-        statistics = own_statistics(section["statistics"], other, split or section["val_split"], data_dir)
-    return data.builder(other or section["name"], data_dir), statistics
+        statistics = _own_statistics(section["statistics"], source, split or section["val_split"])
+    return source, statistics
 
 
 def rows_of_mix(mix: Sequence[tuple[str, float]], batch_size: int, multiple: int = 1) -> dict[str, int]:

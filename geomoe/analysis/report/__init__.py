@@ -81,8 +81,7 @@ def _held_out(
     folder = None if data_dir is None else os.fspath(data_dir)
     source, statistics = held_out_data(config, Statistics.of(encoder.statistics), data_dir=folder, split=split)
     resize_mode = "resize" if config["resize_mode"] == "resize" else "centre_crop"
-    options = dict(resize_mode=resize_mode, clip=tuple(config["clip"]) or None, hour=config["hour"], batch_size=128)
-    options["statistics"] = statistics
-    batch = load_images(encoder, source, split or config["val_split"], limit=limit, **options)
+    options = dict(resize_mode=resize_mode, clip=tuple(config["clip"]) or None, hour=config["hour"], statistics=statistics)
+    batch = load_images(encoder, source, split or config["val_split"], limit=limit, batch_size=128, **options)
     classes = source.info.features["labels"].feature.names or []
     return sections.HeldOut.of(batch, statistics, source.info.metadata["task"], classes)
