@@ -154,6 +154,12 @@ def test_a_folder_of_landsat_7(tmp_path):
     np.testing.assert_allclose(z[valid][:, 0], z[valid][:, 1], atol=2e-4)
     expected = (image[20, 20] - np.array(published.mean[1:])) / np.array(published.std[1:])
     np.testing.assert_allclose(z[20, 20, 1:], expected, atol=1e-4)
+    backwards, names = image[..., ::-1], ("SR_B7", "SR_B5", "SR_B4", "SR_B3", "SR_B2", "SR_B1")
+    stamped = "LE07_L2SP_190025_20020518_20200916_02_T1"  # which says the sensor whose numbers the names are
+    for folder, name, options in (("given", "b", {"sensor": "landsat7"}), ("named", stamped, {})):
+        write_tif(tmp_path / folder / f"{name}.tif", backwards)
+        named = LandsatFolder(source=tmp_path / folder, data_dir=tmp_path / f"{folder}_out", bands=names, **options)
+        np.testing.assert_array_equal(examples(prepared(named))[name]["image"], examples(builder)["a"]["image"])
     with pytest.raises(ValueError, match="sensor = 'spot'"):
         LandsatFolder(data_dir=tmp_path / "out", sensor="spot")
 

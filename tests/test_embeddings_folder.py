@@ -81,6 +81,20 @@ def test_other_units_sensors_and_sizes(encoder, ground, tmp_path):
     assert np.abs(cropped - whole).max() > 1e-3
 
 
+def test_names_of_bands_go_by_the_numbers_of_each_files_sensor(encoder, ground, tmp_path):
+    """Six bands backwards, of files whose names say Landsat 7."""
+    names = ["SR_B7", "SR_B5", "SR_B4", "SR_B3", "SR_B2", "SR_B1"]
+    for name in ("LE07_L2SP_190025_20020518_20200916_02_T1", "LE07_L2SP_190026_20020518_20200916_02_T1"):
+        write_tif(tmp_path / "in" / f"{name}.tif", ground[..., :0:-1])
+    embeddings.embed_folder(
+        encoder, embeddings.Sink(tmp_path / "x.npz"), tmp_path / "in", spec=InputSpec(resize_mode="centre_crop", bands=names)
+    )
+    table = embeddings.read(tmp_path / "x.npz")
+    location, options = (table["latitude"][:1], table["longitude"][:1]), dict(resize_mode="centre_crop", sensor="landsat7")
+    (expected,) = encoder.embed(ground[None, ..., 1:], *location, ["2002-05-18"], **options)
+    np.testing.assert_allclose(table["vector"], [expected, expected], atol=2e-5)
+
+
 def test_an_image_whose_middle_is_empty_is_marked(encoder, ground, tmp_path):
     """The model is given the middle alone, unless the whole is resized."""
     hollow = np.pad(ground[:8, :8] * 0, ((8, 8), (8, 8), (0, 0)), constant_values=9000)

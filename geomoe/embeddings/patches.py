@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 
 from geomoe import data, landsat, metadata
 from geomoe.data.folder import File, find_geotiffs, fingerprint
-from geomoe.data.geotiff import PatchError, read_patch
+from geomoe.data.geotiff import Patch, PatchError, read_patch
 from geomoe.data.preprocess import InputSpec, has_data, to_size
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.sink import Parts, Sink
@@ -166,6 +166,13 @@ def _valid_fraction(image: np.ndarray, spec: InputSpec, size: int) -> float:
     return float(holds.mean())
 
 
+def _describe(spec: InputSpec, names: Sequence[str] | None, patch: Patch) -> InputSpec:
+    """What the pixels of a file are: names that a user gave go by the numbers of its sensor, others are the model's."""
+    if spec.bands:
+        return dataclasses.replace(spec, sensor=patch.sensor)
+    return spec if names else dataclasses.replace(spec, sensor="landsat8", bands=patch.bands)
+
+
 def _rows_of_files(
     encoder: PretrainedEncoder, sink: Sink, files: list[File], spec: InputSpec, skipped: Callable[[PatchError], None]
 ) -> Columns:
@@ -189,11 +196,11 @@ def _rows_of_files(
         "valid_fraction": valid,
         "embedded": valid > 0,
     }
-    # Of the model's names, whatever a sensor's numbers are; those that were given are read by its numbers.
-    described = [spec if names else dataclasses.replace(spec, sensor="landsat8", bands=patch.bands) for patch in patches]
+    described = [_describe(spec, names, patch) for patch in patches]
+    kinds = [(tuple(each.bands or ()), each.sensor) for each in described]
     vector = sink.embed(encoder, [], {**columns, "embedded": np.zeros(len(patches), bool)}, spec)
-    for bands in {each.bands for each in described}:
-        rows = (valid > 0) & np.array([each.bands == bands for each in described])
+    for kind in set(kinds):
+        rows = (valid > 0) & np.array([one == kind for one in kinds])
         images = [patches[i].image for i in np.flatnonzero(rows)]
         if images:
             each = described[np.flatnonzero(rows)[0]]
