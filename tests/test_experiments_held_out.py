@@ -1,5 +1,7 @@
 """Scores on held-out sources: free labels, few labels, and the same ground on another date."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
@@ -46,23 +48,9 @@ def test_an_image_is_cut_within_the_rows_of_each_source(tmp_path, monkeypatch):
         assert sorted(corners) == [(row, column) for row in (first, first + 20) for column in (0, 20, 40)]
 
 
-def test_free_labels_are_thirds_of_what_the_pixels_say():
-    """Nine windows of rising vegetation; in the last the pixels that would say otherwise hold no data."""
-    reflectance = np.full((9, 4, 4, 7), 0.1)
-    reflectance[..., 4] = np.linspace(0.1, 0.5, 9)[:, None, None]  # near infrared
-    reflectance[2, :2, :, 4] += 0.05  # the one window that is not the same all over
-    reflectance[8, :3, :, 4] = 0.0
-    valid = np.ones((9, 4, 4), bool)
-    valid[8, :3] = False
-    labels = held_out.free_labels(reflectance, valid)
-    assert labels.shape == (9, 12) and (labels.reshape(9, 4, 3).sum(axis=2) == 1).all()
-    np.testing.assert_array_equal(labels[:, :3].argmax(axis=1), [0, 0, 0, 1, 1, 1, 2, 2, 2])
-    assert labels[2, 9:].argmax() == 2  # the spread of NDVI
-
-
 def windows(name="a", place="", corners=(), images=None):
     images = np.zeros((len(corners), 4, 4, 7)) if images is None else images
-    labels = np.tile([0, 1], (len(corners), 1))
+    labels = {"indices": np.tile([0, 1], (len(corners), 1))}
     metadata = [np.zeros((len(corners), 2))] * 4
     return Windows(
         Source(name, "x.tif", place=place), images, np.ones(images.shape[:3], bool), metadata, np.array(corners), labels
@@ -92,11 +80,9 @@ def test_a_probe_that_sees_the_label_is_right_and_one_of_noise_is_not():
     grid = [(row, column) for row in range(0, 80, 4) for column in range(0, 80, 4)]
     labels = rng.integers(0, 2, (len(grid), 1))
     some = windows(corners=grid)
-    some = Windows(
-        some.source, some.images, some.valid, some.metadata, some.corner, np.concatenate([labels, 1 - labels], axis=1)
-    )
-    told = held_out.probe_scores(some, labels + rng.normal(0, 0.01, (len(grid), 3)), 30, 4)
-    noise = held_out.probe_scores(some, rng.normal(size=(len(grid), 3)), 30, 4)
+    some = dataclasses.replace(some, labels={"other": 0 * labels, "classes": np.concatenate([labels, 1 - labels], axis=1)})
+    told = held_out.probe_scores(some, "classes", labels + rng.normal(0, 0.01, (len(grid), 3)), 30, 4)
+    noise = held_out.probe_scores(some, "classes", rng.normal(size=(len(grid), 3)), 30, 4)
     assert told.shape == (4, 3) and (told > 0.99).all() and np.abs(noise.mean() - 0.5) < 0.1
 
 
@@ -117,14 +103,46 @@ def test_retrieval_counts_the_same_place_and_the_same_ground():
     assert held_out.retrieval([first, second, other], [ground, second_half_elsewhere, elsewhere]) == (0.5, 0.5)
 
 
+def test_each_kind_of_labels_is_scored_by_itself():
+    """Features that see one kind of labels and not the other; a source with few windows is not probed."""
+    rng = np.random.default_rng(0)
+    grid = [(row, column) for row in range(0, 80, 4) for column in range(0, 80, 4)]
+    seen, hidden = rng.integers(0, 2, (2, len(grid), 2))
+    some, few = windows("x", "p", grid), windows("y", "p", grid[:50])
+    some = dataclasses.replace(some, labels={"indices": hidden, "classes": seen})
+    score = held_out.score_features(lambda w: seen[: len(w.images)] + 0.01 * rng.normal(size=2), [some, few], draws=3)
+    assert list(score.few) == list(score.full) == [("indices", "x"), ("classes", "x")]
+    assert score.few["classes", "x"].shape == (3,) and score.few["classes", "x"].mean() > 0.99 < score.full["classes", "x"]
+    assert score.full["indices", "x"] < 0.65
+
+
+def test_a_window_has_the_classes_of_the_same_ground_on_another_date():
+    """By corner, in whatever order the windows stand; sources of no place, and places without the window, have none."""
+    rng = np.random.default_rng(0)
+    corners, order = [(0, 0), (0, 4), (4, 0)], [2, 0, 1]
+    sources = [windows("a1", "a", corners), windows("a2", "a", np.array(corners)[order]), windows("b1", "b", corners)]
+    sources += [windows("b2", "b", corners[:2]), windows("c", "", corners)]
+    sources = [dataclasses.replace(w, labels={"classes": rng.integers(0, 2, (len(w.images), 4))}) for w in sources]
+    a1, a2, b1, b2, c = held_out.with_another_date(sources)
+    np.testing.assert_array_equal(a2.labels["another date"], a1.labels["classes"][order])
+    np.testing.assert_array_equal(a1.labels["another date"][order], a2.labels["classes"])
+    np.testing.assert_array_equal(b2.labels["another date"], b1.labels["classes"][:2])
+    assert "another date" not in b1.labels | c.labels
+
+
 def test_differences_are_paired():
     rng = np.random.default_rng(0)
     hard = rng.normal(size=20)
-    a, b = (held_out.HeldOutScore({"x": hard + shift}, {"x": 0.5}, 0, 0) for shift in (0.1, 0.0))
-    mean, error = held_out.paired_difference(a, b)["x"]
+    keys = ("indices", "x"), ("indices", "y"), ("classes", "x")
+    full = dict(zip(keys, (0.5, 0.7, 0.9)))
+    a, b = (held_out.HeldOutScore({key: hard + shift for key in keys}, full, 0, 0.25) for shift in (0.1, 0.0))
+    assert list(held_out.paired_difference(a, b)) == list(keys)
+    mean, error = held_out.paired_difference(a, b)["classes", "x"]
     assert mean == pytest.approx(0.1) and error < 1e-9
-    text = held_out.table({"ours": a}, 30)
-    assert text.startswith("| features | x, 30 | x, all | same place | same ground |") and "| ours |" in text
+    few = f"{hard.mean() + 0.1:.3f}"
+    header, _, row = held_out.table({"ours": a}, 30).splitlines()
+    assert header == "| features | indices, 30 | indices, all | classes, 30 | classes, all | same place | same ground |"
+    assert row == f"| ours | {few} | 0.600 | {few} | 0.900 | 0.00 | 0.25 |"
 
 
 @pytest.mark.long
@@ -148,6 +166,6 @@ def test_the_corpus_is_cut_and_an_encoder_scored_on_what_is_held_out(shared, tmp
         "random weights of geomoe-xxs, mean",
         "geomoe-xxs, mean",
     ]
-    assert scores["geomoe-xxs, mean"][1] > scores["random convolutional features"][1] + 0.03  # Alberta's south, all labels
-    against = "geomoe-xxs, mean against random weights of geomoe-xxs, mean, 30 labelled: alberta_south"
-    assert any(line.startswith(against) for line in lines[6:]) and len(lines) == 6 + 3
+    assert scores["geomoe-xxs, mean"][1] > scores["random convolutional features"][1] + 0.03  # indices, all labels
+    against = "geomoe-xxs, mean against random weights of geomoe-xxs, mean, another date, 30 labelled: pennsylvania_july"
+    assert any(line.startswith(against) for line in lines[6:]) and len(lines) == 6 + 3 * 3

@@ -59,9 +59,11 @@ def _score(args: argparse.Namespace) -> None:
     print(held_out.table(scores, args.labelled), end="")
     for name, others in compared.items():
         for other in others:
-            difference = held_out.paired_difference(scores[name], scores[other])
-            cells = ", ".join(f"{source} {mean:+.3f} ({error:.3f})" for source, (mean, error) in difference.items())
-            print(f"{name} against {other}, {args.labelled} labelled: {cells}")
+            differences = held_out.paired_difference(scores[name], scores[other])
+            for kind in dict.fromkeys(kind for kind, _ in differences):
+                found = {source: values for (k, source), values in differences.items() if k == kind}
+                cells = ", ".join(f"{source} {mean:+.3f} ({error:.3f})" for source, (mean, error) in found.items())
+                print(f"{name} against {other}, {kind}, {args.labelled} labelled: {cells}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Scores on held-out sources without anybody's labels: what the pixels themselves say, few labels, and the same place again.
 
-- Free labels: thirds of a source's windows by mean NDVI, NDWI and NBR and by the spread of NDVI, twelve classes. A probe is
-  fitted on windows of one half of the image and scored on the other half, which no window of the first touches.
+- Free labels, of three kinds (`geomoe.experiments.free_labels`). A probe is fitted on windows of one half of an image and
+  scored on the other half, which no window of the first touches.
 - Few labels: 30 of those windows, many paired draws: the same draws for every set of features.
 - Retrieval: of a window of a place, is the nearest window of all other images the same ground on another date, or by another
   sensor? Cosines of features that are standardised over all windows.
@@ -18,6 +18,7 @@ from sklearn.metrics import average_precision_score
 
 from geomoe import data, landsat
 from geomoe.data.corpus import HELD_OUT, Source
+from geomoe.experiments.free_labels import classes_shown, index_thirds, labels_of_another
 from geomoe.metadata import FIELDS
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
@@ -26,7 +27,8 @@ from geomoe.probing.features import RandomConvFeatures, band_statistics
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.tables import markdown_table
 
-_STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best over all sources is taken, for each set of features
+INDICES, CLASSES, ANOTHER_DATE = KINDS = "indices", "classes", "another date"  # of free labels
+_STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best over all sources is taken, for each kind of labels and set of features
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,24 +40,10 @@ class Windows:
     valid: np.ndarray  # (N, S, S)
     metadata: list[np.ndarray]  # week, hour, lat, lon (N, 2)
     corner: np.ndarray  # (N, 2), row and column of the upper left pixel
-    labels: np.ndarray  # (N, 12) 0/1, the free labels
+    labels: Mapping[str, np.ndarray]  # kind of free labels -> (N, K) 0/1
 
 
 Features = Callable[[Windows], np.ndarray]  # -> (N, D)
-
-
-def free_labels(reflectance: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Thirds of the windows by what their pixels say, one-hot: (N, H, W, 7), (N, H, W) -> (N, 12) 0/1.
-
-    Three columns each, low to high: mean NDVI, mean NDWI, mean NBR, standard deviation of NDVI, over the valid pixels.
-    """
-    index, weight = landsat.spectral_indices(reflectance), valid[..., None].astype(np.float64)
-    count = np.maximum(weight.sum(axis=(1, 2)), 1)
-    mean = (index * weight).sum(axis=(1, 2)) / count
-    spread = np.sqrt((np.square(index - mean[:, None, None]) * weight).sum(axis=(1, 2)) / count)[:, :1]
-    columns = np.concatenate([mean, spread], axis=1).T
-    thirds = [np.eye(3, dtype=int)[np.digitize(values, np.quantile(values, [1 / 3, 2 / 3]))] for values in columns]
-    return np.concatenate(thirds, axis=1)
 
 
 def load_windows(source: Source, data_dir: str) -> Windows:
@@ -67,8 +55,21 @@ def load_windows(source: Source, data_dir: str) -> Windows:
     reflectance = statistics.unnormalize(fields["image"]) * landsat.REFLECTANCE_SCALE + landsat.REFLECTANCE_OFFSET
     corner = np.array([[int(number) for number in name.decode().rsplit("_", 2)[1:]] for name in fields["id"]])
     metadata = [fields[name] for name in FIELDS]
-    labels = free_labels(reflectance, fields["valid"])
+    labels = {INDICES: index_thirds(reflectance, fields["valid"])}
+    labels[CLASSES] = classes_shown(fields["image"], fields["valid"], corner)
     return Windows(source, fields["image"], fields["valid"], metadata, corner, labels)
+
+
+def with_another_date(all_windows: Sequence[Windows]) -> list[Windows]:
+    """Add to the windows of each source of a place the classes that they show in the place's other images."""
+    out = []
+    for windows in all_windows:
+        others = [w for w in all_windows if w is not windows and w.source.place == windows.source.place != ""]
+        found = [labels_of_another(windows.corner, other.corner, other.labels[CLASSES]) for other in others]
+        known = [labels for labels in found if labels is not None]
+        added = {ANOTHER_DATE: np.concatenate(known, axis=1)} if known else {}
+        out.append(dataclasses.replace(windows, labels={**windows.labels, **added}))
+    return out
 
 
 def encoder_features(encoder: PretrainedEncoder, pool: Pool = "mean", metadata: bool = False) -> Features:
@@ -98,14 +99,17 @@ def draw_halves(windows: Windows, labelled: int | None, draws: int) -> list[tupl
     return parts
 
 
-def probe_scores(windows: Windows, features: np.ndarray, labelled: int | None, draws: int) -> np.ndarray:
+def probe_scores(windows: Windows, kind: str, features: np.ndarray, labelled: int | None, draws: int) -> np.ndarray:
     """Macro mAP of a logistic regression on standardised features, by draw and strength: (draws, 3).
 
     Classes that are in none or all of the rows fitted on or scored on do not count in a draw.
+
+    Args:
+        kind: of free labels.
     """
-    scores = []
+    scores, labels = [], windows.labels[kind]
     for train, test in draw_halves(windows, labelled, draws):
-        y, tested = windows.labels[train], windows.labels[test]
+        y, tested = labels[train], labels[test]
         mixed = (y.any(axis=0) & ~y.all(axis=0)) & (tested.any(axis=0) & ~tested.all(axis=0))
         models = fit_logistic(features[train], y[:, mixed], task="multilabel", C=_STRENGTHS, standardise=True)
         probabilities = [model.probabilities(features[test]) for model in models]
@@ -141,10 +145,10 @@ def retrieval(all_windows: Sequence[Windows], features: Sequence[np.ndarray]) ->
 
 
 class HeldOutScore(NamedTuple):
-    """Scores of one set of features."""
+    """Scores of one set of features; the keys are (kind of free labels, source)."""
 
-    few: dict[str, np.ndarray]  # source -> macro mAP of each draw of 30 labelled windows
-    full: dict[str, float]  # source -> macro mAP with all windows of a half labelled
+    few: dict[tuple[str, str], np.ndarray]  # macro mAP of each draw of 30 labelled windows
+    full: dict[tuple[str, str], float]  # macro mAP with all windows of a half labelled
     same_place: float
     same_ground: float
 
@@ -154,27 +158,30 @@ def score_features(
 ) -> HeldOutScore:
     """Score one set of features on all held-out sources; those with fewer than `min_windows` take part in retrieval alone."""
     embedded = [features(windows) for windows in all_windows]
-    probed = [(w, z) for w, z in zip(all_windows, embedded) if len(w.images) >= min_windows]
-    scores = []
-    for some, count in ((labelled, draws), (None, 4)):
-        by_source = {w.source.name: probe_scores(w, z, some, count) for w, z in probed}
-        best = int(np.argmax(np.mean([draw.mean(axis=0) for draw in by_source.values()], axis=0)))
-        scores.append({name: draw[:, best] for name, draw in by_source.items()})
-    full = {name: float(draw.mean()) for name, draw in scores[1].items()}
+    scores: list[dict[tuple[str, str], np.ndarray]] = [{}, {}]
+    for (some, count), found in zip(((labelled, draws), (None, 4)), scores):
+        for kind in KINDS:
+            probed = [(w, z) for w, z in zip(all_windows, embedded) if len(w.images) >= min_windows and kind in w.labels]
+            if not probed:
+                continue
+            by_source = {w.source.name: probe_scores(w, kind, z, some, count) for w, z in probed}
+            best = int(np.argmax(np.mean([draw.mean(axis=0) for draw in by_source.values()], axis=0)))
+            found |= {(kind, name): draw[:, best] for name, draw in by_source.items()}
+    full = {key: float(draw.mean()) for key, draw in scores[1].items()}
     return HeldOutScore(scores[0], full, *retrieval(all_windows, embedded))
 
 
 def load_held_out(data_dir: str) -> list[Windows]:
     """Load every held-out source of the corpus."""
-    return [load_windows(source, data_dir) for source in HELD_OUT]
+    return with_another_date([load_windows(source, data_dir) for source in HELD_OUT])
 
 
-def paired_difference(a: HeldOutScore, b: HeldOutScore) -> dict[str, tuple[float, float]]:
-    """Mean of the paired differences a - b with few labels, and its standard error, by source."""
+def paired_difference(a: HeldOutScore, b: HeldOutScore) -> dict[tuple[str, str], tuple[float, float]]:
+    """Mean of the paired differences a - b with few labels, and its standard error, by kind of labels and source."""
     out = {}
-    for name in a.few:
-        difference = a.few[name] - b.few[name]
-        out[name] = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
+    for key in a.few:
+        difference = a.few[key] - b.few[key]
+        out[key] = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(len(difference)))
     return out
 
 
@@ -186,11 +193,12 @@ def baselines(all_windows: Sequence[Windows]) -> dict[str, Features]:
 
 
 def table(scores: Mapping[str, HeldOutScore], labelled: int) -> str:
-    """In Markdown, a row for each set of features: macro mAP of each source, and the two shares of retrieval."""
-    sources = list(next(iter(scores.values())).few)
-    header = [f"{source}, {count}" for source in sources for count in (labelled, "all")]
+    """In Markdown, a row for each set of features: macro mAP of each kind of labels, the mean of the sources, and retrieval."""
+    kinds = list(dict.fromkeys(kind for kind, _ in next(iter(scores.values())).few))
+    header = [f"{kind}, {count}" for kind in kinds for count in (labelled, "all")]
     rows = []
     for name, score in scores.items():
-        values = [value for source in sources for value in (score.few[source].mean(), score.full[source])]
-        rows.append([name, *(f"{v:.3f}" for v in values), f"{score.same_place:.2f}", f"{score.same_ground:.2f}"])
+        both = {key: draws.mean() for key, draws in score.few.items()}, score.full
+        means = [np.mean([value for key, value in values.items() if key[0] == kind]) for kind in kinds for values in both]
+        rows.append([name, *(f"{v:.3f}" for v in means), f"{score.same_place:.2f}", f"{score.same_ground:.2f}"])
     return markdown_table(["features", *header, "same place", "same ground"], rows, text=1)
