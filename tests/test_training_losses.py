@@ -17,6 +17,7 @@ from geomoe.training.losses.heads import apply_head, init_heads
 from geomoe.training.losses.info_nce import info_nce
 from geomoe.training.losses.metadata import metadata_loss
 from geomoe.training.losses.reconstruction import normalise_patches, reconstruction_losses
+from geomoe.training.losses.patch_statistics import patch_statistics
 from geomoe.training.losses.spectral_indices import index_statistics
 from geomoe.training.losses.total import batch_losses, global_positions, join_views, weighted_sum
 from geomoe.training.losses.vicreg import vicreg
@@ -119,6 +120,24 @@ def test_index_statistics():
     assert not np.asarray(index_statistics(images, np.zeros_like(valid), STATISTICS))[0, :3].any()
 
 
+def test_patch_statistics_are_of_the_valid_pixels_band_by_band():
+    """Two patches of 4 x 4, whose third band is a ramp; in the second one the last row holds no data."""
+    image = np.zeros((1, 4, 8, 7), np.float32)
+    image[..., 2] = np.arange(32).reshape(4, 8)
+    valid = np.ones((1, 4, 8), bool)
+    image[0, 3, 4:], valid[0, 3, 4:] = 99.0, False
+    found, share = patch_statistics(jnp.asarray(image), jnp.asarray(valid), 4)
+    ramps = [np.array([[8 * row + column for column in range(4)] for row in range(4)]), None]
+    ramps[1] = ramps[0][:3] + 4
+    assert found.shape == (1, 2, 14)
+    np.testing.assert_allclose(found[0, :, 2], [ramp.mean() for ramp in ramps], rtol=1e-6)
+    np.testing.assert_allclose(found[0, :, 9], [ramp.std() for ramp in ramps], rtol=1e-5)
+    np.testing.assert_allclose(np.delete(found[0], [2, 9], axis=1), 0, atol=2e-3)
+    np.testing.assert_allclose(share, [[1, 0.75]])
+    empty, none = patch_statistics(jnp.asarray(image), jnp.zeros_like(valid), 4)
+    assert np.abs(empty).max() < 2e-3 and not none.any()
+
+
 def test_metadata_counts_where_it_is_known_and_hidden():
     target = np.zeros((2, 4, 2), np.float32)
     target[0] = [[0, 1], [1, 0], [0.6, 0.8], [0, -1]]
@@ -174,7 +193,7 @@ def test_positions_number_the_crops_of_all_devices_and_parts():
     np.testing.assert_array_equal(devices, [[[2, 3]], [[6, 7]]])
 
 
-WEIGHTS = dict(router_z=0.01, info_nce=1.0, vicreg=0.1, data2vec=4.0, spectral_indices=2.0, metadata=3.0)
+WEIGHTS = dict(router_z=0.01, info_nce=1.0, vicreg=0.1, data2vec=4.0, spectral_indices=2.0, metadata=3.0, patch_statistics=5.0)
 
 
 def every_objective(**changes):
@@ -203,11 +222,18 @@ def test_held_out_losses_are_those_of_the_two_crops():
         {"params": params}, images, *metadata, rngs={"mask": key}, mask_noise=_mask_noise(key, 8, 16), valid=valid
     )
     z = np.stack([tokens[present].mean(axis=0) for tokens, present in zip(*map(np.asarray, tokens_of(out)))])
-    predicted = {name: z @ head["kernel"] + head["bias"] for name, head in params["heads"].items() if name != "data2vec"}
+    linear = lambda name, x: np.asarray(x) @ params["heads"][name]["kernel"] + params["heads"][name]["bias"]
+    predicted = {name: linear(name, z) for name in ("info_nce", "spectral_indices", "metadata")}
+    predicted["patch_statistics"] = linear("patch_statistics", out.decoder_tokens[:4])
     hidden = np.stack(metadata, axis=1).any(axis=-1) == 0
     distance = ((predicted["metadata"].reshape(8, 4, 2) - np.concatenate([batch["metadata"]] * 2)) ** 2).sum(axis=-1)
     target = patchify(batch["image"], 4)
     counted = patchify(np.repeat(batch["valid"][..., None], 7, axis=-1).astype(np.float32), 4)
+    levels, share = map(np.asarray, patch_statistics(batch["image"], batch["valid"], 4))
+    weight = np.asarray(out.mask[:4]) * share
+    error = np.sum((predicted["patch_statistics"] - levels) ** 2, axis=-1)
+    by_image = [np.average(e, weights=w) for e, w in zip(error, weight) if w.any()]
+    assert len(by_image) == 3  # of the first image nothing that is hidden holds data
     masked, unmasked = reconstruction_losses(out.pred[:4], normalise_patches(target, counted), out.mask[:4], counted)
     expected = {
         "masked": masked,
@@ -217,6 +243,7 @@ def test_held_out_losses_are_those_of_the_two_crops():
         "vicreg": vicreg(z[:4], z[4:]),
         "spectral_indices": ((predicted["spectral_indices"] - index_statistics(images, valid, STATISTICS)) ** 2).sum(-1).mean(),
         "metadata": np.average(distance, weights=np.where(hidden, 1, 0.5)),
+        "patch_statistics": np.mean(by_image),
     }
     assert values.keys() == expected.keys()  # the router's z-loss and data2vec are for training
     for name, value in expected.items():

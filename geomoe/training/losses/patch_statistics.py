@@ -1,0 +1,46 @@
+"""Patch statistics: the level and the contrast of hidden patches, which targets that are normalised patch by patch leave out."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from geomoe.models import patchify
+from geomoe.training.losses.objective import LossInputs, Objective, mean_over
+
+
+def patch_statistics(images: Array, valid: Array, patch_size: int) -> tuple[Array, Array]:
+    """Mean and standard deviation of each band over the valid pixels of each patch.
+
+    Args:
+        images: (B, H, W, C), z-scored.
+        valid: (B, H, W) bool.
+
+    Returns:
+        (B, P, 2 * C): the means, then the standard deviations, 0 without a valid pixel; and the shares of valid pixels (B, P).
+    """
+    pixels = patchify(images, patch_size)
+    pixels = pixels.reshape(*pixels.shape[:2], images.shape[-1], -1)
+    weight = patchify(valid[..., None].astype(images.dtype), patch_size)[:, :, None]
+    count = jnp.maximum(jnp.sum(weight, axis=-1), 1)
+    mean = jnp.sum(pixels * weight, axis=-1) / count
+    variance = jnp.sum(jnp.square(pixels - mean[..., None]) * weight, axis=-1) / count
+    return jnp.concatenate([mean, jnp.sqrt(variance + 1e-6)], axis=-1), jnp.mean(weight[:, :, 0], axis=-1)
+
+
+def _loss(inputs: LossInputs) -> Array:
+    decoded = len(inputs.out.pred)
+    image, valid = (inputs.crops[name][:decoded] for name in ("image", "valid"))
+    target, share = patch_statistics(image, valid, inputs.model.patch_size)
+    error = jnp.sum(jnp.square(inputs.head(inputs.out.decoder_tokens) - target), axis=-1)
+    weight = share * inputs.out.mask[:decoded]  # hidden, and by the pixels that hold data
+    hidden = jnp.sum(weight, axis=1)
+    error = jnp.sum(error * weight, axis=1) / jnp.maximum(hidden, 1e-6)
+    return mean_over(error, (hidden > 0).astype(error.dtype), inputs.axis_name)
+
+
+OBJECTIVE = Objective(
+    "patch_statistics",
+    "mean and standard deviation of hidden patches",
+    _loss,
+    batch_keys=("valid",),
+    head=lambda model, options: (model.decoder_width, 2 * model.in_channels),
+)
