@@ -16,8 +16,8 @@ from geomoe.training.losses.data2vec import data2vec_loss, data2vec_targets
 from geomoe.training.losses.heads import apply_head, init_heads
 from geomoe.training.losses.info_nce import info_nce
 from geomoe.training.losses.metadata import metadata_loss
-from geomoe.training.losses.reconstruction import normalise_patches, reconstruction_losses
 from geomoe.training.losses.patch_statistics import patch_statistics
+from geomoe.training.losses.reconstruction import normalise_patches, reconstruction_losses
 from geomoe.training.losses.spectral_indices import index_statistics
 from geomoe.training.losses.total import batch_losses, global_positions, join_views, weighted_sum
 from geomoe.training.losses.vicreg import vicreg

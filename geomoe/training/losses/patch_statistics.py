@@ -1,4 +1,4 @@
-"""Patch statistics: the level and the contrast of hidden patches, which targets that are normalised patch by patch leave out."""
+"""Patch statistics: level and contrast of hidden patches, which targets that are normalised patch by patch leave out."""
 
 import jax.numpy as jnp
 from jax import Array
