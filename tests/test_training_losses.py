@@ -16,6 +16,7 @@ from geomoe.training.losses.data2vec import data2vec_loss, data2vec_targets
 from geomoe.training.losses.heads import apply_head, init_heads
 from geomoe.training.losses.info_nce import info_nce
 from geomoe.training.losses.metadata import metadata_loss
+from geomoe.training.losses.oriented_gradients import oriented_gradients
 from geomoe.training.losses.patch_statistics import patch_statistics
 from geomoe.training.losses.reconstruction import normalise_patches, reconstruction_losses
 from geomoe.training.losses.spectral_indices import index_statistics
@@ -138,6 +139,32 @@ def test_patch_statistics_are_of_the_valid_pixels_band_by_band():
     assert np.abs(empty).max() < 2e-3 and not none.any()
 
 
+def test_oriented_gradients_are_the_directions_of_a_patchs_edges():
+    """Ramps in known directions: the votes of a patch go to the bins around it, whichever way it rises and in whatever band."""
+    row, column = np.meshgrid(np.arange(8.0), np.arange(8.0), indexing="ij")
+    valid = jnp.ones((1, 8, 8), bool)
+    bins = {0: 0.0, 40: 2.0, 90: 4.5, 130: 6.5, 175: 8.75}  # degrees from "rightwards" towards "down", in bins of 20
+    for degrees, place in bins.items():
+        ramp = np.cos(np.radians(degrees)) * column + np.sin(np.radians(degrees)) * row
+        for band, sign in ((0, 1), (5, -1)):
+            image = np.zeros((1, 8, 8, 7), np.float32)
+            image[..., band] = sign * ramp
+            found, share = oriented_gradients(jnp.asarray(image), valid, 4)
+            below, part = int(place), place % 1
+            inner = oriented_gradients(jnp.asarray(image), valid, 2)[0].reshape(4, 4, 9)[1, 1]  # away from the image's edge
+            expected = np.zeros(9)
+            expected[below], expected[(below + 1) % 9] = 1 - part, part
+            np.testing.assert_allclose(inner, np.sqrt(expected / 1.05), atol=2e-3)  # a gradient of 1 beside the faint 0.05
+    assert found.shape == (1, 4, 9) and (share == 1).all()
+    smooth, _ = oriented_gradients(jnp.full((1, 8, 8, 7), 3.0), valid, 4)
+    assert not np.any(smooth)
+    some = valid.at[0, 2, 2].set(False)
+    spoilt = jnp.zeros((1, 8, 8, 7)).at[0, 2, 2].set(99.0)
+    lost, share = oriented_gradients(spoilt, some, 4)
+    assert not np.any(lost)
+    np.testing.assert_allclose(share, [[11 / 16, 1, 1, 1]])  # a pixel without data and the four beside it
+
+
 def test_metadata_counts_where_it_is_known_and_hidden():
     target = np.zeros((2, 4, 2), np.float32)
     target[0] = [[0, 1], [1, 0], [0.6, 0.8], [0, -1]]
@@ -193,7 +220,16 @@ def test_positions_number_the_crops_of_all_devices_and_parts():
     np.testing.assert_array_equal(devices, [[[2, 3]], [[6, 7]]])
 
 
-WEIGHTS = dict(router_z=0.01, info_nce=1.0, vicreg=0.1, data2vec=4.0, spectral_indices=2.0, metadata=3.0, patch_statistics=5.0)
+WEIGHTS = dict(
+    router_z=0.01,
+    info_nce=1.0,
+    vicreg=0.1,
+    data2vec=4.0,
+    spectral_indices=2.0,
+    metadata=3.0,
+    patch_statistics=5.0,
+    oriented_gradients=6.0,
+)
 
 
 def every_objective(**changes):
@@ -224,16 +260,16 @@ def test_held_out_losses_are_those_of_the_two_crops():
     z = np.stack([tokens[present].mean(axis=0) for tokens, present in zip(*map(np.asarray, tokens_of(out)))])
     linear = lambda name, x: np.asarray(x) @ params["heads"][name]["kernel"] + params["heads"][name]["bias"]
     predicted = {name: linear(name, z) for name in ("info_nce", "spectral_indices", "metadata")}
-    predicted["patch_statistics"] = linear("patch_statistics", out.decoder_tokens[:4])
     hidden = np.stack(metadata, axis=1).any(axis=-1) == 0
     distance = ((predicted["metadata"].reshape(8, 4, 2) - np.concatenate([batch["metadata"]] * 2)) ** 2).sum(axis=-1)
     target = patchify(batch["image"], 4)
     counted = patchify(np.repeat(batch["valid"][..., None], 7, axis=-1).astype(np.float32), 4)
-    levels, share = map(np.asarray, patch_statistics(batch["image"], batch["valid"], 4))
-    weight = np.asarray(out.mask[:4]) * share
-    error = np.sum((predicted["patch_statistics"] - levels) ** 2, axis=-1)
-    by_image = [np.average(e, weights=w) for e, w in zip(error, weight) if w.any()]
-    assert len(by_image) == 3  # of the first image nothing that is hidden holds data
+    of_hidden = {}
+    for name, function in (("patch_statistics", patch_statistics), ("oriented_gradients", oriented_gradients)):
+        wanted, share = map(np.asarray, function(batch["image"], batch["valid"], 4))
+        error, weight = np.sum((linear(name, out.decoder_tokens[:4]) - wanted) ** 2, axis=-1), np.asarray(out.mask[:4]) * share
+        of_hidden[name] = [np.average(e, weights=w) for e, w in zip(error, weight) if w.any()]
+        assert len(of_hidden[name]) == 3  # of the first image nothing that is hidden holds data
     masked, unmasked = reconstruction_losses(out.pred[:4], normalise_patches(target, counted), out.mask[:4], counted)
     expected = {
         "masked": masked,
@@ -243,7 +279,7 @@ def test_held_out_losses_are_those_of_the_two_crops():
         "vicreg": vicreg(z[:4], z[4:]),
         "spectral_indices": ((predicted["spectral_indices"] - index_statistics(images, valid, STATISTICS)) ** 2).sum(-1).mean(),
         "metadata": np.average(distance, weights=np.where(hidden, 1, 0.5)),
-        "patch_statistics": np.mean(by_image),
+        **{name: np.mean(by_image) for name, by_image in of_hidden.items()},
     }
     assert values.keys() == expected.keys()  # the router's z-loss and data2vec are for training
     for name, value in expected.items():

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from sklearn.metrics import average_precision_score
 
@@ -26,6 +27,7 @@ from geomoe.probing.config import BANDS, RCF
 from geomoe.probing.features import RandomConvFeatures, band_statistics
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.tables import markdown_table
+from geomoe.training.losses.oriented_gradients import oriented_gradients
 
 INDICES, CLASSES, ANOTHER_DATE = KINDS = "indices", "classes", "another date"  # of free labels
 _STRENGTHS = (0.01, 0.1, 1.0)  # C, of which the best over all sources is taken, for each kind of labels and set of features
@@ -185,11 +187,22 @@ def paired_difference(a: HeldOutScore, b: HeldOutScore) -> dict[tuple[str, str],
     return out
 
 
+def gradient_layout(windows: Windows, cell: int = 4) -> np.ndarray:
+    """Where the edges of a window are and how they run: the oriented gradients of its cells side by side, (N, cells * 9)."""
+    cells, _ = oriented_gradients(jnp.asarray(windows.images), jnp.asarray(windows.valid), cell)
+    layout = np.asarray(cells).reshape(len(windows.images), -1)
+    return layout - layout.mean(axis=1, keepdims=True)
+
+
 def baselines(all_windows: Sequence[Windows]) -> dict[str, Features]:
-    """Features without training: band statistics, and random convolutional features of filters from all sources."""
+    """Features without training: band statistics, random convolutional features of filters from all sources, and edges."""
     images, valid = (np.concatenate([getattr(w, name) for w in all_windows]) for name in ("images", "valid"))
     filters = RandomConvFeatures(images, valid=valid)
-    return {BANDS: lambda w: band_statistics(w.images, w.valid), RCF: lambda w: filters(w.images, w.valid)}
+    return {
+        BANDS: lambda w: band_statistics(w.images, w.valid),
+        RCF: lambda w: filters(w.images, w.valid),
+        "oriented gradients": gradient_layout,
+    }
 
 
 def table(scores: Mapping[str, HeldOutScore], labelled: int) -> str:

@@ -63,6 +63,18 @@ class LossInputs:
         """Which crops hold any data, (V * B,) 0 or 1: an objective has nothing to learn of the others. None is all."""
         return None if self.valid is None else jnp.any(self.valid, axis=(1, 2)).astype(jnp.float32)
 
+    def over_hidden(self, error: Array, share: Array) -> Array:
+        """Mean of an error of the hidden patches, over those of each decoded image, and over the images of all devices.
+
+        Args:
+            error: (B', P), of patches that the decoder predicts something of.
+            share: (B', P), how much of each patch there is to predict; of images without any nothing counts.
+        """
+        weight = share * self.out.mask[: len(error)]
+        hidden = jnp.sum(weight, axis=1)
+        error = jnp.sum(error * weight, axis=1) / jnp.maximum(hidden, 1e-6)
+        return mean_over(error, (hidden > 0).astype(error.dtype), self.axis_name)
+
     @property
     def both_shown(self) -> Array | None:
         """The places both views of which hold any data, (B,) 0 or 1; None is all."""

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from geomoe.models import patchify
-from geomoe.training.losses.objective import LossInputs, Objective, mean_over
+from geomoe.training.losses.objective import LossInputs, Objective
 
 
 def patch_statistics(images: Array, valid: Array, patch_size: int) -> tuple[Array, Array]:
@@ -31,10 +31,7 @@ def _loss(inputs: LossInputs) -> Array:
     image, valid = (inputs.crops[name][:decoded] for name in ("image", "valid"))
     target, share = patch_statistics(image, valid, inputs.model.patch_size)
     error = jnp.sum(jnp.square(inputs.head(inputs.out.decoder_tokens) - target), axis=-1)
-    weight = share * inputs.out.mask[:decoded]  # hidden, and by the pixels that hold data
-    hidden = jnp.sum(weight, axis=1)
-    error = jnp.sum(error * weight, axis=1) / jnp.maximum(hidden, 1e-6)
-    return mean_over(error, (hidden > 0).astype(error.dtype), inputs.axis_name)
+    return inputs.over_hidden(error, share)
 
 
 OBJECTIVE = Objective(
