@@ -51,7 +51,7 @@ def test_every_objective_weighs_in_one_step_and_its_heads_learn():
     total += sum(weight * metrics[f"loss_{name}"] for name, weight in WEIGHTS.items())
     np.testing.assert_allclose(metrics["loss"], total, rtol=1e-5)
     assert all(float(metrics[f"loss_{name}"]) > 0 for name in WEIGHTS)
-    for name in ("spectral_indices", "data2vec", "metadata"):
+    for name in ("spectral_indices", "data2vec", "metadata", "patch_statistics", "oriented_gradients"):
         assert not np.array_equal(after.params["heads"][name]["kernel"], state.params["heads"][name]["kernel"])
     old, new = (state.params["encoder"]["patch_proj"]["kernel"] for state in (state, after))
     assert not np.array_equal(old, new)
