@@ -15,7 +15,7 @@ from geomoe.cli import convert, embed, info, main, options as shared, report
 
 CLI = ROOT / "geomoe" / "cli"
 SHARED = (CLI / "options.py").read_text()  # options of commands that call add_options
-COMMANDS = sorted(path for path in CLI.glob("*.py") if "ArgumentParser(prog" in path.read_text())
+COMMANDS = sorted(path for path in CLI.glob("*.py") if "ArgumentParser(" in path.read_text())
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
@@ -67,8 +67,8 @@ def test_a_checkpoint_that_is_not_there_is_named(command, run_dir, synthetic_dir
         command.main([*arguments, "--which", "3", "--output", str(tmp_path / "out.npz")])
 
 
-def geomoe_command(*arguments):
-    return subprocess.run([sys.executable, "-m", "geomoe.cli.main", *arguments], cwd=ROOT, capture_output=True, text=True)
+def geomoe_command(*arguments, module="main"):
+    return subprocess.run([sys.executable, "-m", f"geomoe.cli.{module}", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
 def test_one_command_for_all(run_dir):
@@ -77,7 +77,8 @@ def test_one_command_for_all(run_dir):
     wrong = geomoe_command("embedd")
     assert wrong.returncode == 1 and "unknown command 'embedd'; there are prepare, train" in wrong.stderr
     help_of = geomoe_command("embed", "--help")
-    assert help_of.returncode == 0 and "--checkpoint" in help_of.stdout
+    assert help_of.returncode == 0 and "--checkpoint" in help_of.stdout and help_of.stdout.startswith("usage: geomoe embed ")
+    assert geomoe_command("--help", module="embed").stdout.startswith("usage: python -m geomoe.cli.embed ")
     config = geomoe_command("train", "--config", "configs/nope.py")
     assert config.returncode == 1 and "there is no config file configs/nope.py" in config.stderr
     assert geomoe_command("--version").stdout.startswith("geomoe 0.")

@@ -20,7 +20,7 @@ from typing import Any
 import rich.console
 import rich.table
 
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import clear_errors, program, start
 from geomoe.files import atomic_open
 
 _COLUMNS = {
@@ -79,7 +79,7 @@ def _rows(part: str, size: str, scaling: bool) -> list[dict[str, Any]]:
 
 def main(argv: list[str] | None = None) -> None:
     parts = ("train", "program", "embed", "kernels", "experts", "input", "hosts", "probe", "scene")
-    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.bench", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("bench"), description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="all", choices=(*parts, "all"))
     parser.add_argument("--size", default="S", help="of the model (default: S)")
     parser.add_argument("--scaling", action="store_true", help="also over batch, image size and simulated devices")

@@ -14,14 +14,14 @@ import sys
 from typing import Any
 
 from geomoe.cli.options import add_options, input_spec, window_options
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import clear_errors, program, start
 from geomoe.progress import progress_bar
 
 
 def main(argv: list[str] | None = None) -> None:
     from geomoe.embeddings.files import FORMATS
 
-    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.catalogue", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("catalogue"), description=__doc__.splitlines()[0])
     parser.add_argument("--scenes", required=True, help="a text file with a path or address a line, or a STAC search result")
     parser.add_argument("--output", required=True, help="folder of the files of embeddings")
     parser.add_argument("--format", default=".parquet", choices=FORMATS, help="default: .parquet")

@@ -11,7 +11,7 @@ import argparse
 import os
 import sys
 
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import clear_errors, program, start
 
 # Options that other outputs would ignore.
 _ONLY_FOR = {"pool": (".stablehlo", ".onnx"), "platforms": (".stablehlo",), "dtype": (".safetensors",)}
@@ -19,7 +19,7 @@ _ONLY_FOR = {"pool": (".stablehlo", ".onnx"), "platforms": (".stablehlo",), "dty
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m geomoe.cli.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=program("convert"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", required=True, help="run directory of train.py, or published weights (.pth)")
     parser.add_argument("--which", default="last", help="checkpoint of a run directory: last, best or a step")

@@ -8,11 +8,11 @@ python -m geomoe.cli.corpus --data_dir data --checkpoints runs/corpus --pools me
 import argparse
 import sys
 
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import clear_errors, program, start
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.corpus", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("corpus"), description=__doc__.splitlines()[0])
     parser.add_argument("--prepare", metavar="FOLDER", help="cut the images below this folder")
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--checkpoints", nargs="+", default=[], help="run directories or files of weights to score")

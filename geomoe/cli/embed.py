@@ -16,14 +16,14 @@ import sys
 from typing import Any
 
 from geomoe.cli.options import OF_SCENES, add_options, image_options, input_spec, window_options
-from geomoe.cli.setup import add_process_arguments, clear_errors
+from geomoe.cli.setup import add_process_arguments, clear_errors, program
 from geomoe.progress import progress_bar
 
 
 def main(argv: list[str] | None = None) -> None:
     from geomoe.data.preprocess import RESIZE_MODES
 
-    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.embed", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("embed"), description=__doc__.splitlines()[0])
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--dataset", help="prepared dataset, name or name/config")
     source.add_argument("--folder", help="folder of GeoTIFF patches")

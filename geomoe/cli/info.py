@@ -5,7 +5,7 @@ import os
 import sys
 from typing import Any
 
-from geomoe.cli.setup import clear_errors
+from geomoe.cli.setup import clear_errors, program
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def _of_scene(path: Any) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="geomoe info", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("info"), description=__doc__)
     parser.add_argument("path", help="a path, an address, or the name of published weights")
     args = parser.parse_args(argv)
     facts = describe(args.path)

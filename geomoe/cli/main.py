@@ -18,6 +18,7 @@ COMMANDS = {
     "report": "write a run's report",
     "convert": "write an encoder in another form",
     "recipes": "compare recipes at equal time",
+    "corpus": "cut the corpus of real imagery, and score encoders on the images held out",
     "bench": "measure the speed of this machine",
     "info": "say what a scene, a run, a file of embeddings or of weights is",
 }

@@ -14,13 +14,13 @@ import rich.progress
 import rich.table
 
 from geomoe.cli.options import add_image_options, image_options
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import clear_errors, program, start
 from geomoe.files import atomic_open
 from geomoe.progress import progress_bar
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.prepare", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("prepare"), description=__doc__)
     parser.add_argument(
         "--dataset",
         required=True,

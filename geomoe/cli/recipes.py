@@ -10,11 +10,11 @@ import argparse
 import os
 import sys
 
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import clear_errors, program, start
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.recipes", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("recipes"), description=__doc__.splitlines()[0])
     parser.add_argument("recipes", nargs="+", help="recipe files; a recipe is named after its file")
     parser.add_argument("--minutes", type=float, default=10.0, help="of pretraining each, compiling aside (default: 10)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

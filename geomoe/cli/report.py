@@ -4,11 +4,11 @@ import argparse
 import os
 import sys
 
-from geomoe.cli.setup import clear_errors, start
+from geomoe.cli.setup import clear_errors, program, start
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("report"), description=__doc__.splitlines()[0])
     parser.add_argument("run_dir", help="run directory of train.py")
     parser.add_argument("--output", help="HTML file (default: RUN_DIR/report.html)")
     parser.add_argument("--which", default="last", help="checkpoint: last, best or a step")

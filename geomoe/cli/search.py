@@ -8,11 +8,11 @@ All embeddings are compared, by cosine. Windows that overlap the query look like
 import argparse
 import sys
 
-from geomoe.cli.setup import clear_errors
+from geomoe.cli.setup import clear_errors, program
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m geomoe.cli.search", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog=program("search"), description=__doc__.splitlines()[0])
     parser.add_argument("--embeddings", required=True, help="a .parquet, .npz, .tif or .zarr file of geomoe.cli.embed")
     parser.add_argument("--like", required=True, help="LAT,LON of the query in degrees; --like=-3.1,-60 where LAT is negative")
     parser.add_argument("-k", type=int, default=20, help="number of hits (default: 20)")

@@ -28,6 +28,12 @@ PROCESSES = {  # options of commands that run in several processes -> type, and 
 DISTRIBUTED = "find the processes of a TPU pod, Slurm, Open MPI or Kubernetes"
 
 
+def program(command: str) -> str:
+    """The words that a command was called by, for its usage: `geomoe COMMAND`, or its module's."""
+    called = os.path.splitext(os.path.basename(sys.argv[0]))[0]
+    return f"geomoe {command}" if called in ("geomoe", "main") else f"python -m geomoe.cli.{command}"
+
+
 def add_process_arguments(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], None]:
     """Add the options of several processes; what is returned calls `start` with their values."""
     for name, (kind, what) in PROCESSES.items():
