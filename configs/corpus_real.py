@@ -5,10 +5,10 @@
     python -m geomoe.cli.corpus --data_dir data --checkpoints runs/corpus
 
 `geomoe/data/corpus.py` says which images there are and which are held out; the validation losses are of Alberta's south. It
-is the multi-objective recipe (docs/recipes.md) with targets that say what is in a patch besides its normalised pixels: level and
-contrast of each band, and its edges. VICReg compares two crops of a place, of which one is given half of its metadata, which
-the mean token has to hold. `--config configs/corpus_real.py:XXS` takes another size. docs/model_card.md has the time and the
-results.
+is the multi-objective recipe (docs/recipes.md) with targets that say what is in a patch besides its normalised pixels: the
+level and contrast of each band, and its edges. VICReg compares two crops of a place, of which one is given half of its
+metadata, which the mean token has to hold. `--config configs/corpus_real.py:XXS` takes another size. docs/model_card.md has the
+time and the results.
 """
 
 from geomoe.data.corpus import BATCH, SAMPLE, training_mix
