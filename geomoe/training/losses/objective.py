@@ -63,14 +63,21 @@ class LossInputs:
         """Which crops hold any data, (V * B,) 0 or 1: an objective has nothing to learn of the others. None is all."""
         return None if self.valid is None else jnp.any(self.valid, axis=(1, 2)).astype(jnp.float32)
 
-    def over_hidden(self, error: Array, share: Array) -> Array:
-        """Mean of an error of the hidden patches, over those of each decoded image, and over the images of all devices.
+    def hidden_patch_error(self, targets: Callable[[Array, Array, int], tuple[Array, Array]]) -> Array:
+        """Squared error of what the head says of the hidden patches by the decoder's tokens.
 
         Args:
-            error: (B', P), of patches that the decoder predicts something of.
-            share: (B', P), how much of each patch there is to predict; of images without any nothing counts.
+            targets: (images (B', H, W, C), valid (B', H, W), patch size) -> what is to be said (B', P, K), and how much of each
+                patch there is to say it of (B', P).
+
+        Returns:
+            scalar, the mean over the hidden patches of each decoded image, and over the images of all devices; images of which
+            nothing hidden holds data do not count.
         """
-        weight = share * self.out.mask[: len(error)]
+        decoded = len(self.out.pred)
+        target, share = targets(self.crops["image"][:decoded], self.crops["valid"][:decoded], self.model.patch_size)
+        error = jnp.sum(jnp.square(self.head(self.out.decoder_tokens) - target), axis=-1)
+        weight = share * self.out.mask[:decoded]
         hidden = jnp.sum(weight, axis=1)
         error = jnp.sum(error * weight, axis=1) / jnp.maximum(hidden, 1e-6)
         return mean_over(error, (hidden > 0).astype(error.dtype), self.axis_name)

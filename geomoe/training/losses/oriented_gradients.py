@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from geomoe.models import patchify
-from geomoe.training.losses.objective import LossInputs, Objective
+from geomoe.training.losses.objective import Objective
 
 BINS = 9  # of half a turn
 _FAINT = 0.05  # mean gradient, in z-scores a pixel summed over the bands, below which a patch counts as smooth
@@ -42,18 +42,10 @@ def oriented_gradients(images: Array, valid: Array, patch_size: int) -> tuple[Ar
     return cells, jnp.mean(patchify(votes.astype(images.dtype), patch_size), axis=-1)
 
 
-def _loss(inputs: LossInputs) -> Array:
-    decoded = len(inputs.out.pred)
-    image, valid = (inputs.crops[name][:decoded] for name in ("image", "valid"))
-    target, share = oriented_gradients(image, valid, inputs.model.patch_size)
-    error = jnp.sum(jnp.square(inputs.head(inputs.out.decoder_tokens) - target), axis=-1)
-    return inputs.over_hidden(error, share)
-
-
 OBJECTIVE = Objective(
     "oriented_gradients",
     "oriented gradients of hidden patches",
-    _loss,
+    lambda inputs: inputs.hidden_patch_error(oriented_gradients),
     batch_keys=("valid",),
     head=lambda model, options: (model.decoder_width, BINS),
 )

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from geomoe.models import patchify
-from geomoe.training.losses.objective import LossInputs, Objective
+from geomoe.training.losses.objective import Objective
 
 
 def patch_statistics(images: Array, valid: Array, patch_size: int) -> tuple[Array, Array]:
@@ -15,7 +15,8 @@ def patch_statistics(images: Array, valid: Array, patch_size: int) -> tuple[Arra
         valid: (B, H, W) bool.
 
     Returns:
-        (B, P, 2 * C): the means, then the standard deviations, 0 without a valid pixel; and the shares of valid pixels (B, P).
+        (B, P, 2 * C): the means, then the standard deviations, 0 and 0.001 without a valid pixel; and the shares of valid
+        pixels (B, P).
     """
     pixels = patchify(images, patch_size)
     pixels = pixels.reshape(*pixels.shape[:2], images.shape[-1], -1)
@@ -26,18 +27,10 @@ def patch_statistics(images: Array, valid: Array, patch_size: int) -> tuple[Arra
     return jnp.concatenate([mean, jnp.sqrt(variance + 1e-6)], axis=-1), jnp.mean(weight[:, :, 0], axis=-1)
 
 
-def _loss(inputs: LossInputs) -> Array:
-    decoded = len(inputs.out.pred)
-    image, valid = (inputs.crops[name][:decoded] for name in ("image", "valid"))
-    target, share = patch_statistics(image, valid, inputs.model.patch_size)
-    error = jnp.sum(jnp.square(inputs.head(inputs.out.decoder_tokens) - target), axis=-1)
-    return inputs.over_hidden(error, share)
-
-
 OBJECTIVE = Objective(
     "patch_statistics",
     "mean and standard deviation of hidden patches",
-    _loss,
+    lambda inputs: inputs.hidden_patch_error(patch_statistics),
     batch_keys=("valid",),
     head=lambda model, options: (model.decoder_width, 2 * model.in_channels),
 )
