@@ -145,6 +145,11 @@ def test_differences_are_paired():
     assert row == f"| ours | {few} | 0.600 | {few} | 0.900 | 0.00 | 0.25 |"
 
 
+def test_a_corpus_that_is_not_cut_is_said_with_what_cuts_it(tmp_path):
+    with pytest.raises(data.DatasetNotPreparedError, match=f"{tmp_path} lacks an image .*corpus --prepare FOLDER"):
+        held_out.load_held_out(str(tmp_path))
+
+
 @pytest.mark.long
 def test_the_corpus_is_cut_and_an_encoder_scored_on_what_is_held_out(shared, tmp_path, capsys):
     from geomoe.cli import corpus as command

@@ -174,8 +174,16 @@ def score_features(
 
 
 def load_held_out(data_dir: str) -> list[Windows]:
-    """Load every held-out source of the corpus."""
-    return with_another_date([load_windows(source, data_dir) for source in HELD_OUT])
+    """Load every held-out source of the corpus.
+
+    Raises:
+        DatasetNotPreparedError: one is not prepared.
+    """
+    try:
+        return with_another_date([load_windows(source, data_dir) for source in HELD_OUT])
+    except data.DatasetNotPreparedError as error:
+        command = f"`python -m geomoe.cli.corpus --prepare FOLDER --data_dir {data_dir}`"
+        raise data.DatasetNotPreparedError(f"{data_dir} lacks an image of the corpus; {command} cuts them all") from error
 
 
 def paired_difference(a: HeldOutScore, b: HeldOutScore) -> dict[tuple[str, str], tuple[float, float]]:
