@@ -8,6 +8,7 @@ from embedding_tools import make_ground
 from geotiffs import write_tif
 
 from geomoe import embeddings, landsat
+from geomoe.cli import embed as cli
 from geomoe.data.preprocess import InputSpec
 from geomoe.embeddings import sink as sinks
 
@@ -45,7 +46,7 @@ def test_a_folder_of_patches(encoder, ground, folder, tmp_path, monkeypatch):
     assert table["id"].tolist() == [STAMPED, "empty", "sub/later", "sub/timeless"] and table["vector"].dtype == np.float32
     # A stamp in the name is believed before the time of writing.
     assert table["time"].astype(str).tolist() == ["2017-06-13T10:10:31", "NaT", "2021-03-04T05:06:07", "NaT"]
-    middle = ground[16:24, 17:25]  # the 8 x 8 of the model, of 41 x 43
+    middle = ground[18:26, 18:26]  # the 8 x 8 of the model, of 44 x 44
     np.testing.assert_allclose(table["valid_fraction"][0], (middle != 0).all(axis=-1).mean(), rtol=1e-6)
     for row, image in ((0, ground), (2, ground[:, 10:]), (3, ground[:30])):
         np.testing.assert_allclose(table["vector"][row], embed_one(encoder, image, table, row), atol=2e-3)
@@ -104,6 +105,23 @@ def test_an_image_whose_middle_is_empty_is_marked(encoder, ground, tmp_path):
         counts = embeddings.embed_folder(encoder, sink, tmp_path / "in", spec=InputSpec(resize_mode=mode))
         assert counts == {"patches": 1, "embedded": embedded, "skipped": 0}
         assert embeddings.read(tmp_path / f"{mode}.npz")["valid_fraction"][0] == pytest.approx(valid)
+
+
+def test_files_of_which_the_middle_alone_is_embedded_are_named(encoder, ground, tmp_path, capsys):
+    """Of 9 x 8 the crop of 8 x 8 leaves out a ninth, of 8 x 11 and of 4 x 6, which is enlarged first, more than a fifth."""
+    for name, image in {"a": ground[:9, :8], "b": ground[:8, :11], "c": ground[:4, :6], "d": ground}.items():
+        write_tif(tmp_path / "in" / f"{name}.tif", image)
+    said = []
+    cropped = lambda path, size: said.append((os.path.basename(path), size))
+    embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "crop.npz"), tmp_path / "in", cropped=cropped)
+    assert said == [("b.tif", (8, 11)), ("c.tif", (4, 6)), ("d.tif", (44, 44))]
+    whole = InputSpec(resize_mode="resize")
+    embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "r.npz"), tmp_path / "in", spec=whole, cropped=cropped)
+    assert len(said) == 3
+    encoder.save(tmp_path / "e.safetensors")
+    cli.main([f"--checkpoint={tmp_path / 'e.safetensors'}", f"--folder={tmp_path / 'in'}", f"--output={tmp_path / 'o.npz'}"])
+    out = " ".join(capsys.readouterr().err.split())
+    assert out.count("note:") == 1 and "b.tif has 8 x 11 pixels, of which the middle 8 x 8 are embedded" in out
 
 
 def test_folders_that_cannot_be_used_are_named(encoder, tmp_path):

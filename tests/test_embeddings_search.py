@@ -12,7 +12,7 @@ from geomoe.cli import search
 from geomoe.embeddings.files import write_npz
 
 
-def write(path, vector, lat, lon, embedded=None, time="2020-05-18T10:00:00"):
+def write(path, vector, lat, lon, embedded=None, time="2020-05-18T10:00:00", facts=None):
     count = len(vector)
     part = {
         "id": np.array([f"row{i}" for i in range(count)]),
@@ -22,7 +22,7 @@ def write(path, vector, lat, lon, embedded=None, time="2020-05-18T10:00:00"):
         "embedded": np.ones(count, bool) if embedded is None else embedded,
         "vector": vector,
     }
-    write_npz(str(path), [part], {})
+    write_npz(str(path), [part], facts or {})
     return path
 
 
@@ -119,3 +119,48 @@ def test_a_million_vectors_in_a_second(tmp_path):
     start = time.perf_counter()
     index.like(index.nearest_row(*(float(v[7]) for v in (index.latitude, index.longitude))))
     assert time.perf_counter() - start < 1
+
+
+def write_catalogue(folder, files, failed=()):
+    folder.mkdir()
+    lines = ["scene,output,patches,embedded,error"]
+    for name, (vector, lat) in files.items():
+        write(folder / f"{name}.npz", vector, lat, [20] * len(lat))
+        lines.append(f"{name},/elsewhere/{name}.npz,{len(lat)},{len(lat)},")
+    lines += [f'{name},,0,0,"no bands, no scene"' for name in failed]
+    (folder / "scenes.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_catalogue_is_searched_as_a_whole_wherever_it_stands(tmp_path, capsys):
+    """The nearest of row 0 is in the other file; the scene that failed has none."""
+    east = np.array([[1, 0], [0, 1]], np.float32), [0, 1]
+    west = np.array([[3, 0.3], [1, 1]], np.float32), [2, 3]
+    folder = write_catalogue(tmp_path / "many", {"east": east, "west": west}, failed=["broken"])
+    index = embeddings.SearchIndex(folder)
+    assert len(index) == 4 and index.like(0).rows.tolist() == [2, 3, 1]
+    np.testing.assert_allclose(index.like(0).cosine, [10 / np.sqrt(101), np.sqrt(0.5), 0], atol=1e-6)
+    both = embeddings.SearchIndex([folder / "west.npz", folder])  # what is named twice counts once
+    assert len(both) == 4 and both.latitude.tolist() == [2, 3, 0, 1]
+    output = tmp_path / "hits.geojson"
+    search.main(["--embeddings", str(folder / "west.npz"), str(folder / "east.npz"), "--like", "0,20", "--output", str(output)])
+    assert "3 of 4 embeddings, like row0" in capsys.readouterr().out
+    features = json.loads(output.read_text())["features"]
+    found = [(each["geometry"]["coordinates"][1], each["properties"]["file"].rpartition("/")[2]) for each in features]
+    assert found == [(0.0, "east.npz"), (2.0, "west.npz"), (3.0, "west.npz"), (1.0, "east.npz")]
+
+
+def test_files_that_cannot_be_compared_are_refused(tmp_path):
+    vector = np.eye(2, dtype=np.float32)
+    for name, facts in {"a": {"pool": "mean", "encoder_sha256": "1"}, "b": {"pool": "mean", "encoder_sha256": "2"}}.items():
+        write(tmp_path / f"{name}.npz", vector, [0, 1], [20, 20], facts=facts)
+    write(tmp_path / "c.npz", vector, [0, 1], [20, 20], facts={"pool": "cls", "encoder_sha256": "1"})
+    with pytest.raises(ValueError, match=r"a\.npz has encoder_sha256 1, .*b\.npz 2: vectors of one encoder and one pool alone"):
+        embeddings.SearchIndex([tmp_path / "a.npz", tmp_path / "b.npz"])
+    with pytest.raises(ValueError, match=r"a\.npz has pool mean, .*c\.npz cls"):
+        embeddings.SearchIndex([tmp_path / "a.npz", tmp_path / "c.npz"])
+    with pytest.raises(ValueError, match=r"none holds no embeddings: every scene of its scenes\.csv failed"):
+        embeddings.SearchIndex(write_catalogue(tmp_path / "none", {}, failed=["x", "y"]))
+    (tmp_path / "none" / "scenes.csv").write_text("name,price\n")
+    with pytest.raises(ValueError, match=r"scenes\.csv is no table of `geomoe catalogue`: its columns are name, price"):
+        embeddings.SearchIndex(tmp_path / "none")

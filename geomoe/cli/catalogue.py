@@ -29,7 +29,8 @@ def main(argv: list[str] | None = None) -> None:
     add_options(parser)
     args = parser.parse_args(argv)
     start()
-    from geomoe.embeddings.catalogue import RESULTS, CatalogueJob, embed_scenes
+    from geomoe.embeddings.catalogue import CatalogueJob, embed_scenes
+    from geomoe.embeddings.results import RESULTS
     from geomoe.models.pooling import parse_pool
 
     run = dict(which=args.which, pool=args.pool and parse_pool(args.pool))

@@ -13,6 +13,7 @@ import argparse
 import glob
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from geomoe.cli.options import OF_SCENES, add_options, image_options, input_spec, window_options
@@ -63,8 +64,9 @@ def main(argv: list[str] | None = None) -> None:
             records = dict(data_dir=args.data_dir or "data", resize_mode=resize_mode, nodata=args.nodata)
             counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split or "test", **records)
         elif args.folder:
-            skipped = lambda error: bar.console.print(f"skipped: {error}", soft_wrap=True)
-            counts = embeddings.embed_folder(encoder, sink, args.folder, spec=spec, skipped=skipped)
+            say = lambda text: bar.console.print(text, soft_wrap=True, markup=False, highlight=False)
+            skipped, cropped = lambda error: say(f"skipped: {error}"), _Cropped(say, encoder.config.img_size)
+            counts = embeddings.embed_folder(encoder, sink, args.folder, spec=spec, skipped=skipped, cropped=cropped)
         else:
             counts = _embed_scenes(encoder, sink, spec, args)
     if jax.process_index() > 0:
@@ -75,6 +77,20 @@ def main(argv: list[str] | None = None) -> None:
     if counts.get("skipped"):
         said += f", {counts['skipped']:,} files skipped"
     print(f"{args.output}: {counts['embedded']:,} embeddings, {said}, {size:.1f} MB")
+
+
+class _Cropped:
+    """Says once that files are larger than the model's images."""
+
+    def __init__(self, say: Callable[[str], None], side: int) -> None:
+        self._say, self._side, self._said = say, side, False
+
+    def __call__(self, path: str, size: tuple[int, int]) -> None:
+        if not self._said:
+            middle = f"of which the middle {self._side} x {self._side} are embedded"
+            other = "--resize_mode resize takes the whole, coarser; --scene, or geomoe catalogue, all of it in windows"
+            self._say(f"note: {path} has {size[0]} x {size[1]} pixels, {middle}, and so of other large files; {other}")
+        self._said = True
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""Says what a scene, a run directory, a file of embeddings or of weights, or a STAC item is: `geomoe info PATH`."""
+"""Says what a scene, a run directory, embeddings, their catalogue, weights or a STAC item are: `geomoe info PATH`."""
 
 import argparse
 import os
@@ -16,6 +16,7 @@ def describe(path: str) -> dict[str, Any]:
     """
     from geomoe.data.raster import is_remote
     from geomoe.embeddings.rasters import is_map
+    from geomoe.embeddings.results import is_catalogue
     from geomoe.weights import PACKAGED, is_address
 
     named = is_address(path) or (path in PACKAGED and not os.path.exists(path))
@@ -25,6 +26,8 @@ def describe(path: str) -> dict[str, Any]:
         raise FileNotFoundError(f"nothing at {path}")
     if os.path.isdir(path) and os.path.exists(os.path.join(path, "run.json")):
         return _of_run(path)
+    if is_catalogue(path):
+        return _of_catalogue(path)
     of_tif = path.endswith(".tif") and not is_remote(path) and is_map(path)
     if of_tif or path.rstrip("/").endswith((".parquet", ".npz", ".zarr")):
         return _of_embeddings(path)
@@ -82,6 +85,18 @@ def _of_embeddings(path: str) -> dict[str, Any]:
     keys = ("pool", "encoder", "encoder_sha256", "dataset", "split", "folder", "scene", "geomoe_version")
     out |= {key: facts[key] for key in keys if key in facts}
     return out | {f"input: {key}": value for key, value in facts.get("input", {}).items() if key != "statistics"}
+
+
+def _of_catalogue(path: str) -> dict[str, Any]:
+    from geomoe.embeddings.results import RESULTS, read_results
+
+    results = read_results(path)
+    there = [result for result in results if result.output]
+    rows, embedded = (sum(getattr(result, name) for result in there) for name in ("patches", "embedded"))
+    out = {"kind": "catalogue of embeddings", "scenes": f"{len(there):,} embedded, {len(results) - len(there):,} failed"}
+    out["rows"] = f"{rows:,}, {embedded:,} of them embedded"
+    out |= {f"failed: {result.scene}": result.error for result in results if result.error and len(out) < 8}
+    return out | {"all scenes": os.path.join(path, RESULTS)}
 
 
 def _of_scene(path: Any) -> dict[str, Any]:

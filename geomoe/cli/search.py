@@ -1,6 +1,7 @@
-"""Find places that look like another in a file of embeddings.
+"""Find places that look like another in files of embeddings.
 
     python -m geomoe.cli.search --embeddings map.tif --like 30.73,-87.40 --output hits.geojson --picture hits.png
+    python -m geomoe.cli.search --embeddings FOLDER_OF_A_CATALOGUE --like 30.73,-87.40 --output hits.geojson
 
 All embeddings are compared, by cosine. Windows that overlap the query look like it: --beyond_km leaves them out.
 """
@@ -13,7 +14,8 @@ from geomoe.cli.setup import clear_errors, program
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=program("search"), description=__doc__.splitlines()[0])
-    parser.add_argument("--embeddings", required=True, help="a .parquet, .npz, .tif or .zarr file of geomoe.cli.embed")
+    of = ".parquet, .npz, .tif or .zarr files of geomoe.cli.embed, or folders of geomoe.cli.catalogue"
+    parser.add_argument("--embeddings", required=True, nargs="+", help=of)
     parser.add_argument("--like", required=True, help="LAT,LON of the query in degrees; --like=-3.1,-60 where LAT is negative")
     parser.add_argument("-k", type=int, default=20, help="number of hits (default: 20)")
     parser.add_argument("--within_km", type=float, default=5.0, help="how far an embedding may be from LAT,LON (default: 5)")

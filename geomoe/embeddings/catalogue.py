@@ -1,35 +1,24 @@
 """Many scenes: each is embedded to a file of its own, in this process or by Apache Beam on many machines."""
 
 import collections
-import csv
 import dataclasses
 import functools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from geomoe import beam
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.product_files import SceneFiles
+from geomoe.embeddings.results import SceneResult, write_results
 from geomoe.embeddings.scene import embed_scene
 from geomoe.embeddings.sink import Sink
 from geomoe.files import atomic_open
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder, load
 
-RESULTS = "scenes.csv"  # in the folder of the outputs: what became of each scene
 Scene = str | SceneFiles
-
-
-class SceneResult(NamedTuple):
-    """What became of a scene."""
-
-    scene: str
-    output: str  # "" where it failed
-    patches: int
-    embedded: int
-    error: str  # "" where it did not fail
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,8 +139,7 @@ def embed_scenes(
             progress(len(results), len(scenes))
     else:
         results = _by_beam(job, scenes, beam_options)
-    with atomic_open(os.path.join(job.folder, RESULTS), newline="") as file:
-        csv.writer(file).writerows([SceneResult._fields, *results])
+    write_results(job.folder, results)
     return results
 
 

@@ -109,6 +109,7 @@ def embed_folder(
     *,
     spec: InputSpec | None = None,
     skipped: Callable[[PatchError], None] = lambda error: None,
+    cropped: Callable[[str, tuple[int, int]], None] = lambda path, size: None,
 ) -> dict[str, int]:
     """Embed every GeoTIFF below a folder, each one a patch, otherwise as `embed_dataset`; metadata is read from file and name.
 
@@ -117,6 +118,8 @@ def embed_folder(
         spec: what the images are; sizes may differ where its `resize_mode` is not "exact". None stands for Collection 2 digital
             numbers of any size, cropped at the centre.
         skipped: called for each file that cannot be read.
+        cropped: called with the path, height and width of each file of which "centre_crop" leaves out more than a fifth: its
+            embedding is that of its middle alone.
 
     Returns:
         The numbers of "patches", of those "embedded", and of files "skipped".
@@ -146,7 +149,7 @@ def embed_folder(
             end, block = min(begin + sinks.BLOCK, stop), []
             for start in range(begin, end, sink.batch_size):
                 batch = files[start : min(start + sink.batch_size, end)]
-                block.append(_rows_of_files(encoder, sink, batch, spec, left_out))
+                block.append(_rows_of_files(encoder, sink, batch, spec, left_out, cropped))
                 progress.add(len(batch))
             parts.add(begin, block, end - begin)
     parallel.wait("files are embedded")
@@ -166,6 +169,12 @@ def _valid_fraction(image: np.ndarray, spec: InputSpec, size: int) -> float:
     return float(holds.mean())
 
 
+def _is_cropped(size: tuple[int, int], spec: InputSpec, side: int) -> bool:
+    """Whether a centre crop to a square of `side` leaves out more than a fifth of an image; a small one is enlarged first."""
+    short = min(side, *size)
+    return spec.resize_mode == "centre_crop" and short**2 < 0.8 * size[0] * size[1]
+
+
 def _describe(spec: InputSpec, names: Sequence[str] | None, patch: Patch) -> InputSpec:
     """What the pixels of a file are: names that a user gave go by the numbers of its sensor, others are the model's."""
     if spec.bands:
@@ -174,7 +183,12 @@ def _describe(spec: InputSpec, names: Sequence[str] | None, patch: Patch) -> Inp
 
 
 def _rows_of_files(
-    encoder: PretrainedEncoder, sink: Sink, files: list[File], spec: InputSpec, skipped: Callable[[PatchError], None]
+    encoder: PretrainedEncoder,
+    sink: Sink,
+    files: list[File],
+    spec: InputSpec,
+    skipped: Callable[[PatchError], None],
+    cropped: Callable[[str, tuple[int, int]], None],
 ) -> Columns:
     """Rows of the readable ones of some files."""
     names = spec.bands or (None if encoder.bands == landsat.BANDS else encoder.bands)
@@ -186,6 +200,10 @@ def _rows_of_files(
             ids.append(file.id)
         except PatchError as error:
             skipped(error)
+            continue
+        height, width = patches[-1].image.shape[:2]
+        if _is_cropped((height, width), spec, encoder.config.img_size):
+            cropped(file.path, (height, width))
     times = [metadata.acquisition_time(name=os.path.basename(i), date_tag=patch.date_tag) for i, patch in zip(ids, patches)]
     valid = np.array([_valid_fraction(patch.image, spec, encoder.config.img_size) for patch in patches], np.float32)
     columns = {

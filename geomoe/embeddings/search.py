@@ -1,4 +1,4 @@
-"""Places that look like another: exact nearest neighbours by cosine in a file of embeddings.
+"""Places that look like another: exact nearest neighbours by cosine in files of embeddings.
 
 Axes: N rows of the file that are embedded, D width.
 """
@@ -6,11 +6,13 @@ Axes: N rows of the file that are embedded, D width.
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from geomoe.embeddings.files import read
+from geomoe.embeddings.results import RESULTS, is_catalogue, read_results
 from geomoe.files import atomic_open, atomic_path
 
 _EARTH_KM = 6371.0  # mean radius
@@ -19,7 +21,7 @@ _ROWS = 65536  # normalised at once
 
 @dataclasses.dataclass(frozen=True)
 class Hits:
-    """Rows of a file of embeddings, the most similar first."""
+    """Rows of an index, the most similar first."""
 
     query: int  # the row that they are like
     rows: np.ndarray  # (K,)
@@ -28,30 +30,42 @@ class Hits:
 
 
 class SearchIndex:
-    """The embeddings of a file (as `geomoe.embeddings.read` takes it) in memory, to be searched.
+    """The embeddings of files (as `geomoe.embeddings.read` takes them) in memory, to be searched.
 
     Rows that are not embedded, or whose location is not known, are left out.
 
+    Args:
+        paths: a file, or a folder of `geomoe catalogue`, whose files are all taken; or several of them.
+
     Raises:
-        ValueError: no row is left.
+        FileNotFoundError: a file is not there.
+        ValueError: no row is left, a folder has no scene that was embedded, or the files are not of one encoder and pool.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        table = read(path)
-        rows = table["embedded"] & np.isfinite(table["latitude"]) & np.isfinite(table["longitude"])
-        if not rows.any():
-            raise ValueError(f"{os.fspath(path)} holds no embedding with a location")
-        self.path, self.facts = os.fspath(path), table["facts"]
-        self.id, self.latitude, self.longitude, self.time = (
-            table[key][rows] for key in ("id", "latitude", "longitude", "time")
+    def __init__(self, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> None:
+        given = [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
+        tables = [_located(path) for path in dict.fromkeys(file for path in given for file in _files(path))]
+        _check_alike(tables)
+        self.paths, self.facts = ", ".join(given), tables[0]["facts"] if tables else {}
+        tables = [table for table in tables if len(table["id"])]
+        if not tables:
+            raise ValueError(f"{self.paths} holds no embedding with a location")
+        columns = ("id", "latitude", "longitude", "time", "vector")
+        self.id, self.latitude, self.longitude, self.time, self._vectors = (
+            np.concatenate([table[key] for table in tables]) if len(tables) > 1 else tables[0][key] for key in columns
         )
-        self._vectors = table["vector"][rows]  # of length 1 each
-        for start in range(0, len(self._vectors), _ROWS):
+        self._files = [table["path"] for table in tables]
+        self._first_rows = np.cumsum([0] + [len(table["id"]) for table in tables[:-1]])
+        for start in range(0, len(self._vectors), _ROWS):  # to length 1 each
             some = self._vectors[start : start + _ROWS]
             some /= np.maximum(np.linalg.norm(some, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
     def __len__(self) -> int:
         return len(self._vectors)
+
+    def file_of(self, row: int) -> str:
+        """The file that a row is from."""
+        return self._files[np.searchsorted(self._first_rows, row, side="right") - 1]
 
     def nearest_row(self, lat: float, lon: float, within_km: float = 5.0) -> int:
         """Find the row that is nearest to a location in degrees; ValueError where none is within `within_km`."""
@@ -61,7 +75,7 @@ class SearchIndex:
         row = int(distance.argmin())
         if distance[row] > within_km:
             there = f"the nearest, {self.id[row]}, is {distance[row]:.1f} km away (within_km = {within_km:g})"
-            raise ValueError(f"{self.path} has no embedding at {lat}, {lon}: {there}")
+            raise ValueError(f"{self.paths} has no embedding at {lat}, {lon}: {there}")
         return row
 
     def like(self, row: int, k: int = 20, beyond_km: float = 0.0) -> Hits:
@@ -84,7 +98,9 @@ class SearchIndex:
         return Hits(row, best, cosine[best], distance[best])
 
     def write_geojson(self, hits: Hits, path: str | os.PathLike[str]) -> None:
-        """Write the query (rank 0) and its hits as points, with rank, id, cosine, kilometres from the query, and time."""
+        """Write the query (rank 0) and its hits as points, with rank, id, cosine, kilometres from the query,
+        time and file.
+        """
         features = [self._feature(hits.query, 0, 1.0, 0.0)]
         for rank, (row, cosine, distance) in enumerate(zip(hits.rows, hits.cosine, hits.kilometres), start=1):
             features.append(self._feature(row, rank, float(cosine), float(distance)))
@@ -96,7 +112,7 @@ class SearchIndex:
         properties = {"rank": rank, "id": str(self.id[row]), "cosine": round(cosine, 6), "kilometres": round(distance, 3)}
         point = [float(self.longitude[row]), float(self.latitude[row])]
         geometry = {"type": "Point", "coordinates": point}
-        return {"type": "Feature", "geometry": geometry, "properties": {**properties, "time": time}}
+        return {"type": "Feature", "geometry": geometry, "properties": {**properties, "time": time, "file": self.file_of(row)}}
 
     def draw(self, hits: Hits, path: str | os.PathLike[str]) -> None:
         """Draw a map of all rows, by their cosine with the query, and of the hits, to a `.png` file; needs matplotlib."""
@@ -118,6 +134,34 @@ class SearchIndex:
         axes.legend()
         with atomic_path(path) as partial:
             figure.savefig(partial, format="png", dpi=120)
+
+
+def _files(path: str) -> list[str]:
+    """The files of embeddings that a path stands for."""
+    if not is_catalogue(path):
+        return [path]
+    files = [result.output for result in read_results(path) if result.output]
+    if not files:
+        raise ValueError(f"{path} holds no embeddings: every scene of its {RESULTS} failed")
+    return files
+
+
+def _located(path: str) -> dict[str, Any]:
+    """The rows of a file that are embedded and whose location is known."""
+    table = read(path)
+    rows = table["embedded"] & np.isfinite(table["latitude"]) & np.isfinite(table["longitude"])
+    columns = {key: table[key][rows] for key in ("id", "latitude", "longitude", "time", "vector")}
+    return columns | {"facts": table["facts"], "path": path}
+
+
+def _check_alike(tables: Sequence[dict[str, Any]]) -> None:
+    """Raise ValueError where the vectors of two files are not to be compared."""
+    for table in tables[1:]:
+        for key in ("encoder_sha256", "pool"):
+            one, other = (each["facts"].get(key) for each in (tables[0], table))
+            if one != other:
+                differ = f"{tables[0]['path']} has {key} {one}, {table['path']} {other}"
+                raise ValueError(f"{differ}: vectors of one encoder and one pool alone can be compared; embed them alike")
 
 
 def _kilometres(lat: float, lon: float, lats: np.ndarray, lons: np.ndarray) -> np.ndarray:
