@@ -16,9 +16,11 @@ NAT = np.datetime64("NaT", "s")
 _FIRST_YEAR, _END_YEAR = 1972, 2100  # from the first Landsat on
 _TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
 _SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
-_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_L\w{3}_\d{6}_(\d{8})", re.ASCII)
+_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_(?:L\w{3}|CU|AK|HI)_\d{6}_(\d{8})", re.ASCII | re.IGNORECASE)  # and of tiles (ARD)
+_ESPA_STAMP = re.compile(r"L[COTEM]0[4-9]\d{6}(\d{8})\d\d(?:T1|T2|RT)", re.ASCII | re.IGNORECASE)
 _HLS_STAMP = re.compile(r"HLS\.[LS]30\.T\w{5}\.(\d{4})(\d{3})(T\d{6})", re.ASCII)
-_LANDSAT_SCENE = re.compile(r"L[COTEM]\d\d{6}(\d{4})(\d{3})", re.ASCII)
+_LANDSAT_SCENE = re.compile(r"L[COTEM][1-9]\d{6}(\d{4})(\d{3})", re.ASCII | re.IGNORECASE)
+_NO_DATE = re.compile(r"[\s:0]*|1970:01:01 00:00:00")  # how TIFFTAG_DATETIME says that there is none
 
 
 class Metadata(NamedTuple):
@@ -79,6 +81,24 @@ def encode_hour(hour: np.ndarray) -> np.ndarray:
     return _cyclic(hour * (2 * np.pi / 24), np.ones(hour.shape, bool))
 
 
+def wrap_longitude(lon: Any) -> np.ndarray:
+    """Bring longitudes to -180 to 180 degrees; files may count them from 0 to 360, or on beyond.
+
+    >>> wrap_longitude([190.0, -180.0, 365.0]).tolist()
+    [-170.0, -180.0, 5.0]
+    """
+    lon = np.asarray(lon, np.float64)
+    beyond = np.isfinite(lon) & (np.abs(lon) > 180)
+    return np.where(beyond, (np.where(beyond, lon, 0.0) + 180) % 360 - 180, lon)
+
+
+def check_degrees(lat: Any, lon: Any) -> None:
+    """Raise ValueError for what a file's coordinates give as latitude and longitude and is none, as metres."""
+    for name, values, limit in (("latitude", lat, 90.0), ("longitude", lon, 180.0)):
+        if (bad := np.abs(values) > limit + 1e-6).any():
+            raise ValueError(f"{name} {np.asarray(values)[bad].flat[0]:g} is beyond {limit:g} degrees")
+
+
 def encode_degrees(degrees: np.ndarray) -> np.ndarray:
     """Encode latitudes or longitudes in degrees, (N,), as (N, 2) float32 [sin, cos]; NaN is missing and gives [0, 0]."""
     degrees = np.asarray(degrees, np.float64)
@@ -115,6 +135,7 @@ def parse_time(text: str | bytes) -> np.datetime64:
         return NAT
     if stamp[4:5] == ":":
         stamp = _TAG_DATE.sub(r"\1-\2-\3", stamp, count=1)
+    stamp = re.sub(r"z$", "Z", stamp)  # as RFC 3339 allows
     day = 10 if stamp[4:5] == "-" else 8  # characters of the date
     try:
         if stamp[day : day + 1] not in "T " or "W" in stamp:  # any separator, weeks: fromisoformat takes them
@@ -143,6 +164,8 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
     >>> [str(t) for t in read_times(["2017-10-02T09:40:31", datetime.date(2017, 10, 2), None])]
     ['2017-10-02T09:40:31', '2017-10-02', 'NaT']
     """
+    if np.ma.is_masked(values):
+        values = [None if masked else value for value, masked in zip(values.data, np.ma.getmaskarray(values))]
     array = np.atleast_1d(np.asarray(values))
     times: np.ndarray | list[np.datetime64] = array
     # Of several units numpy would make the finest, and of a date alone midnight.
@@ -157,6 +180,10 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
                 times.append(_read_time(value))
             except ValueError as error:
                 raise ValueError(f"time[{i}]: {error}") from None
+    coarse = ("Y", "M")
+    for i, value in enumerate(times if isinstance(times, list) or np.datetime_data(times.dtype)[0] in coarse else ()):
+        if np.datetime_data(value.dtype)[0] in coarse and not np.isnat(value):
+            raise ValueError(f"time[{i}] = {value} names no day, and its week is not known; give a date, or NaT")
     seconds = np.array(times, "datetime64[s]")
     bad = ~np.isnat(seconds) & ((seconds < np.datetime64(f"{_FIRST_YEAR}")) | (seconds >= np.datetime64(f"{_END_YEAR}")))
     if bad.any():
@@ -182,15 +209,15 @@ def time_from_name(name: str) -> np.datetime64:
     """Read the time of acquisition from the name of a file or product; NaT if it has none.
 
     Knows Sentinel-2 stamps as BigEarthNet patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading
-    zero of its hour), HLS product names, Landsat Collection product names and pre-collection scene names (a date alone). A
-    stamp that is no time is a ValueError.
+    zero of its hour), HLS product names, and names of Landsat's collections, of its tiles (ARD), of ESPA's orders and of scenes
+    before the collections (a date alone). A stamp that is no time is a ValueError.
 
     >>> str(time_from_name("S2B_MSIL2A_20180525T94030_78_30"))
     '2018-05-25T09:40:30'
     """
     if match := _SENTINEL_STAMP.search(name):
         return parse_time(f"{match[1]}T{match[2].zfill(6)}")
-    if match := _LANDSAT_STAMP.search(name):
+    if match := _LANDSAT_STAMP.search(name) or _ESPA_STAMP.search(name):
         return parse_time(match[1])
     for pattern in (_LANDSAT_SCENE, _HLS_STAMP):
         if match := pattern.search(name):
@@ -203,6 +230,8 @@ def time_from_name(name: str) -> np.datetime64:
 
 def _time_of_tag(text: str) -> np.datetime64:
     """Read TIFFTAG_DATETIME. It cannot hold a date alone: writers that know no more put midnight."""
+    if _NO_DATE.fullmatch(text.strip("\x00 ")):
+        return NAT
     time = parse_time(text)
     day = time.astype("datetime64[D]")
     return day if time == day else time

@@ -143,6 +143,16 @@ def test_fill_values_scales_and_units_are_those_that_it_says(encoder, tmp_path):
         (lambda a: a, dict(layout="NCHW"), "xarray names its dimensions"),
         (lambda a: a, dict(normalized=True), "pass images.values"),
         (lambda a: a.assign_coords(band=[*landsat.BANDS[:6], "B99"]), {}, "unknown band 'B99'"),
+        (
+            lambda a: a.assign_coords(band=range(2, 9)),
+            {},
+            r"the bands have the numbers 2, 3, .* and no names; name them: bands=",
+        ),
+        (
+            lambda a: a.assign_attrs(scale_factor=1e-4, add_offset=-0.1),
+            {},
+            "scale_factor 0.0001 and add_offset -0.1, which no unit",
+        ),
         (lambda a: xr.Dataset({"t": ("time", TIMES)}), {}, "have the dimensions time; needed: y and x"),
         (lambda a: a.isel(band=0).to_dataset(name="QA_PIXEL"), {}, "no band of the images is one"),
         (lambda a: a.isel(band=0, drop=True).to_dataset(name="red").assign(nir=a[0, 0]), {}, "band nir has the sizes"),
@@ -268,3 +278,19 @@ def test_a_scene_of_plain_numbers(encoder):
             encoder.embed_scene(scene, **options)
     with pytest.raises(ValueError, match=r"must be \(H, W, C\) or \(T, H, W, C\)"):
         encoder.embed_scene(scene[0])
+
+
+def test_bands_go_by_their_numbers_where_they_have_no_names(encoder):
+    array = stack(numbers(1, 7, SIZE, SIZE)).assign_coords(band=range(1, 8))
+    expected = encoder.embed(array).values
+    np.testing.assert_allclose(encoder.embed(array.sel(band=[4, 3, 2, 1, 5, 6, 7])).values, expected, atol=1e-5)
+    shuffled = array.isel(band=[4, 3, 2, 1, 0, 5, 6])
+    names = tuple(landsat.BANDS[i] for i in (4, 3, 2, 1, 0, 5, 6))
+    np.testing.assert_allclose(encoder.embed(shuffled, bands=names).values, expected, atol=1e-5)  # names go before numbers
+
+
+def test_variables_beside_the_bands_are_left_out(encoder):
+    array = stack(numbers(1, 7, SIZE, SIZE))
+    bands = array.to_dataset(dim="band")
+    more = bands.assign(ndvi=(bands.SR_B5 - bands.SR_B4) * 1.0)
+    np.testing.assert_allclose(encoder.embed(more).values, encoder.embed(array).values, atol=1e-5)

@@ -313,20 +313,23 @@ def test_names_that_are_no_text_and_endings_in_any_case(tmp_path):
 def test_times_of_a_folder_by_table_then_name_then_tag(tmp_path):
     tags = {"TIFFTAG_DATETIME": "2021:03:04 05:06:07"}
     stamped = BIGEARTHNET_ID.format(1, 1)
-    for name in ("table", stamped, "tagged", "bare"):
-        write_tif(tmp_path / "in" / f"{name}.tif", pixels(), tags={} if name == "bare" else tags)
+    for name in ("table", stamped, "tagged", "bare", "zeros"):
+        given = {"bare": {}, "zeros": {"TIFFTAG_DATETIME": "0000:00:00 00:00:00"}}.get(name, tags)
+        write_tif(tmp_path / "in" / f"{name}.tif", pixels(), tags=given)
     table = write_table(
-        tmp_path / "t.csv", [["id", "time"], ["table", "2020-01-02 03:04:05"], [stamped, ""], ["tagged", ""], ["bare", ""]]
+        tmp_path / "t.csv",
+        [["id", "time"], ["table", "2020-01-02 03:04:05"], [stamped, ""], ["tagged", ""], ["bare", ""], ["zeros", ""]],
     )
     expected = {
         "table": "2020-01-02T03:04:05",
         stamped: "2017-06-13T10:10:31",
         "tagged": "2021-03-04T05:06:07",
         "bare": "unknown",
+        "zeros": "unknown",
     }
     builder = prepared(LandsatFolder(source=tmp_path / "in", labels=table, data_dir=tmp_path))
     assert {name: example["time"].decode() for name, example in examples(builder).items()} == expected
-    write_tif(tmp_path / "bad" / "a.tif", pixels(), tags={"TIFFTAG_DATETIME": "0000:00:00 00:00:00"})
+    write_tif(tmp_path / "bad" / "a.tif", pixels(), tags={"TIFFTAG_DATETIME": "2021:13:45 00:00:00"})
     with pytest.raises(ValueError, match="1 bad time stamp"):
         prepared(LandsatFolder(source=tmp_path / "bad", data_dir=tmp_path / "bad_out"))
 

@@ -20,7 +20,7 @@ def ids(folder):
 
 def test_endings_in_any_case_and_brackets_in_paths(tmp_path):
     folder = tmp_path / "winter [2021]"
-    touch(folder, "a.tif", "b.TIF", "c.Tiff", "[x]/*.tIf", "d.txt", "e.tif.aux.xml", "tif")
+    touch(folder, "._a.tif", "a.tif", "b.TIF", "c.Tiff", "[x]/*.tIf", "d.txt", "e.tif.aux.xml", "tif")
     os.makedirs(folder / "folder.tif")
     assert ids(folder) == ["[x]/*", "a", "b", "c"]
     assert [os.path.relpath(file.path, folder) for file in find_geotiffs(folder)] == ["[x]/*.tIf", "a.tif", "b.TIF", "c.Tiff"]

@@ -230,3 +230,56 @@ def test_values_that_are_none_of_the_unit(tmp_path):
     scaled = pixels(dtype=np.int16) // 4
     scaled[0] = -9999
     np.testing.assert_array_equal(read_patch(write_tif(tmp_path / "hls.tif", scaled), InputSpec("hls")).image, scaled)
+
+
+@pytest.mark.parametrize("read", [geotiff._read_plain, geotiff._read_any])
+def test_numbers_that_the_file_says_to_be_others_are_refused(tmp_path, read, monkeypatch):
+    """By scale and offset of its bands, or by its name; what goes with the unit that was given is taken."""
+    monkeypatch.setattr(geotiff, "_read_plain", read)
+
+    def scaled(name, scale, offset, dtype=np.uint16):
+        path = write_tif(tmp_path / name, (pixels() // 4).astype(dtype))
+        with rasterio.open(path, "r+") as file:
+            file.scales, file.offsets = [scale] * 7, [offset] * 7
+        return path
+
+    hls, own = scaled("a.tif", 1e-4, 0.0, np.int16), scaled("b.tif", 2.75e-5, -0.2)
+    with pytest.raises(PatchError, match="wrong unit: scale 0.0001 and offset 0 say hls, not collection2_dn; name the unit"):
+        read_patch(hls)
+    with pytest.raises(PatchError, match="say collection2_dn, not hls"):
+        read_patch(own, InputSpec("hls"))
+    assert len(read_patch(own).bands) == len(read_patch(hls, InputSpec("hls")).bands) == 7
+    assert len(read_patch(hls, InputSpec("collection1_sr")).bands) == 7  # the same numbers
+    for name, unit in (
+        ("LC08_L1TP_193026_20210613_20210622_02_T1_1.tif", "level1_dn"),
+        ("HLS.L30.T33UUP.2021164T100231.v2.0.tif", "hls"),
+    ):
+        path = write_tif(tmp_path / name, pixels() // 4)
+        with pytest.raises(PatchError, match=f"by its name its numbers are {unit}, not collection2_dn"):
+            read_patch(path)
+        read_patch(path, InputSpec(unit))
+    with pytest.raises(PatchError, match="wrong sensor: HLS S30 is Sentinel-2's"):
+        read_patch(write_tif(tmp_path / "HLS.S30.T33UUP.2021164T100231.v2.0.tif", pixels() // 4), InputSpec("hls"))
+
+
+def test_places_that_are_none_are_not_made_up(tmp_path):
+    """Metres where the CRS has degrees; a CRS without the origin of the pixels. Longitudes beyond 360 are places."""
+    with pytest.raises(PatchError, match="no CRS: its coordinates .* are outside its CRS"):
+        read_patch(write_tif(tmp_path / "metres.tif", pixels(), crs="EPSG:4326"))
+    profile = dict(driver="GTiff", height=41, width=43, count=7, dtype="uint16")
+    with rasterio.open(tmp_path / "nowhere.tif", "w", **profile, crs="EPSG:32632") as file:
+        file.write(np.moveaxis(pixels(), 2, 0))
+    assert np.isnan(read_patch(tmp_path / "nowhere.tif", need_crs=False).latitude)
+    with pytest.raises(PatchError, match="no CRS: the file is not georeferenced"):
+        read_patch(tmp_path / "nowhere.tif")
+    transform = rasterio.transform.from_origin(365, 10, 2 / 43, 2 / 41)
+    with rasterio.open(tmp_path / "east.tif", "w", **profile, crs="EPSG:4326", transform=transform) as file:
+        file.write(np.moveaxis(pixels(), 2, 0))
+    patch = read_patch(tmp_path / "east.tif")
+    np.testing.assert_allclose([patch.latitude, patch.longitude], [9, 6])
+
+
+def test_modis_numbers_other_wavelengths(tmp_path):
+    names = [f"sur_refl_b0{i}" for i in range(1, 8)]
+    with pytest.raises(PatchError, match="sur_refl_b01 is MODIS's"):
+        read_patch(write_tif(tmp_path / "m.tif", pixels(), descriptions=names))

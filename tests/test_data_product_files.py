@@ -112,3 +112,27 @@ def test_a_folder_on_the_network_is_read_by_windows(tmp_path):
             open_scene(f"{served.address}/gone")
         with pytest.raises(SceneError, match="cannot be read as GeoTIFF"):
             open_scene(f"{served.address}/{STEM.replace('0613', '0614')}")
+
+
+def test_files_of_other_instruments_are_refused(tmp_path):
+    """Their numbers are other wavelengths: the bands of Sentinel-2, and of the scanner MSS."""
+    for band in ("B02", "B03", "B04", "B8A", "B11", "B12"):
+        write_tif(tmp_path / "s2" / f"T32TPT_20210613T101031_{band}.tif", pixels(1))
+    with pytest.raises(SceneError, match=r"_B(8A|12).tif is a band of Sentinel-2"):
+        open_scene(tmp_path / "s2")
+    write_scene(tmp_path / "mss", "LM05_L1TP_193026_19850613_20200902_02_T2", pixels(4), numbers=range(1, 5))
+    with pytest.raises(SceneError, match="MSS has four bands"):
+        open_scene(tmp_path / "mss")
+
+
+def test_what_macos_leaves_beside_the_files_is_no_file_of_the_scene(tmp_path):
+    write_scene(tmp_path, STEM, pixels(), prefix="SR_B")
+    for ending in ("SR_B1.TIF", "MTL.txt"):
+        (tmp_path / f"._{STEM}_{ending}").write_bytes(b"no")
+    assert open_scene(tmp_path).name == STEM
+
+
+def test_names_in_lower_case_say_as_much(tmp_path):
+    write_scene(tmp_path, "le07_l2sp_193026_20050613_20200914_02_t1", pixels(6), prefix="sr_b", numbers=(1, 2, 3, 4, 5, 7))
+    info = open_scene(tmp_path)
+    assert (info.sensor, str(info.time), sorted(info.files)) == ("landsat7", "2005-06-13", sorted(landsat.BANDS[1:]))

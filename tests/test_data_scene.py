@@ -209,6 +209,11 @@ def test_level_1_of_thematic_mappers_has_the_factors_of_its_metadata_file(tmp_pa
         dn = preprocess.to_collection2(reader.read(0, 0, 41, 43), spec, reader.bands)
     reflectance = np.stack([image[..., 6] * 7e-3 - 0.07, image[..., 0] * 1e-3 - 0.01], axis=-1) / 0.5
     np.testing.assert_allclose(dn * 0.0000275 - 0.2, reflectance, atol=1e-5)
+    part = open_scene(
+        write_scene(tmp_path / "part", "site_a", image, mtl=facts + factors.partition("REFLECTANCE_MULT_BAND_7")[0])
+    )
+    with SceneReader(part, ("SR_B7",), "level1_dn") as reader, pytest.raises(ValueError, match="level1_factors lack SR_B7"):
+        preprocess.to_collection2(reader.read(0, 0, 4, 4), part.spec(InputSpec()), reader.bands)
     bare = open_scene(write_scene(tmp_path / "without", "site_a", image, mtl=facts))
     with pytest.raises(SceneError, match="level-1 numbers of landsat5 have factors of each band's own"):
         bare.spec(InputSpec())
@@ -247,3 +252,39 @@ def test_a_scene_whose_coordinates_are_of_no_place_is_named(tmp_path):
     info = open_scene(write_tif(tmp_path / "plan.tif", pixels(), crs=plan))
     with pytest.raises(SceneError, match="plan: its CRS does not lead to latitude and longitude"):
         SceneReader(info, landsat.BANDS)
+
+
+def test_a_file_that_does_not_say_where_its_pixels_are_has_no_place(tmp_path):
+    """It has a CRS, but no origin and no size of its pixels."""
+    with rasterio.open(
+        tmp_path / "a.tif", "w", driver="GTiff", height=41, width=43, count=7, dtype="uint16", crs=UTM33
+    ) as file:
+        file.write(np.moveaxis(pixels(), 2, 0))
+    info = open_scene(tmp_path / "a.tif")
+    with SceneReader(info, landsat.BANDS) as reader:
+        assert info.crs is None and np.isnan(reader.locations([20], [20])).all()
+
+
+def test_coordinates_that_are_none_of_the_crs_are_named_and_longitudes_go_on_beyond_180(tmp_path):
+    write_tif(tmp_path / "metres.tif", pixels(), crs="EPSG:4326")
+    with pytest.raises(SceneError, match=r"metres: latitude .* is beyond 90 degrees; its coordinates are not those of its CRS"):
+        SceneReader(open_scene(tmp_path / "metres.tif"), landsat.BANDS)
+    with rasterio.open(
+        tmp_path / "east.tif", "w", driver="GTiff", height=41, width=43, count=7, dtype="uint16", crs="EPSG:4326",
+        transform=rasterio.transform.from_origin(365, 10, 0.5, 0.25),
+    ) as file:  # fmt: skip
+        file.write(np.moveaxis(pixels(), 2, 0))
+    with SceneReader(open_scene(tmp_path / "east.tif"), landsat.BANDS) as reader:
+        np.testing.assert_allclose(reader.locations([4], [10]), [[9], [10]])
+
+
+def test_a_scale_that_no_unit_has_is_asked_about(tmp_path):
+    path = write_tif(tmp_path / "scaled.tif", pixels())
+    with rasterio.open(path, "r+") as file:
+        file.scales, file.offsets = [1e-4] * 7, [-0.1] * 7
+    info = open_scene(path)
+    with pytest.raises(
+        SceneError, match=r"scaled.tif has scale 0.0001 and offset -0.1, which no unit has .* give the unit, coll"
+    ):
+        info.spec(InputSpec())
+    assert info.spec(InputSpec("hls")).unit == "hls"

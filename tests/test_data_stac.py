@@ -101,7 +101,7 @@ def test_level_1_takes_the_sun_of_the_item(tmp_path):
 def test_sensors_without_the_coastal_band(tmp_path):
     image = pixels(6)
     assets = band_assets(tmp_path, image, NAMES[1:])
-    content = item("LE07_L2SP_193026_20050613_20200914_02_T1", assets, platform="landsat-7")
+    content = item("LE07_L2SP_193026_20210613_20210914_02_T1", assets, platform="landsat-7")
     (tmp_path / "item.json").write_text(json.dumps(content))
     info = open_scene(read_items(tmp_path / "item.json")[0])
     assert info.sensor == "landsat7" and sorted(info.files) == sorted(landsat.BANDS[1:])
@@ -112,7 +112,9 @@ def test_sensors_without_the_coastal_band(tmp_path):
 def test_a_search_result_is_a_list_of_scenes(tmp_path):
     image = pixels()
     assets = band_assets(tmp_path, image)
-    features = [item(name, assets) for name in (STEM, STEM.replace("0613", "0629"))]
+    features = [
+        item(f"LC08_L2SP_193026_202106{day}_20210722_02_T1", assets, datetime=f"2021-06-{day}T10:02:31Z") for day in (13, 29)
+    ]
     (tmp_path / "search.json").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
     assert [open_scene(found).name for found in read_items(tmp_path / "search.json")] == [f["id"] for f in features]
 
@@ -136,10 +138,45 @@ def test_what_is_no_item_of_landsat_is_named(tmp_path):
         ([1], "bad.json is no STAC item"),
         ({"type": "Feature"}, "bad.json is no STAC item"),
         ({"type": "FeatureCollection", "features": []}, "holds no item"),
-        (item("S2A_x", assets, platform="sentinel-2a"), "platform 'sentinel-2a' is none of Landsat"),
+        (item("S2A_x", assets, platform="sentinel-2a"), "'sentinel-2a' is none of Landsat"),
+        (item("S2A_x", assets, platform="", instruments=["msi"]), "'msi' is none of Landsat"),
+        (item("HLS.S30.T32TPT.2021164T100231.v2.0", assets, platform=""), "HLS S30 is Sentinel-2's"),
+        (
+            item("tile", assets | {"B8A": assets["red"] | {"eo:bands": [{"name": "B8A"}]}}, platform=""),
+            "B8A is a band of Sentinel-2",
+        ),
+        (item(STEM, assets, platform="landsat-7"), "platform 'landsat-7', but by its id it is landsat8's"),
+        (
+            item(STEM, assets, datetime="2019-01-01T10:02:31Z"),
+            "its datetime is 2019-01-01T10:02:31, but by its id it is of 2021-06-13",
+        ),
+        (item(STEM, assets, **{"view:sun_elevation": "n/a"}), "view:sun_elevation = 'n/a' is no number"),
         (item(STEM, {"thumbnail": {"href": "a.jpg"}}), r"none of its assets \(thumbnail\) is a band of landsat8"),
         (item(STEM, two), "its assets hold collection2_dn and hls"),
     ):
         write(content)
         with pytest.raises(SceneError, match=message):
             read_items(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    "key, told", [("visual", {"roles": ["visual"]}), ("preview", {}), ("true_colour", {"type": "image/png"})]
+)
+def test_a_picture_of_the_scene_is_none_of_its_bands(tmp_path, key, told):
+    """It stands first and names the same colours as the numbers that were measured."""
+    image = pixels()
+    colours = [{"name": name, "common_name": name} for name in ("red", "green", "blue")]
+    write_tif(tmp_path / "picture.tif", pixels(3, seed=9, dtype=np.uint8))
+    assets = {key: {"href": "./picture.tif", "eo:bands": colours, **told}, **band_assets(tmp_path, image)}
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, assets)))
+    np.testing.assert_array_equal(read(open_scene(read_items(tmp_path / "item.json")[0])), image[3:8, 4:10])
+
+
+def test_a_folder_may_have_any_name_and_hls_needs_no_scale(tmp_path):
+    folder = tmp_path / "site #1? 100%"
+    image = (pixels() // 4).astype(np.int16)
+    assets = band_assets(folder, image, scale=None)
+    (folder / "item.json").write_text(json.dumps(item("HLS.L30.T32TPT.2021164T100231.v2.0", assets)))
+    info = open_scene(read_items(folder / "item.json")[0])
+    assert info.unit == "hls"
+    np.testing.assert_array_equal(read(info), image[3:8, 4:10])

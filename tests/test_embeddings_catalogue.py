@@ -55,7 +55,7 @@ def test_each_scene_has_its_file_and_failures_are_listed(tmp_path, scenes):
 def test_the_command_lists_what_failed(tmp_path, scenes, capsys):
     from geomoe.cli import catalogue
 
-    (tmp_path / "scenes.txt").write_text("# two\n" + "\n".join(scenes[1:3]) + "\n\n")
+    (tmp_path / "scenes.txt").write_text("\ufeff# two\n" + "\n".join(scenes[1:3]) + "\n\n")
     arguments = ["--checkpoint", str(PTH), "--scenes", str(tmp_path / "scenes.txt"), "--output", str(tmp_path / "out")]
     catalogue.main([*arguments, "--format", ".npz", "--stride", "8", "--pool", "cls"])
     out = capsys.readouterr().out

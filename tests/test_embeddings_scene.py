@@ -286,6 +286,7 @@ def test_masked_classes_do_not_speak(encoder, ground, level1_folder, tmp_path):
     for options, message in (
         (dict(mask=("fog",)), "'fog' is no class that a quality band QA_PIXEL tells"),
         (dict(mask=("cloud",), spec=InputSpec(nodata="published")), "mask = cloud would be ignored"),
+        (dict(mask="cloud"), "mask = 'cloud' must be a sequence of classes"),
     ):
         with pytest.raises(ValueError, match=message):
             embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "x.npz"), level1_folder, **options)

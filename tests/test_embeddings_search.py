@@ -164,3 +164,9 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path):
     (tmp_path / "none" / "scenes.csv").write_text("name,price\n")
     with pytest.raises(ValueError, match=r"scenes\.csv is no table of `geomoe catalogue`: its columns are name, price"):
         embeddings.SearchIndex(tmp_path / "none")
+
+
+def test_a_query_in_the_south(tmp_path, capsys):
+    path = write(tmp_path / "x.npz", np.eye(2, dtype=np.float32), [-3.1, -4], [-60.0, -60])
+    search.main(["--embeddings", str(path), "--like", "-3.1,-60", "--output", str(tmp_path / "hits.geojson")])
+    assert "1 of 2 embeddings, like row0" in capsys.readouterr().out

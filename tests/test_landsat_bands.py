@@ -61,3 +61,10 @@ def test_a_dark_pixel_keeps_its_data_in_the_coastal_band():
     blue = np.array([0, 1, 100, 200])
     seven = landsat.with_coastal(np.stack([blue, *[np.full(4, 9000)] * 5], axis=-1))
     np.testing.assert_array_equal(seven[:, 0], [0, 1, 1, 78])
+
+
+def test_names_as_users_write_them():
+    for name, band in {"ultra blue": 0, "coastal_aerosol": 0, "SWIR 1": 5, "swir-2": 6, "Near_Infrared": 4, " red ": 3}.items():
+        assert landsat.band_name(name) == landsat.BANDS[band]
+    names = ["ultra blue", "blue", "green", "red", "NIR", "SWIR 1", "SWIR 2"]
+    assert landsat.bands_of_file(names) == dict(zip(landsat.BANDS, range(7)))

@@ -74,6 +74,7 @@ def test_products_of_all_ages():
         ({"SPACECRAFT_ID": "LANDSAT_5"}, "SPACECRAFT_ID = 'LANDSAT_5', but by its name .* is landsat8's"),
         ({"PROCESSING_LEVEL": "L1TP"}, r"say level 1 \(L1TP\), but by its name .* of level 2"),
         ({"SPACECRAFT_ID": "SENTINEL_2"}, "SPACECRAFT_ID = 'SENTINEL_2' is none of"),
+        ({"DATE_ACQUIRED": "2019-01-01"}, "DATE_ACQUIRED = 2019-01-01, but by its name .* is of 20"),
         ({"SUN_ELEVATION": "high"}, "SUN_ELEVATION = 'high' is no number"),
         ({"SUN_ELEVATION": "91"}, "beyond 90 degrees"),
         ({"REFLECTANCE_MULT_BAND_1": "x"}, "REFLECTANCE_MULT_BAND_1 = 'x'"),

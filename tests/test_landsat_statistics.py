@@ -52,3 +52,14 @@ def test_they_are_a_mapping_and_survive_json():
             Statistics(mean, std, "bad")
     with pytest.raises(ValueError, match="no published statistics of 'mnist'"):
         Statistics.published("mnist")
+
+
+def test_what_is_no_statistics_is_named():
+    for values, message in (
+        ({"std": [1.0]}, "statistics lack 'mean'"),
+        ({"mean": [np.nan], "std": [1.0]}, "must match, be finite"),
+        ({"mean": [0.0], "std": [np.inf]}, "must match, be finite"),
+        ({"mean": [0.0], "std": [0.0]}, "and std > 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Statistics.of(values)

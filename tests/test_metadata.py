@@ -213,3 +213,28 @@ def test_a_date_alone_has_no_hour_beside_times_that_have_one():
     day, second = np.datetime64("2020-01-01"), np.datetime64("2020-01-02T06:00:00")
     _, hour = metadata.encode_time(metadata.read_times([day, second]))
     np.testing.assert_allclose(hour, [[0, 0], [1, 0]], atol=1e-6)  # no hour is no pair; six of 24 hours is a quarter turn
+
+
+def test_masked_values_are_missing():
+    time = np.array(["2017-06-13", "2018-01-01"], "datetime64[s]")
+    masked = metadata.encode([48.0, 10.0], [11.0, 11.0], np.ma.MaskedArray(time, [False, True]))
+    missing = metadata.encode([48.0, 10.0], [11.0, 11.0], [time[0], None])
+    for a, b in zip(masked, missing):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_year_or_a_month_has_no_week():
+    for text in ("2017", "2017-06"):
+        with pytest.raises(ValueError, match=rf"time\[1\] = {text} names no day"):
+            metadata.read_times(np.array(["NaT", text], f"datetime64[{'Y' if len(text) == 4 else 'M'}]"))
+
+
+def test_stamps_of_tiles_of_orders_and_of_names_in_lower_case():
+    for name, day in {
+        "LC08_CU_012008_20210613_20210622_02_SR_B1": "2021-06-13",
+        "LC080200392015080401T1_1": "2015-08-04",
+        "lc08_l2sp_193026_20210613_20210622_02_t1": "2021-06-13",
+    }.items():
+        assert str(metadata.time_from_name(name)) == day
+    for text in ("    :  :     :  :  ", "0000:00:00 00:00:00", "1970:01:01 00:00:00", "\x00"):
+        assert np.isnat(metadata.acquisition_time(date_tag=text, strict=True))

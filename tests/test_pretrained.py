@@ -208,6 +208,13 @@ def test_digital_numbers_and_metadata_of_each_sample(encoder):
     assert not week[1].any() and not lat[2].any() and lat[0].any()
 
 
+def test_masked_degrees_are_missing(encoder):
+    good = np.full((2, 8, 8, 7), 9000, np.uint16)
+    masked = encoder.embed(good, lat=np.ma.MaskedArray([48.0, 10.0], [False, True]), lon=[11.0, 11.0])
+    np.testing.assert_array_equal(masked, encoder.embed(good, lat=[48.0, np.nan], lon=[11.0, 11.0]))
+    assert np.abs(masked - encoder.embed(good, lat=[48.0, 10.0], lon=[11.0, 11.0]))[1].max() > 1e-4
+
+
 def test_bad_input_is_named(encoder):
     good = np.ones((2, 8, 8, 7), np.uint16)
     for arguments, message in (
@@ -227,6 +234,8 @@ def test_bad_input_is_named(encoder):
         (dict(images=good, lat=[1.0]), r"lat must be \(2,\)"),
         (dict(images=good, lat=[1.0, 91.0], lon=[0, 0]), r"lat\[1\] = 91"),
         (dict(images=good, pool="max"), "pool = 'max'"),
+        (dict(images=good[:, :0], resize_mode="resize"), r"an image of the shape \(0, 8, 7\) has no pixel"),
+        (dict(images=good, unit="level1_dn", sun_elevation=[30.0] * 3), r"one for each of the 2 images, got \(3,\)"),
     ):
         with pytest.raises(ValueError, match=message):
             encoder.embed(**arguments)
@@ -283,6 +292,8 @@ def test_pixels_without_data_do_not_speak(encoder):
     np.testing.assert_allclose(encoder.embed(dn, valid=holds), z, atol=1e-6)
     np.testing.assert_allclose(encoder.embed(np.ma.array(dn, mask=np.broadcast_to(~holds[..., None], dn.shape))), z, atol=1e-6)
     np.testing.assert_allclose(encoder.embed(list(dn), valid=list(holds)), z, atol=1e-6)
+    for other in (np.where(holds, 1.0, np.nan), np.ma.MaskedArray(np.ones(holds.shape, bool), ~holds)):
+        np.testing.assert_allclose(encoder.embed(dn, valid=other), z, atol=1e-6)
     clouds = np.where(holds[..., None], dn, 60000).astype(np.uint16)
     np.testing.assert_allclose(encoder.embed(clouds, valid=holds), z, atol=1e-6)
     np.testing.assert_allclose(z[2:], encoder.embed(dn[2:]), atol=1e-6)

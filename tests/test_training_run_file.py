@@ -45,7 +45,7 @@ def test_what_is_written_is_read(workdir):
         (lambda text: "{}", "lacks config, model, statistics"),
         (lambda text: json.dumps({**json.loads(text), "config": None}), "lacks config"),
         (lambda text: text.encode().replace(b"by hand", b"by \xff\xfe").decode("latin1"), "run.json is damaged"),
-        (lambda text: json.dumps({**FACTS, "statistics": {"mean": [1.0]}}), "run.json is damaged: 'std'"),
+        (lambda text: json.dumps({**FACTS, "statistics": {"mean": [1.0]}}), "run.json is damaged: statistics lack 'std'"),
         (lambda text: json.dumps({**FACTS, "model": {"width": "wide"}}), "run.json is damaged"),
     ],
 )
@@ -83,3 +83,10 @@ def test_one_process_at_a_time_holds_a_run_and_a_killed_one_lets_go(tmp_path):
         assert f"process {os.getpid()} on" in (tmp_path / "run.lock").read_text()
     with locked(tmp_path):  # as one that ended well
         pass
+
+
+def test_a_path_below_which_checkpoints_would_be_lost_is_refused(tmp_path):
+    for name in ("runs [a]", "back\\slash"):
+        with pytest.raises(ValueError, match="checkpoints cannot be written where the path has a"):
+            open_run(tmp_path / name / "run", FACTS)
+        assert not (tmp_path / name).exists()

@@ -56,7 +56,7 @@ def _read_scenes(path: str) -> list[Any]:
 
     if path.partition("?")[0].endswith("json"):
         return list(read_items(path))
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         return [line.strip() for line in file if line.strip() and not line.startswith("#")]
 
 

@@ -147,16 +147,19 @@ def read_xarray(images: Any, spec: InputSpec) -> Labelled:
         )
     if is_dataset:
         parts = {str(name): array for name, array in images.data_vars.items() if {rows, columns} <= set(array.dims)}
+        if not parts:
+            raise ValueError(f"no variable of the images has the dimensions {rows} and {columns}")
+        parts = {name: array for name, array in parts.items() if _is_band(name, spec)} or parts  # others stand beside the bands
         names: tuple[str, ...] | None = tuple(parts)
         arrays = list(parts.values())
-        if not arrays:
-            raise ValueError(f"no variable of the images has the dimensions {rows} and {columns}")
     else:
         band = next((name for name in _BAND if name in images.dims), None)
         if band is None:
             raise ValueError(f"images have the dimensions {', '.join(map(str, images.dims))}; needed: one of bands, named band")
         arrays = [images.isel({band: i}, drop=True) for i in range(images.sizes[band])]
         names = _band_names(images, band)
+        if names is None and spec.bands is None:
+            arrays = [arrays[i] for i in _numbered(images, band)]
     if names is not None:
         sensor = spec.sensor or "landsat8"
         chosen = [i for i, name in enumerate(names) if not landsat.is_other_band(name, sensor)]
@@ -177,6 +180,11 @@ def read_xarray(images: Any, spec: InputSpec) -> Labelled:
         if len(units) > 1 or spec.unit not in (None, *units):
             raise ValueError(f"the images' scale and offset say unit {' and '.join(sorted(units))}, not {spec.unit!r}")
         spec = dataclasses.replace(spec, unit=units.pop())
+    elif spec.unit is None and (scaled := [array.attrs for array in arrays if _is_scaled(array.attrs)]):
+        pair = f"scale_factor {scaled[0].get('scale_factor', 1)} and add_offset {scaled[0].get('add_offset', 0)}"
+        raise ValueError(
+            f"the images have {pair}, which no unit has that is known; say which it is: {', '.join(landsat.UNITS)}"
+        )
     values = np.ma.stack([_masked(array.transpose(*batch, rows, columns)) for array in arrays], axis=-1)
     values = values.reshape(-1, *values.shape[len(batch) :])
     return Labelled(values, spec, batch, (rows, columns), first, _crs(images, first, rows))
@@ -192,6 +200,34 @@ def _band_names(images: Any, band: str) -> tuple[str, ...] | None:
     return None
 
 
+def _is_band(name: str, spec: InputSpec) -> bool:
+    """Whether a variable is named as a band of the sensor's."""
+    sensor = spec.sensor or "landsat8"
+    try:
+        return landsat.is_other_band(name, sensor) or landsat.band_name(name, sensor) in landsat.BANDS
+    except ValueError:
+        return False
+
+
+def _numbered(images: Any, band: str) -> np.ndarray:
+    """The order of the bands by the numbers that stand for names, as rioxarray gives them to a file's; all from 1, or from 0.
+
+    ValueError for others, which do not say which bands they are: some of a file's, or wavelengths.
+    """
+    count = images.sizes[band]
+    if band not in images.coords or images.coords[band].dtype.kind not in "iuf":
+        return np.arange(count)
+    numbers = images.coords[band].values
+    order = np.argsort(numbers, kind="stable")
+    if not any(np.array_equal(numbers[order], np.arange(first, first + count)) for first in (0, 1)):
+        raise ValueError(f"the bands have the numbers {', '.join(map(str, numbers))} and no names; name them: bands=(...)")
+    return order
+
+
+def _is_scaled(attrs: Mapping[str, Any]) -> bool:
+    return (float(attrs.get("scale_factor") or 1), float(attrs.get("add_offset") or 0)) != (1.0, 0.0)
+
+
 def _masked(array: Any) -> np.ma.MaskedArray:
     """The values of a DataArray, masked where they are what its attributes say to be no data."""
     values = np.asarray(array.values)
@@ -204,11 +240,9 @@ def _masked(array: Any) -> np.ma.MaskedArray:
 
 def _unit(array: Any) -> str | None:
     """The unit that scale and offset say, of values that were not multiplied by them yet or that xarray did; else None."""
-    from geomoe.data.product_files import unit_of_scale  # imports rasterio
-
     for attrs, decoded in ((array.attrs, False), (array.encoding, True)):
         if attrs.get("scale_factor") is not None:
-            unit = unit_of_scale(float(attrs["scale_factor"]), float(attrs.get("add_offset") or 0))
+            unit = landsat.unit_of_scale(float(attrs["scale_factor"]), float(attrs.get("add_offset") or 0))
             return "reflectance" if unit and decoded else unit
     return None
 

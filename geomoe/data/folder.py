@@ -41,7 +41,7 @@ def find_geotiffs(folder: str | os.PathLike[str]) -> list[File]:
                     real.append(entry.path)
                 elif entry.is_symlink() and os.path.isdir(entry.path):
                     links.append(entry.path)
-                elif entry.name.lower().endswith(ENDINGS):
+                elif entry.name.lower().endswith(ENDINGS) and not entry.name.startswith("._"):  # macOS leaves those
                     paths.append(entry.path)
     written = [os.fsencode(os.path.relpath(path, root)).decode("utf-8", "backslashreplace") for path in paths]
     ids = [unicodedata.normalize("NFC", os.path.splitext(text)[0]) for text in written]

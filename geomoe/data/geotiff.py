@@ -14,7 +14,7 @@ import numpy as np
 import pyproj
 import tifffile
 
-from geomoe import landsat
+from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, check_values, has_data
 from geomoe.data.raster import (
     MAX_SIDE,
@@ -22,6 +22,7 @@ from geomoe.data.raster import (
     TooLargeError,
     check_regular,
     check_size,
+    crs_of,
     data_bands,
     open_raster,
     read_band,
@@ -56,9 +57,11 @@ class _Raster(NamedTuple):
     centre: tuple[float, float]  # x, y in the file's CRS
     crs: str | None  # anything that pyproj takes
     date_tag: str
+    scaling: set[tuple[float, float]]  # scale and offset of the bands
 
 
 _DESCRIPTION = re.compile(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)</Item>')
+_SCALING = re.compile(r'<Item name="(SCALE|OFFSET)" sample="(\d+)" role="(?:scale|offset)">([^<]*)</Item>')
 
 
 @functools.lru_cache(maxsize=512)
@@ -106,6 +109,9 @@ def _read_plain(path: str, unit: str, max_side: int) -> _Raster | None:
         descriptions: list[str | None] = [None] * image.shape[2]
         for sample, name in _DESCRIPTION.findall(text):
             descriptions[int(sample)] = name
+        scales = [{"SCALE": 1.0, "OFFSET": 0.0} for _ in descriptions]
+        for key, sample, value in _SCALING.findall(text):
+            scales[int(sample)][key] = float(value)
         nodata, date = (str(tags[code].value).strip("\x00 ") if code in tags else "" for code in (42113, 306))
         if nodata:
             image = np.where(image == float(nodata), image.dtype.type(landsat.nodata_value(unit, image.dtype)), image)
@@ -114,7 +120,7 @@ def _read_plain(path: str, unit: str, max_side: int) -> _Raster | None:
         scale, (column, row, _, x0, y0, _) = tags[33550].value, tags[33922].value
         x = x0 + (image.shape[1] / 2 - half - column) * scale[0]
         y = y0 - (image.shape[0] / 2 - half - row) * scale[1]
-        return _Raster(image, descriptions, (x, y), f"EPSG:{epsg}", date)
+        return _Raster(image, descriptions, (x, y), f"EPSG:{epsg}", date, {(each["SCALE"], each["OFFSET"]) for each in scales})
 
 
 def _read_any(path: str, unit: str, max_side: int) -> _Raster:
@@ -123,9 +129,14 @@ def _read_any(path: str, unit: str, max_side: int) -> _Raster:
         bands = data_bands(src)
         check_size(src.height, src.width, len(bands), max(np.dtype(kind).itemsize for kind in src.dtypes), max_side)
         image = np.stack([read_band(src, index, unit) for index in bands], axis=-1)
-        centre = src.xy(src.height / 2, src.width / 2, offset="ul")
-        crs, date = src.crs.to_wkt() if src.crs else None, src.tags().get("TIFFTAG_DATETIME", "")
-        return _Raster(image, [src.descriptions[index - 1] for index in bands], centre, crs, date)
+        centre, crs, date = (
+            src.xy(src.height / 2, src.width / 2, offset="ul"),
+            crs_of(src),
+            src.tags().get("TIFFTAG_DATETIME", ""),
+        )
+        scaling = {(src.scales[index - 1], src.offsets[index - 1]) for index in bands}
+        descriptions = [src.descriptions[index - 1] for index in bands]
+        return _Raster(image, descriptions, centre, crs.to_wkt() if crs else None, date, scaling)
 
 
 def read_patch(
@@ -163,6 +174,7 @@ def read_patch(
     if not os.path.exists(path):
         raise PatchError("missing image", path, "there is no such file")
     raster = _read(path, unit, max_side)
+    _check_unit(path, raster, unit)
     of_name = landsat.sensor_of(os.path.basename(path))
     if sensor and of_name and not landsat.same_bands(sensor, of_name):
         raise PatchError("wrong sensor", path, f"by its name it is {of_name}'s, not {sensor}'s, whose bands have other numbers")
@@ -184,6 +196,23 @@ def read_patch(
         raise PatchError("all nodata", path, "every pixel is without data")
     latitude, longitude = _locate(path, raster, need_crs)
     return Patch(np.ascontiguousarray(image), latitude, longitude, raster.date_tag, tuple(channels), sensor)
+
+
+def _check_unit(path: str, raster: _Raster, unit: str) -> None:
+    """Raise PatchError where a file says by its name, or by the scale and offset of its bands, that its numbers are others."""
+    name = os.path.basename(path)
+    try:
+        level = landsat.product_of(name, {}).level
+    except ValueError as error:
+        raise PatchError("wrong sensor", path, str(error)) from None
+    if unit == "collection2_dn" and (of_name := "level1_dn" if level == 1 else "hls" if name.startswith("HLS.L30.") else None):
+        raise PatchError("wrong unit", path, f"by its name its numbers are {of_name}, not {unit}; name the unit")
+    for pair in sorted(raster.scaling):
+        of_tags = landsat.unit_of_scale(*pair)
+        if of_tags and of_tags != unit and not {of_tags, unit} <= set(landsat.SCALED_UNITS):
+            raise PatchError(
+                "wrong unit", path, f"scale {pair[0]:g} and offset {pair[1]:g} say {of_tags}, not {unit}; name the unit"
+            )
 
 
 def _read(path: str, unit: str, max_side: int) -> _Raster:
@@ -237,6 +266,6 @@ def _locate(path: str, raster: _Raster, need_crs: bool) -> tuple[float, float]:
             raise PatchError("no CRS", path, f"the file {lacking}, so its latitude and longitude are unknown")
         return np.nan, np.nan
     longitude, latitude = transformer.transform(*raster.centre)
-    if not (np.isfinite(longitude) and np.isfinite(latitude)):
+    if not (np.isfinite(longitude) and np.isfinite(latitude) and abs(latitude) <= 90 and abs(longitude) <= 540):
         raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS")
-    return float(latitude), float(longitude)
+    return float(latitude), float(metadata.wrap_longitude(longitude))

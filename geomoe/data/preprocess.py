@@ -188,6 +188,9 @@ def to_collection2(images: np.ndarray, spec: InputSpec, channels: Sequence[str] 
     elif unit == "level1_dn":
         factors: dict[str, Any] = {}
         if spec.level1_factors is not None:
+            if lacking := [band for band in channels if band not in spec.level1_factors]:
+                keys = "REFLECTANCE_MULT_BAND_n and REFLECTANCE_ADD_BAND_n of the metadata file"
+                raise ValueError(f"level1_factors lack {', '.join(lacking)} ({keys})")
             pairs = np.array([spec.level1_factors[band] for band in channels])
             factors = {"scale": pairs[:, 0], "offset": pairs[:, 1]}
         reflectance = landsat.level1_to_reflectance(images, spec.sun_elevation, **factors)

@@ -12,16 +12,11 @@ from geomoe.data.raster import RasterError, data_bands, is_remote, open_raster, 
 
 # Files of Landsat products ("_SR_B4.TIF", "_B4.TIF"), of ESPA's ("_sr_band4.tif") and of HLS (".B04.tif").
 _BAND_FILE = re.compile(r"(?<!_ST)[_.](SR_B[1-7]|B0?[1-7]|SR_BAND[1-7])\.TIFF?$", re.IGNORECASE)
+_SENTINEL_FILE = re.compile(r"[_.]B(8A|12)\.(TIFF?|JP2)$", re.IGNORECASE)
 _QA_FILE = re.compile(r"[_.](QA_PIXEL|BQA|PIXEL_QA|FMASK)\.TIFF?$", re.IGNORECASE)
 _MTL_FILE = re.compile(r"_MTL\.(txt|json|xml)$", re.IGNORECASE)
 _IMAGE_FILE = re.compile(r"\.(tiff?|jp2)$", re.IGNORECASE)
 _MTL_BYTES = 4 << 20  # the largest have some 20 kB
-# Scale and offset that files may carry, and the unit that they tell.
-_SCALES = {
-    (landsat.REFLECTANCE_SCALE, landsat.REFLECTANCE_OFFSET): "collection2_dn",
-    (landsat.SCALED_SCALE, 0.0): "hls",
-    (2e-5, -0.1): "level1_dn",
-}
 
 
 class SceneError(ValueError):
@@ -44,16 +39,7 @@ class SceneFiles:
 
 def holds_band_files(folder: str | os.PathLike[str]) -> bool:
     """Say whether a folder has files of single bands, and so is a scene."""
-    return any(_BAND_FILE.search(name) for name in os.listdir(folder))
-
-
-def unit_of_scale(scale: float, offset: float) -> str | None:
-    """What numbers are, by the scale and the offset that bring them to reflectance; None for those of none.
-
-    >>> unit_of_scale(0.0000275, -0.2), unit_of_scale(1.0, 0.0)
-    ('collection2_dn', None)
-    """
-    return next((unit for pair, unit in _SCALES.items() if np.allclose(pair, (scale, offset), rtol=1e-3, atol=1e-9)), None)
+    return any(_BAND_FILE.search(name) for name in os.listdir(folder) if not name.startswith("._"))
 
 
 def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | None) -> SceneFiles:
@@ -72,8 +58,14 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     if not stems and not (len(paths) == 1 and _IMAGE_FILE.search(_basename(paths[0]))):
         raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
     name = stems[0] if stems else os.path.splitext(_basename(paths[0]))[0]
-    if name.startswith("HLS.S30"):
-        raise SceneError(f"{name}: HLS S30 is Sentinel-2's; the model takes Landsat's, HLS L30")
+    try:
+        landsat.check_name(name)
+    except ValueError as error:
+        raise SceneError(f"{name}: {error}") from None
+    if foreign := [p for p in paths if _SENTINEL_FILE.search(_basename(p))]:
+        raise SceneError(
+            f"{foreign[0]} is a band of Sentinel-2, whose numbers have other wavelengths; the model takes Landsat's"
+        )
     product, origin = _read_product(name, os.path.dirname(next(iter(matches), paths[0])), alone=len(stems) == 1)
     if sensor and product.sensor and not landsat.same_bands(sensor, product.sensor):
         raise SceneError(f"{name}: sensor={sensor!r} was given, but by its name and metadata it is {product.sensor!r}")
@@ -90,7 +82,9 @@ def _basename(path: str) -> str:
 def _list_folder(path: str) -> list[str]:
     """The files of a scene's folder; a file stands for itself. On the network the name of the product tells what is there."""
     if not is_remote(path):
-        return sorted(entry.path for entry in os.scandir(path)) if os.path.isdir(path) else [path]
+        if not os.path.isdir(path):
+            return [path]
+        return sorted(entry.path for entry in os.scandir(path) if not entry.name.startswith("._"))  # macOS leaves those
     if _IMAGE_FILE.search(_basename(path)):
         return [path]
     folder = path.rstrip("/")
@@ -163,7 +157,9 @@ def _find_mtl(name: str, folder: str, alone: bool) -> str | None:
     """The metadata file of a scene; one of another name counts where it is the only one beside the files of one scene."""
     if is_remote(folder):
         return f"{folder}/{name}_MTL.txt" if landsat.product_of(name, {}).level else None
-    found = [entry.path for entry in os.scandir(folder or ".") if _MTL_FILE.search(entry.name)]
+    found = [
+        entry.path for entry in os.scandir(folder or ".") if _MTL_FILE.search(entry.name) and not entry.name.startswith("._")
+    ]
     if of_name := sorted(path for path in found if os.path.basename(path).startswith(name)):
         return of_name[-1]
     return max(found) if alone and len({_MTL_FILE.sub("", path) for path in found}) == 1 else None

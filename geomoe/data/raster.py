@@ -110,6 +110,11 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     return source
 
 
+def crs_of(source: rasterio.DatasetReader) -> rasterio.crs.CRS | None:
+    """The CRS of a file; None where it has none, or says of no pixel where in it that is."""
+    return None if source.transform.is_identity else source.crs
+
+
 def data_bands(source: rasterio.DatasetReader) -> list[int]:
     """List the bands of a file, from 1, that hold an image: all but alpha."""
     return [index for index, meaning in zip(source.indexes, source.colorinterp) if meaning != ColorInterp.alpha]

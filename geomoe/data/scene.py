@@ -14,8 +14,8 @@ from rasterio.windows import Window
 
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, UnitWarning
-from geomoe.data.product_files import SceneError, SceneFiles, find_scene, unit_of_scale
-from geomoe.data.raster import RasterError, open_raster, read_band, read_options
+from geomoe.data.product_files import SceneError, SceneFiles, find_scene
+from geomoe.data.raster import RasterError, crs_of, open_raster, read_band, read_options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +35,7 @@ class SceneInfo:
     dtype: str  # of its numbers
     sun_elevation: float | None  # degrees, from the metadata file
     level1_factors: Mapping[str, tuple[float, float]] | None  # band name -> scale and offset, from the metadata file
+    unknown_scale: str = ""  # which file has a scale and an offset that are of no unit
 
     @property
     def level(self) -> int | None:
@@ -52,6 +53,10 @@ class SceneInfo:
             if theirs and own and theirs != own:
                 raise SceneError(f"{self.name}: {name}={theirs!r} was given, but by its name and metadata it is {own!r}")
         if not (given.unit or self.unit):
+            if self.unknown_scale:
+                raise SceneError(
+                    f"{self.unknown_scale}, which no unit has that is known: give the unit, {', '.join(landsat.UNITS)}"
+                )
             if self.dtype in ("uint8", "int16"):
                 units = ", ".join(unit for unit in landsat.UNITS if self.dtype in landsat.FILE_DTYPES[unit])
                 raise SceneError(f"{self.name} does not say what its numbers, {self.dtype}, are: give their unit, {units}")
@@ -93,14 +98,17 @@ def open_scene(
     else:
         paths = [os.fspath(path)] if isinstance(path, str | os.PathLike) else [os.fspath(p) for p in path]
         found = find_scene(paths, bands, sensor)
-    grid, units = None, {} if found.unit is None else {found.unit: found.name}
+    grid, units, unknown = None, {} if found.unit is None else {found.unit: found.name}, ""
     for band, (p, index) in [*found.files.items(), *([("quality", (found.qa[0], 1))] if found.qa else [])]:
         with _opened(p) as src:
-            of_file = (src.height, src.width, src.transform, src.crs)
+            of_file = (src.height, src.width, src.transform, crs_of(src))
             if src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16", "int32"):
                 raise SceneError(f"{p}: {src.dtypes[0]} is no type that images have")
-            if band != "quality" and (unit := unit_of_scale(src.scales[index - 1], src.offsets[index - 1])):
+            pair = (src.scales[index - 1], src.offsets[index - 1])
+            if band != "quality" and (unit := landsat.unit_of_scale(*pair)):
                 units.setdefault(unit, p)
+            elif band != "quality" and pair != (1, 0):
+                unknown = f"{p} has scale {pair[0]:g} and offset {pair[1]:g}"
             if grid is None:
                 dtype = src.dtypes[0]
                 grid, date_tag = of_file, src.tags().get("TIFFTAG_DATETIME", "")
@@ -120,7 +128,7 @@ def open_scene(
     numbers = landsat.band_numbers(found.sensor)
     factors = {landsat.band_name(b, found.sensor): pair for b, pair in product.level1_factors.items() if b in numbers}
     facts = time, found.sensor, next(iter(units), None), dtype, product.sun_elevation, factors or None
-    return SceneInfo(found.name, dict(found.files), found.qa, height, width, transform, crs, *facts)
+    return SceneInfo(found.name, dict(found.files), found.qa, height, width, transform, crs, *facts, unknown)
 
 
 def _opened(path: str) -> rasterio.DatasetReader:
@@ -132,6 +140,8 @@ def _opened(path: str) -> rasterio.DatasetReader:
 
 def check_mask(info: SceneInfo, classes: Sequence[str]) -> None:
     """Raise SceneError where a scene has no quality band that tells each of some classes."""
+    if isinstance(classes, str):
+        raise SceneError(f"mask = {classes!r} must be a sequence of classes, as ({classes!r},)")
     if not classes:
         return
     if info.qa is None:
@@ -157,9 +167,15 @@ class SceneReader(contextlib.AbstractContextManager):
             return
         try:
             self._to_wgs84 = pyproj.Transformer.from_crs(info.crs.to_wkt(), "EPSG:4326", always_xy=True)
+            metadata.check_degrees(*self.locations(info.height / 2, info.width / 2))
         except (pyproj.exceptions.ProjError, rasterio.errors.CRSError) as error:
             self.__exit__()
             raise SceneError(f"{info.name}: its CRS does not lead to latitude and longitude: {error}") from None
+        except ValueError as error:
+            self.__exit__()
+            raise SceneError(
+                f"{info.name}: {error}; its coordinates are not those of its CRS, {info.crs.to_string()}"
+            ) from None
 
     def __exit__(self, *_: Any) -> None:
         for file in self._files.values():
@@ -198,7 +214,7 @@ class SceneReader(contextlib.AbstractContextManager):
             out[top - row : bottom - row, left - column : right - column] = values
         return out
 
-    def locations(self, rows: np.ndarray, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def locations(self, rows: Any, columns: Any) -> tuple[np.ndarray, np.ndarray]:
         """Compute latitudes and longitudes in degrees of pixel positions (0.5 is the middle of the first pixel).
 
         NaN where the scene has no CRS.
@@ -209,4 +225,4 @@ class SceneReader(contextlib.AbstractContextManager):
         a, b, c, d, e, f = self.info.transform[:6]
         x, y = a * columns + b * rows + c, d * columns + e * rows + f
         lon, lat = self._to_wgs84.transform(x, y)
-        return np.asarray(lat), np.asarray(lon)
+        return np.asarray(lat), metadata.wrap_longitude(lon)

@@ -6,19 +6,29 @@ An item says more than its files: bands by common name, scale and offset, platfo
 import json
 import os
 import re
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geomoe import landsat, metadata
-from geomoe.data.product_files import SceneError, SceneFiles, unit_of_scale
+from geomoe.data.product_files import SceneError, SceneFiles
 from geomoe.data.raster import is_remote, read_text
 
 if TYPE_CHECKING:
     import pystac
 
 _MAX_BYTES = 64 << 20  # of an item or a search result
+_PICTURES = {
+    "visual",
+    "overview",
+    "thumbnail",
+    "preview",
+    "rendered_preview",
+    "browse",
+    "reduced_resolution_browse",
+}  # roles, keys
 _QA_KEYS = {"qa_pixel": "QA_PIXEL", "fmask": "FMASK", "qa": "QA_PIXEL"}
 
 
@@ -57,38 +67,74 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
     """
     properties = item.properties
     platform = str(properties.get("platform", ""))
-    product = landsat.product_of(item.id, {})
+    try:
+        product = landsat.product_of(item.id, {})
+    except ValueError as error:
+        raise SceneError(f"{item.id}: {error}") from None
+    told = [properties.get("constellation", ""), platform, *(properties.get("instruments") or []), item.collection_id or ""]
+    if foreign := [text for text in told if re.search(r"sentinel|^msi$", str(text), re.IGNORECASE)]:
+        raise SceneError(f"{item.id}: {foreign[0]!r} is none of Landsat 4, 5, 7, 8 and 9, which the model takes")
     if match := re.search(r"landsat[-_ ]?([45789])", platform, re.IGNORECASE):
         sensor = f"landsat{match[1]}"
     elif platform and product.sensor is None:
         raise SceneError(f"{item.id}: platform {platform!r} is none of Landsat 4, 5, 7, 8 and 9, which the model takes")
     else:
         sensor = product.sensor or "landsat8"
+    if product.sensor and not landsat.same_bands(sensor, product.sensor):
+        raise SceneError(f"{item.id}: platform {platform!r}, but by its id it is {product.sensor}'s: which is right?")
     files: dict[str, tuple[str, int]] = {}
     units: dict[str, str] = {}
     qa = None
     for key, asset in item.assets.items():
-        href = asset.get_absolute_href() or asset.href
+        href = _address(item, asset)
+        if _is_picture(key, asset):
+            continue
         if kind := _QA_KEYS.get(key.lower()):
             qa = (href, kind)
         for index, band in enumerate(_bands_of(asset.extra_fields), start=1):
+            if str(band.get("name", key)).upper() in ("B8A", "B12"):
+                raise SceneError(f"{item.id}: its asset {key} is a band of Sentinel-2; the model takes Landsat's")
             name = _band_name(key, band, sensor)
             if name is None or name in files:
                 continue
             files[name] = (href, index)
-            if unit := unit_of_scale(float(band.get("scale", 1)), float(band.get("offset", 0))):
+            if unit := landsat.unit_of_scale(float(band.get("scale", 1)), float(band.get("offset", 0))):
                 units[unit] = key
     if not files:
         raise SceneError(f"{item.id}: none of its assets ({', '.join(item.assets)}) is a band of {sensor}")
     if len(units) > 1:
         raise SceneError(f"{item.id}: its assets hold {' and '.join(units)}; give the files of one product")
+    if not units and item.id.startswith("HLS.L30."):
+        units["hls"] = item.id
     if not units and product.level is not None:
         units["level1_dn" if product.level == 1 else "collection2_dn"] = item.id
     elevation = properties.get("view:sun_elevation")
+    if not isinstance(elevation, int | float | None):
+        raise SceneError(f"{item.id}: view:sun_elevation = {elevation!r} is no number")
     facts = landsat.Product(sensor, product.level, "", None if elevation is None else float(elevation))
     when = item.datetime or item.common_metadata.start_datetime
     time = metadata.read_times([when])[0] if when is not None else np.datetime64("NaT", "s")
+    of_id = metadata.acquisition_time(name=item.id)
+    if not (np.isnat(of_id) or np.isnat(time)) and abs(time - of_id).astype("timedelta64[D]").astype(int) > 1:
+        raise SceneError(f"{item.id}: its datetime is {time}, but by its id it is of {str(of_id)[:10]}: which is right?")
     return SceneFiles(item.id, files, qa, sensor, facts, next(iter(units), None), time, item.id)
+
+
+def _is_picture(key: str, asset: "pystac.Asset") -> bool:
+    """Whether an asset is made for looking at, not of the numbers that were measured."""
+    roles = set(asset.roles or [])
+    drawn = (
+        bool(roles & _PICTURES) or key.lower() in _PICTURES or (asset.media_type or "").startswith(("image/jpeg", "image/png"))
+    )
+    return drawn and not roles & {"data", "reflectance"}
+
+
+def _address(item: "pystac.Item", asset: "pystac.Asset") -> str:
+    """Where an asset is. A relative one of an item on disk is a path, in which # and ? mean themselves."""
+    own = item.get_self_href() or ""
+    if is_remote(own) or is_remote(asset.href) or os.path.isabs(asset.href) or "://" in asset.href:
+        return asset.get_absolute_href() or asset.href
+    return os.path.normpath(os.path.join(os.path.dirname(own), urllib.parse.unquote(asset.href)))
 
 
 def _bands_of(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

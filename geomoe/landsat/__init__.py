@@ -28,6 +28,7 @@ from geomoe.landsat.nomenclatures import (
 from geomoe.landsat.product import (
     Groups as Groups,
     Product as Product,
+    check_name as check_name,
     parse_mtl as parse_mtl,
     product_of as product_of,
     sensor_of as sensor_of,
@@ -48,4 +49,5 @@ from geomoe.landsat.units import (
     level1_to_reflectance as level1_to_reflectance,
     nodata_value as nodata_value,
     reflectance_to_dn as reflectance_to_dn,
+    unit_of_scale as unit_of_scale,
 )

@@ -21,6 +21,7 @@ BAND_ALIASES = {
     **dict(zip(("coastal", "blue", "green", "red", "nir", "swir1", "swir2"), BANDS)),
     **dict(zip(BAND_TITLES, BANDS)),
     **dict(zip(("nir08", "swir16", "swir22"), BANDS[4:])),  # common names of STAC
+    "ultra blue": BANDS[0],
 }
 # Bands of Landsat products that the model does not take: thermal, panchromatic, cirrus, of quality, of angles, of processing.
 _OTHER_BANDS = re.compile(
@@ -80,7 +81,8 @@ def band_name(name: str, sensor: str = "landsat8") -> str:
     if re.fullmatch(r"B\d+", number):
         band = (TM_BANDS if lacks_coastal(sensor) else BAND_ALIASES).get(number)
     else:
-        band = BAND_ALIASES.get(name.lower())
+        words = re.sub(r"[\s_-]+", " ", name.strip().lower())  # "SWIR 1", "swir_1", "coastal_aerosol"
+        band = BAND_ALIASES.get(words) or BAND_ALIASES.get(words.replace(" ", ""))
     if band is None or band not in sensor_bands(sensor):
         numbers = TM_BANDS if lacks_coastal(sensor) else BANDS
         titles = ", ".join(band_title(band) for band in sensor_bands(sensor))
@@ -97,13 +99,15 @@ def is_other_band(name: str, sensor: str = "landsat8") -> bool:
 def bands_of_file(descriptions: Sequence[str | None], sensor: str = "landsat8") -> dict[str, int] | None:
     """Find the model's bands by the descriptions of a file's bands: name -> index; None where they name no band.
 
-    Bands of other names are left out. ValueError where a band is named twice, or the names are Sentinel-2's, whose numbers
-    mean other wavelengths.
+    Bands of other names are left out. ValueError where a band is named twice, or the names are Sentinel-2's or MODIS's, whose
+    numbers mean other wavelengths.
 
     >>> bands_of_file(["SR_B4", "SR_B3", "ST_B10", "LC08_L2SP_SR_B5"]), bands_of_file(["Band 1", "Band 2"])
     ({'SR_B4': 0, 'SR_B3': 1, 'SR_B5': 3}, None)
     """
     texts = [(text or "").strip() for text in descriptions]
+    if foreign := [text for text in texts if "sur_refl_b" in text.lower()]:
+        raise ValueError(f"its bands are named {', '.join(texts)}: {foreign[0]} is MODIS's, the model takes Landsat's")
     texts = [match[1] if (match := _BAND_IN_TEXT.search(text)) else text for text in texts]
     numbers = [match[1] if (match := _NUMBERED.fullmatch(text)) else text for text in texts]
     if all(number in ("", str(i)) for i, number in enumerate(numbers, start=1)):

@@ -12,8 +12,14 @@ Groups = dict[str, dict[str, str]]  # of a metadata file: name of a group -> key
 # Groups that speak of the product itself, the first first. A level-2 product repeats keys in the record of its level-1 input.
 _OWN_GROUPS = ("PRODUCT_CONTENTS", "PRODUCT_METADATA", "METADATA_FILE_INFO", "IMAGE_ATTRIBUTES", "LEVEL2_PROCESSING_RECORD")
 _FACTOR = re.compile(r"REFLECTANCE_(MULT|ADD)_BAND_(\d+)")
-_COLLECTION_NAME = re.compile(r"L[COTEM]0(\d)_L([12])[A-Z]{2}_")  # of collections 1 and 2
-_SCENE_NAME = re.compile(r"L[COTEM]?(\d)\d{13}")  # before the collections
+_COLLECTION_NAME = re.compile(r"L[COTEM]0(\d)_L([12])[A-Z]{2}_(?:\d{6}_(\d{8}))?", re.IGNORECASE)  # of collections 1 and 2
+_SCENE_NAME = re.compile(r"L[COTEM]?(\d)\d{13}", re.IGNORECASE)  # before the collections
+_FOREIGN = {
+    "HLS S30 is Sentinel-2's; the model takes Landsat's, HLS L30": re.compile(r"HLS\.S30\."),
+    "MSS has four bands, none of them coastal or blue; the model takes those of TM, ETM+ and OLI": re.compile(
+        r"LM(0[1-5]_L|[1-5]\d{13})", re.IGNORECASE
+    ),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,8 +40,15 @@ def sensor_of(product: str) -> str | None:
     >>> sensor_of("LC08_L1TP_224078_20200518_20200518_01_RT")
     'landsat8'
     """
-    match = re.match(r"L[COTE]0?([45789])", product)
+    match = re.match(r"L[COTE]0?([45789])", product, re.IGNORECASE)
     return f"landsat{match[1]}" if match else None
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError for the name of a product whose bands are not those that the model takes: of HLS S30, of MSS."""
+    for reason, pattern in _FOREIGN.items():
+        if pattern.match(name):
+            raise ValueError(reason)
 
 
 def parse_mtl(text: str) -> Groups:
@@ -101,7 +114,11 @@ def _spacecraft(text: str) -> str:
 
 
 def product_of(name: str, groups: Groups) -> Product:
-    """Read what a product says of itself by its name and its metadata; ValueError where they contradict each other."""
+    """Read what a product says of itself by its name and its metadata.
+
+    ValueError where they contradict each other, or the product is one that the model does not take.
+    """
+    check_name(name)
     spacecraft, level_text = _find(groups, "SPACECRAFT_ID"), _find(groups, "PROCESSING_LEVEL", "DATA_TYPE", "PRODUCT_TYPE")
     by_name = _COLLECTION_NAME.match(name)
     of_name = sensor_of(name) if by_name or _SCENE_NAME.match(name) else None
@@ -114,6 +131,8 @@ def product_of(name: str, groups: Groups) -> Product:
         _find(groups, "DATE_ACQUIRED", "ACQUISITION_DATE"),
         _find(groups, "SCENE_CENTER_TIME", "SCENE_CENTER_SCAN_TIME"),
     )
+    if by_name and by_name[3] and re.fullmatch(r"\d{4}-\d\d-\d\d", date) and date.replace("-", "") != by_name[3]:
+        raise ValueError(f"DATE_ACQUIRED = {date}, but by its name {name} is of {by_name[3]}: which is right?")
     elevation = _find(groups, "SUN_ELEVATION")
     try:
         sun_elevation = float(elevation) if elevation else None

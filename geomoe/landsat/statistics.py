@@ -1,6 +1,7 @@
 """Band means and standard deviations, and the z-score by them: one pair `normalize`, `unnormalize`."""
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
@@ -41,8 +42,13 @@ class Statistics(Mapping[str, Any]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
         object.__setattr__(self, "std", tuple(float(v) for v in self.std))
-        if len(self.mean) != len(self.std) or not all(v > 0 for v in self.std):
-            raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} must match, with std > 0")
+        if (
+            len(self.mean) != len(self.std)
+            or not all(0 < v < math.inf for v in self.std)
+            or not all(map(math.isfinite, self.mean))
+        ):
+            rule = "must match, be finite, and std > 0"
+            raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} {rule}")
 
     def __getitem__(self, key: str) -> Any:
         return {"mean": list(self.mean), "std": list(self.std), "source": self.source}[key]
@@ -56,6 +62,10 @@ class Statistics(Mapping[str, Any]):
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Take the statistics themselves, or those of a mapping with "mean", "std" and (where there is one) "source"."""
+        if missing := [key for key in ("mean", "std") if key not in values]:
+            raise ValueError(
+                f"statistics lack {missing[0]!r}: they are a mapping with 'mean' and 'std', one number a band each"
+            )
         return values if isinstance(values, cls) else cls(values["mean"], values["std"], values.get("source", "unnamed"))
 
     @classmethod

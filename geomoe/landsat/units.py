@@ -25,6 +25,22 @@ FILE_DTYPES = {
     "uint8": ("uint8",),
 }
 
+# Scale and offset that files may carry, and the unit that they tell.
+_SCALES = {
+    (REFLECTANCE_SCALE, REFLECTANCE_OFFSET): "collection2_dn",
+    (SCALED_SCALE, 0.0): "hls",
+    (LEVEL1_SCALE, LEVEL1_OFFSET): "level1_dn",
+}
+
+
+def unit_of_scale(scale: float, offset: float) -> str | None:
+    """What numbers are, by the scale and the offset that bring them to reflectance; None for those of none.
+
+    >>> unit_of_scale(0.0000275, -0.2), unit_of_scale(1.0, 0.0)
+    ('collection2_dn', None)
+    """
+    return next((unit for pair, unit in _SCALES.items() if np.allclose(pair, (scale, offset), rtol=1e-3, atol=1e-9)), None)
+
 
 def nodata_value(unit: str, dtype: np.dtype) -> float:
     """Give the value that stands for no data in images of a unit and type: NaN in floats, else -9999 or 0.

@@ -75,6 +75,11 @@ def read_images(
         one = "; images[None] is a batch of one" * (images.ndim == 3)
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}{one}")
     count = len(images)
+    if empty := [np.shape(image) for image in images if 0 in np.shape(image)]:
+        raise ValueError(f"an image of the shape {empty[0]} has no pixel")
+    sun = None if spec is None or spec.sun_elevation is None else np.asarray(spec.sun_elevation)
+    if sun is not None and sun.ndim and sun.shape != (count,):
+        raise ValueError(f"sun_elevation must be one number, or one for each of the {count} images, got {sun.shape}")
     where = _degrees("lat", lat, count), _degrees("lon", lon, count)
     meta = metadata.encode(*where, np.full(count, metadata.NAT) if time is None else time)
     if len(meta.week) != count:
@@ -84,16 +89,26 @@ def read_images(
     if valid is not None:
         if spec is not None:
             spec.check_masked("valid")
-        valid = [np.asarray(v) for v in valid] if several else np.asarray(valid)
+        valid = [_mask(v) for v in valid] if several else _mask(valid)
         if len(valid) != count or spec is None and valid.shape != (count, *shape[:2]):
             raise ValueError(f"valid must be one for each pixel of the {count} images, got {np.shape(valid)}")
     return UserImages(images, meta, valid)
 
 
+def _mask(valid: Any) -> np.ndarray:
+    """A mask of pixels as bool; what is masked itself, or NaN, is not valid."""
+    if np.ma.is_masked(valid):
+        valid = valid.filled(0)
+    valid = np.asarray(valid)
+    return np.nan_to_num(valid, nan=0).astype(bool) if valid.dtype.kind == "f" else valid.astype(bool)
+
+
 def _degrees(name: str, values: Any, count: int) -> np.ndarray:
-    """Latitudes or longitudes as (N,) float64, NaN where there is none: None, NaN or pandas' NA."""
+    """Latitudes or longitudes as (N,) float64, NaN where there is none: None, NaN, pandas' NA, or masked."""
     if values is None:
         return np.full(count, np.nan)
+    if np.ma.is_masked(values):
+        values = np.where(np.ma.getmaskarray(values), np.nan, values.data.astype(np.float64))
     if not (isinstance(values, np.ndarray) and values.dtype.kind in "fiu"):
         items = np.atleast_1d(np.asarray(values, object))
         values = np.array([np.nan if v is None or type(v).__name__ == "NAType" else v for v in items.flat]).reshape(items.shape)

@@ -48,8 +48,12 @@ def _sum(path: str) -> str:
 
 
 def _write_sums(folder: str) -> None:
+    files = _files(folder)
+    for part in sorted({path.split(os.sep)[0] for path in files if os.sep + "ocdbt.process_" in path}):
+        if f"{part}{os.sep}manifest.ocdbt" not in files:
+            raise OSError(f"{part}/manifest.ocdbt was not written")
     with open(os.path.join(folder, SUMS), "w") as file:
-        file.writelines(f"{_sum(os.path.join(folder, path))}  {path}\n" for path in _files(folder))
+        file.writelines(f"{_sum(os.path.join(folder, path))}  {path}\n" for path in files)
 
 
 def damage(folder: str | os.PathLike[str], parts: Sequence[str]) -> str | None:

@@ -67,8 +67,11 @@ def open_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
     """Write a new run's facts, or check that the run that is there has the same configuration.
 
     Raises:
-        ValueError: the folder holds a run with another configuration, or something else; the message names what differs.
+        ValueError: the folder holds a run with another configuration, or something else; the message names what differs. Or
+            its path has a character below which Orbax loses what it writes.
     """
+    if odd := [character for character in "[\\" if character in os.path.abspath(workdir)]:
+        raise ValueError(f"{workdir}: checkpoints cannot be written where the path has a {odd[0]}; take another --workdir")
     if is_run(workdir):
         if changed := differences(read_run(workdir)["config"], facts["config"]):
             raise ValueError(
