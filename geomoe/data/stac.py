@@ -71,8 +71,8 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
         product = landsat.product_of(item.id, {})
     except ValueError as error:
         raise SceneError(f"{item.id}: {error}") from None
-    told = [properties.get("constellation", ""), platform, *(properties.get("instruments") or []), item.collection_id or ""]
-    if foreign := [text for text in told if re.search(r"sentinel|^msi$", str(text), re.IGNORECASE)]:
+    makers = [properties.get("constellation", ""), platform, *(properties.get("instruments") or []), item.collection_id or ""]
+    if foreign := [text for text in makers if re.match(r"sentinel|msi$", str(text), re.IGNORECASE)]:
         raise SceneError(f"{item.id}: {foreign[0]!r} is none of Landsat 4, 5, 7, 8 and 9, which the model takes")
     if match := re.search(r"landsat[-_ ]?([45789])", platform, re.IGNORECASE):
         sensor = f"landsat{match[1]}"
