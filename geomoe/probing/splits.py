@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geomoe.embeddings.files import read_features
-from geomoe.probing.metrics import check_task
+from geomoe.probing.metrics import check_task, check_unmasked
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
@@ -16,9 +16,12 @@ Split = Rows | str | os.PathLike
 EARTH_RADIUS_KM = 6371.0088  # mean radius of the International Union of Geodesy and Geophysics
 
 
-def _read(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
-    """Features and labels of each split that is not None."""
+def _read(splits: Mapping[str, Split | None], kind: str = "labels") -> dict[str, Rows]:
+    """Features and labels or targets of each split that is not None; ValueError where some of them are masked."""
     read = {name: read_features(s) if isinstance(s, str | os.PathLike) else s for name, s in splits.items() if s is not None}
+    for name, (features, labels) in read.items():
+        check_unmasked(f"{name} features", features, "leave these rows out, or fill them")
+        check_unmasked(f"{name} {kind}", labels)
     return {name: (np.asarray(x, np.float32), np.asarray(y)) for name, (x, y) in read.items()}
 
 
@@ -29,7 +32,7 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
         name -> features (N, D) float32 and labels (N, K) 0/1 int32.
 
     Raises:
-        ValueError: shapes or labels do not fit the task, or a feature is NaN; the message names the split.
+        ValueError: shapes or labels do not fit the task, or a feature is NaN or masked; the message names the split.
     """
     check_task(task)
     out, classes = _read(splits), 0
@@ -68,7 +71,7 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
 
 def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
     """Check splits with real targets: name -> features (N, D) and targets (N, K), float64; None is left out."""
-    out = _read(splits)
+    out = _read(splits, "targets")
     for name, (x, y) in out.items():
         features, targets = x.astype(np.float64), y.astype(np.float64).reshape(len(y), -1)
         if features.ndim != 2 or len(features) != len(targets):
@@ -157,6 +160,7 @@ def stratified_folds(labels: np.ndarray, count: int = 5, seed: int = 0) -> Folds
     Raises:
         ValueError: `count` is below 2 or above the number of rows.
     """
+    check_unmasked("labels", labels)
     labels = np.asarray(labels)
     _check_count(count, len(labels))
     rng = np.random.default_rng(seed)
@@ -198,6 +202,7 @@ def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 
     Raises:
         ValueError: there are fewer groups than folds, or a row has none (None, an empty text, NaN).
     """
+    check_unmasked("groups", groups)
     none = [group is None or group == "" or group != group for group in groups]  # NaN differs from itself
     if any(none):
         raise ValueError(f"{sum(none)} of {len(groups)} rows have no group")
@@ -253,6 +258,8 @@ def spatial_folds(
     >>> sorted(fold.test.tolist() for fold in folds)
     [[0, 1], [2, 3]]
     """
+    for name, degrees in (("latitude", latitude), ("longitude", longitude)):
+        check_unmasked(f"values of {name}", degrees)
     latitude, longitude = np.asarray(latitude, np.float64), np.asarray(longitude, np.float64)
     if latitude.ndim != 1 or latitude.shape != longitude.shape:
         raise ValueError(f"latitude and longitude must be (N,) both, got {latitude.shape} and {longitude.shape}")
