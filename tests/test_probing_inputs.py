@@ -1,5 +1,7 @@
 """What probes take, and the errors for what they do not."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from probing_helpers import blobs
@@ -139,3 +141,23 @@ def test_masked_labels_targets_and_features_are_refused():
     ):
         with pytest.raises(ValueError, match=message):
             use()
+
+
+def test_codes_of_classes_are_refused_before_memory_is_taken():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    for probe in (linear_probe, knn_probe):
+        for step in (700, 25_000, 2_000_000, 10**9, 2**60):
+            with pytest.raises(ValueError, match=f"labels of 3 classes go up to {2 * step}; they are codes.*np.unique"):
+                probe((x, y * step), (x, y * step), task="multiclass", resamples=0)
+
+
+def test_classes_that_no_row_has_change_no_score_and_take_no_square_of_memory():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    few, codes = (knn_probe((x, y * step), (x, y * step), task="multiclass", resamples=0) for step in (1, 250))
+    assert codes.predictions.shape == (60, 501) and codes.metrics["accuracy"] == few.metrics["accuracy"]
+    np.testing.assert_array_equal(codes.predictions.argmax(axis=1), few.predictions.argmax(axis=1) * 250)
+    many = np.arange(1200)  # of 10 792 classes a ninth occur
+    tracemalloc.start()
+    labels = labelled_splits("multiclass", {"train": (np.ones((1200, 1)), many * 9), "test": (x[:1, :1], many[1:2] * 9)})
+    assert labels["test"][1].shape == (1, 10792) and tracemalloc.get_traced_memory()[1] < 4 * 10792 * 10792 / 3
+    tracemalloc.stop()

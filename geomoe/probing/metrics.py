@@ -252,10 +252,17 @@ class ProbeResult:
     model: LinearModel | None = None  # None for kNN
 
 
+def one_hot(indices: np.ndarray, classes: int) -> np.ndarray:
+    """Class indices (N,) as labels (N, K) 0/1 int32."""
+    labels = np.zeros((len(indices), classes), np.int32)  # no row of np.eye, which is (K, K)
+    labels[np.arange(len(indices)), indices] = 1
+    return labels
+
+
 def _decide(scores: np.ndarray, task: str) -> np.ndarray:
     """Probabilities (N, K) as predictions (N, K) 0/1: the likeliest class, or every class above one half."""
     if task == "multiclass":
-        return np.eye(scores.shape[1], dtype=np.int32)[scores.argmax(axis=1)]
+        return one_hot(scores.argmax(axis=1), scores.shape[1])
     return (scores > 0.5).astype(np.int32)
 
 

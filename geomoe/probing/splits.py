@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geomoe.embeddings.files import read_features
-from geomoe.probing.metrics import check_task, check_unmasked
+from geomoe.probing.metrics import check_task, check_unmasked, one_hot
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
 Split = Rows | str | os.PathLike
+_FEW_CLASSES = 1000  # labels above are taken for codes, unless a tenth of the classes up to the highest occur
+_TO_INDICES = "names, indices = np.unique(labels, return_inverse=True) of all splits together gives them"
 EARTH_RADIUS_KM = 6371.0088  # mean radius of the International Union of Geodesy and Geophysics
 
 
@@ -35,7 +37,7 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
         ValueError: shapes or labels do not fit the task, or a feature is NaN or masked; the message names the split.
     """
     check_task(task)
-    out, classes = _read(splits), 0
+    out = _read(splits)
     for name, (features, labels) in out.items():
         if features.ndim != 2:
             raise ValueError(f"{name} features must be (N, D), got {features.shape}")
@@ -46,8 +48,7 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
         if not np.isfinite(features).all():
             raise ValueError(f"{name} features hold NaN or infinite values")
         if labels.dtype.kind in "SUOT" and any(isinstance(label, str | bytes) for label in labels.reshape(-1)):
-            indices = "names, indices = np.unique(labels, return_inverse=True) of all splits together gives them"
-            raise ValueError(f"{name} labels are text; pass class indices: {indices}")
+            raise ValueError(f"{name} labels are text; pass class indices: {_TO_INDICES}")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise ValueError(f"{name} labels hold NaN or infinite values; leave the rows without a label out")
         whole = labels.astype(np.int64)
@@ -55,11 +56,10 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
             raise ValueError(f"{name} labels must be class indices or 0/1, got {labels.dtype}")
         if whole.min() < 0 or (whole.ndim == 2 and whole.max() > 1):
             raise ValueError(f"{name} labels must be class indices (N,) from 0, or (N, K) of 0 and 1")
-        if whole.ndim == 1:
-            classes = max(classes, int(whole.max()) + 1)
         out[name] = features, whole
+    classes = _count_classes([labels for _, labels in out.values() if labels.ndim == 1])
     for name, (features, labels) in out.items():
-        out[name] = features, (np.eye(classes, dtype=np.int32)[labels] if labels.ndim == 1 else labels.astype(np.int32))
+        out[name] = features, (one_hot(labels, classes) if labels.ndim == 1 else labels.astype(np.int32))
     first_x, first_y = next(iter(out.values()))
     for name, (x, y) in out.items():
         if x.shape[1] != first_x.shape[1] or y.shape[1] != first_y.shape[1]:
@@ -67,6 +67,16 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
         if task == "multiclass" and not (y.sum(axis=1) == 1).all():
             raise ValueError(f"task 'multiclass' needs exactly one label a row; {name} has others")
     return out
+
+
+def _count_classes(indices: Sequence[np.ndarray]) -> int:
+    """The number of classes of rows with these class indices, 0 without any; ValueError where they are codes of classes."""
+    found = np.unique(np.concatenate(indices)) if indices else np.zeros(0, np.int64)
+    count = int(found[-1]) + 1 if len(found) else 0
+    if count > max(_FEW_CLASSES, 10 * len(found)):
+        few = f"labels of {len(found)} classes go up to {found[-1]}"
+        raise ValueError(f"{few}; they are codes, where class indices from 0 are needed: {_TO_INDICES}")
+    return count
 
 
 def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
