@@ -168,8 +168,8 @@ def save_torch_checkpoint(
     config = model_config if isinstance(model_config, ModelConfig) else ModelConfig.from_dict(model_config)
     if isinstance(params, dict) and set(params) - {"heads"} == {"encoder"}:
         raise ValueError(
-            f"{os.fspath(path)}: a .pth holds the whole autoencoder, and these weights are of an encoder alone, as the packaged "
-            "ones and .safetensors are; write .safetensors, or convert the run directory that they come from"
+            f"{os.fspath(path)}: a .pth holds the whole autoencoder, and these weights are of an encoder alone, as the "
+            "packaged ones and .safetensors are; write .safetensors, or convert the run directory that they come from"
         )
     if not isinstance(params, dict) or set(params) - {"heads"} != {"encoder", "decoder"}:
         raise ValueError("params must be {'encoder': ..., 'decoder': ...}, the parameters of the whole autoencoder")
