@@ -83,6 +83,11 @@ def test_configurations_that_are_no_names_are_refused(tmp_path, config):
         ("id,klass\none,field\n", "labels.csv: 'klass' stands for nothing"),
         ("id,split\none,../up\n", "labels.csv, line 2: '../up' is no name of a split"),
         ("id,split\none,train\ntwo,all\n", "labels.csv, line 3: 'all' is no name of a split"),
+        ("id,split\none,train\ntwo,TEST\nthree,Train\n", "line 4: split 'Train' differs from 'train' of .*line 2 in .*alike"),
+        ("id,split\none,\ntwo,Train\n", "line 3: split 'Train' differs from 'train' of .*line 2"),
+        ("id,split\none,Train\ntwo,\n", "line 3: no split, so 'train', which differs from 'Train' of .*line 2"),
+        ("id,label,split\n", "labels.csv: there is a header and no row"),
+        ("id,label\n,\n\n", "labels.csv: there is a header and no row"),
         ("id,label,labels\none,a,a;b\n", "columns label .* and labels .*: keep one"),
     ],
 )
@@ -91,6 +96,18 @@ def test_flaws_of_tables_of_labels_are_named(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_labels(path)
+
+
+def test_blanks_around_a_split_say_nothing_and_its_case_is_kept(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in "abc":
+        (tmp_path / "in" / f"{name}.tif").touch()
+    (tmp_path / "t.csv").write_text("id,split\na, Test\nb,Test \nc,\n")
+    listing = LandsatFolder(source=tmp_path / "in", labels=tmp_path / "t.csv", data_dir=tmp_path).list_source()
+    assert {split: [entry.id for entry in entries] for split, entries in listing.splits.items()} == {
+        "Test": ["a", "b"],
+        "train": ["c"],
+    }
 
 
 @fast

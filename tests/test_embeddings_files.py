@@ -1,5 +1,6 @@
 """Files of embeddings: what is written is what is read."""
 
+import io
 import json
 import shutil
 import subprocess
@@ -108,6 +109,20 @@ def test_other_files_are_refused(tmp_path):
             embeddings.read(tmp_path / name)
     with pytest.raises(FileNotFoundError, match="nothing.npz"):
         embeddings.read(tmp_path / "nothing.npz")
+
+
+def test_a_damaged_npz_is_named(tmp_path):
+    parts = make_parts(tmp_path / "x")
+    write_npz(str(tmp_path / "x.npz"), parts, FACTS)
+    whole = (tmp_path / "x.npz").read_bytes()
+    at = whole.index(b"vector.npy") + 300  # within the vectors
+    array = io.BytesIO()
+    np.save(array, np.zeros(3))
+    flipped = whole[:at] + bytes([whole[at] ^ 255]) + whole[at + 1 :]
+    for content in (whole[:-1], whole[: len(whole) // 2], whole[:10], b"", b"no", array.getvalue(), flipped):
+        (tmp_path / "bad.npz").write_bytes(content)
+        with pytest.raises(ValueError, match=r"bad.npz is damaged, or no .npz file: \S"):
+            embeddings.read(tmp_path / "bad.npz")
 
 
 def test_reading_needs_neither_the_encoder_nor_tensorflow():

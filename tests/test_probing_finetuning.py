@@ -130,6 +130,17 @@ def test_options_out_of_range_are_named(encoder, data):
         finetune(data, data, encoder=encoder, task="multiclass", options=FineTuneOptions(), rate=1.0)
 
 
+def test_masked_labels_and_pixels_are_refused(encoder, data):
+    labels = np.ma.MaskedArray(data["labels"], np.arange(len(data["labels"])) < 2)
+    image = np.ma.MaskedArray(data["image"], np.abs(data["image"]) > 3)
+    for part, message in (
+        ({"labels": labels}, "train: values of labels are masked in 2 of 120 rows; leave these rows out"),
+        ({"image": image}, "train: values of image are masked in .*say in valid which pixels hold data"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            finetune({**data, **part}, data, encoder=encoder, task="multiclass", epochs=0)
+
+
 def test_pixels_without_data_do_not_speak(encoder, data):
     options = dict(encoder=encoder, task="multiclass", epochs=1, batch_size=32, resamples=0)
     valid = np.random.default_rng(3).random(data["image"].shape[:3]) < 0.8

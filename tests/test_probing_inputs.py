@@ -1,10 +1,28 @@
 """What probes take, and the errors for what they do not."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from probing_helpers import blobs
 
-from geomoe.probing import knn_probe, linear_probe, ridge_probe
+from geomoe.probing import (
+    bootstrap,
+    change_probe,
+    classification_metrics,
+    cross_validate,
+    fit_logistic,
+    fit_ridge,
+    group_folds,
+    knn_probe,
+    label_efficiency,
+    linear_probe,
+    nearest,
+    regression_metrics,
+    ridge_probe,
+    spatial_folds,
+    stratified_folds,
+)
 from geomoe.probing.splits import labelled_splits, regression_splits, strength_grid
 
 
@@ -83,3 +101,63 @@ def test_a_test_split_without_positives_has_no_average_precision():
         assert none == {name for name, (low, high) in result.intervals.items() if np.isnan(low) and np.isnan(high)}
     with pytest.raises(ValueError, match="no row of the validation split has a class"):
         linear_probe((x[:40], labels[:40]), (x[40:], labels[40:]), val=(x, 0 * labels), C=(0.1, 1.0), task="multilabel")
+
+
+def test_masked_labels_targets_and_features_are_refused():
+    rng = np.random.default_rng(0)
+    x, y = blobs(rng, 60, False)
+    hide = lambda values: np.ma.MaskedArray(values, np.broadcast_to(np.arange(60) < 3, np.shape(values)[::-1]).T)
+    masked_y, masked_x = hide(y), hide(x)
+    labels, features = "train labels are masked in 3 of 60 rows; leave these rows out", "train features are masked in 3 of 60"
+    for probe in (linear_probe, knn_probe):
+        task = dict(task="multiclass", resamples=0)
+        for train, message in (((x, masked_y), labels), ((masked_x, y), features)):
+            with pytest.raises(ValueError, match=message):
+                probe(train, (x, y), **task)
+            with pytest.raises(ValueError, match=message):
+                cross_validate(*train, probe=probe, **task)
+        with pytest.raises(ValueError, match="test labels are masked in 3 of 60 rows"):
+            probe((x, y), (x, masked_y), **task)
+        unmasked = probe((x, np.ma.MaskedArray(y)), (x, y), **task)  # the type alone says nothing
+        np.testing.assert_array_equal(unmasked.scores, probe((x, y), (x, y), **task).scores)
+    one_hot, degrees = np.eye(3, dtype=int)[y], np.linspace(-60, 60, 60)
+    masked, pairs = hide(one_hot), (x, x, y > 0)
+    for use, message in (
+        (lambda: label_efficiency((x, masked_y), (x, y), task="multiclass"), labels),
+        (lambda: ridge_probe((x, hide(degrees)), (x, degrees)), "train targets are masked in 3 of 60 rows"),
+        (lambda: ridge_probe((masked_x, degrees), (x, degrees)), features),
+        (lambda: change_probe((x, x, hide(y > 0)), pairs), labels),
+        (lambda: change_probe((x, masked_x, y > 0), pairs), "train features after are masked in 3 of 60 rows"),
+        (lambda: fit_logistic(x, masked, task="multiclass"), "labels are masked"),
+        (lambda: fit_logistic(x, one_hot, task="multiclass")[0].decision(masked_x), "features are masked"),
+        (lambda: fit_ridge(x, hide(degrees)), "targets are masked"),
+        (lambda: nearest(masked_x, x, 1), "features of rows are masked"),
+        (lambda: stratified_folds(masked_y), "labels are masked"),
+        (lambda: group_folds(masked_y), "groups are masked"),
+        (lambda: spatial_folds(hide(degrees), degrees), "values of latitude are masked"),
+        (lambda: classification_metrics(masked, one_hot, one_hot, "multiclass"), "labels are masked"),
+        (lambda: bootstrap(masked, one_hot, one_hot, "multiclass"), "labels are masked"),
+        (lambda: regression_metrics(hide(degrees), degrees), "targets are masked"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            use()
+
+
+def test_codes_of_classes_are_refused_before_memory_is_taken():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    for probe in (linear_probe, knn_probe):
+        for step in (700, 25_000, 2_000_000, 10**9, 2**60):
+            with pytest.raises(ValueError, match=f"labels of 3 classes go up to {2 * step}; they are codes.*np.unique"):
+                probe((x, y * step), (x, y * step), task="multiclass", resamples=0)
+
+
+def test_classes_that_no_row_has_change_no_score_and_take_no_square_of_memory():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    few, codes = (knn_probe((x, y * step), (x, y * step), task="multiclass", resamples=0) for step in (1, 250))
+    assert codes.predictions.shape == (60, 501) and codes.metrics["accuracy"] == few.metrics["accuracy"]
+    np.testing.assert_array_equal(codes.predictions.argmax(axis=1), few.predictions.argmax(axis=1) * 250)
+    many = np.arange(1200)  # of 10 792 classes a ninth occur
+    tracemalloc.start()
+    labels = labelled_splits("multiclass", {"train": (np.ones((1200, 1)), many * 9), "test": (x[:1, :1], many[1:2] * 9)})
+    assert labels["test"][1].shape == (1, 10792) and tracemalloc.get_traced_memory()[1] < 4 * 10792 * 10792 / 3
+    tracemalloc.stop()

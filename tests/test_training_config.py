@@ -65,12 +65,35 @@ def test_the_multi_objective_recipe_has_the_size_asked_for():
         ({"train.num_steps": 0, "train.num_epochs": 0.0}, "num_steps"),
         ({"log.every_steps": 0}, "config.log.every_steps = 0"),
         ({"optimizer.warmup_fraction": 2.0}, "warmup_fraction = 2.0"),
+        ({"optimizer.warmup_fraction": float("nan")}, r"config.optimizer.warmup_fraction = nan must be in \[0, 1\]"),
+        ({"optimizer.lr": -1.0}, "config.optimizer.lr = -1.0 must be above 0"),
+        ({"optimizer.lr": 0.0}, "config.optimizer.lr = 0.0 must be above 0"),
+        ({"optimizer.lr": float("inf")}, "config.optimizer.lr = inf must be above 0"),
+        ({"optimizer.clip_norm": -1.0}, "config.optimizer.clip_norm = -1.0 must be 0 or more"),
+        ({"optimizer.weight_decay": -0.1}, "config.optimizer.weight_decay = -0.1 must be 0 or more"),
+        ({"optimizer.b1": 1.0}, r"config.optimizer.b1 = 1.0 must be in \[0, 1\)"),
+        ({"optimizer.b2": -0.5}, r"config.optimizer.b2 = -0.5 must be in \[0, 1\)"),
+        ({"train.selection_rate": -0.1}, "config.train.selection_rate = -0.1 must be 0 or more"),
+        ({"train.num_steps": 0, "train.num_epochs": float("inf")}, "num_epochs"),
+        ({"data.metadata_dropout": 1.5}, r"config.data.metadata_dropout = 1.5 must be in \[0, 1\]"),
+        ({"data.coastal_dropout": -0.5}, r"config.data.coastal_dropout = -0.5 must be in \[0, 1\]"),
+        ({"data.band_jitter": -0.5}, r"config.data.band_jitter = -0.5 must be in \[0, 1\)"),
+        ({"data.clip": (2.0, 1.0)}, r"config.data.clip = \(2.0, 1.0\) must be"),
+        ({"log.eval_batches": 0}, "config.log.eval_batches = 0 must be at least 1"),
+        ({"log.images": -1}, "config.log.images = -1 must be 0 or more"),
+        ({"checkpoint.keep_last": -1}, "config.checkpoint.keep_last = -1 must be 0 or more"),
+        ({"loss.info_nce_temperature": float("nan")}, "config.loss.info_nce_temperature = nan must be above 0"),
+        ({"model.decoder_width": -12}, "model.decoder_width must be at least 1, got -12"),
+        ({"model.num_heads": -4}, "model.num_heads must be at least 1, got -4"),
+        ({"model.decoder_depth": -1}, "model.decoder_depth = -1 must be 0 or more"),
+        ({"model.dropout": -0.1}, "model.dropout = -0.1"),
+        ({"model.mask_ratio": 1.5}, "model.mask_ratio = 1.5"),
         ({"model.top_k": 9}, "top_k = 9"),
         ({"model.missing_metadata": "none"}, "missing_metadata = 'none'"),
     ],
 )
 def test_values_that_make_no_sense_are_named(changes, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "create_state", lambda *a: pytest.fail("went on to build the model"))
+    monkeypatch.setattr(loop, "open_data", lambda *a: pytest.fail("went on to read data"))
     with pytest.raises(ValueError, match=message):
         loop.train(tiny_config(**changes), tmp_path / "x")
 

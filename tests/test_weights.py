@@ -149,6 +149,18 @@ def test_the_repeated_projection_may_be_absent_and_must_not_differ(tmp_path):
         load_torch_checkpoint(altered(tmp_path, {"patch_embed.bias": lambda a: a + 1}))
 
 
+def test_an_encoder_alone_is_no_pth_and_the_error_says_what_to_do(tmp_path):
+    convert.main(["--checkpoint", str(PTH), "--output", str(tmp_path / "encoder.safetensors")])
+    command = ["--checkpoint", str(tmp_path / "encoder.safetensors"), "--output", str(tmp_path / "x.pth")]
+    with pytest.raises(
+        ValueError, match=r"x.pth: a .pth holds the whole autoencoder.*write .safetensors, or convert the run dir"
+    ):
+        convert.main(command)
+    assert not (tmp_path / "x.pth").exists()
+    with pytest.raises(ValueError, match="params must be"):
+        save_torch_checkpoint(tmp_path / "x.pth", {"decoder": {}}, load_torch_checkpoint(PTH)[0])
+
+
 def test_statistics_go_with_the_weights(tmp_path):
     """By command, from a run directory to a .pth and back: z-scores, embeddings and heads of a size of its own are the same."""
     model = build_mae(**MICRO, width=24, num_heads=2, num_groups=1)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -118,11 +120,7 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not os.path.exists(path):
         raise FileNotFoundError(f"no embeddings at {path}")
     if path.endswith(".npz"):
-        with np.load(path, allow_pickle=False) as file:
-            if "facts" not in file or "vector" not in file:
-                raise ValueError(f"{path} is no file of embeddings: it holds {', '.join(file.files)}")
-            out: dict[str, Any] = {name: file[name] for name in file.files if name != "facts"}
-            out["facts"] = json.loads(str(file["facts"]))
+        out = _read_npz(path)
         return out | {"vector": to_float32(out["vector"], out["facts"].get(SCALE))}
     if path.endswith(".tif"):
         return read_geotiff(path)
@@ -157,6 +155,20 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         labels[rows, lists.flatten().to_numpy(zero_copy_only=False)] = 1
         out["labels"] = labels
     return out
+
+
+def _read_npz(path: str) -> dict[str, Any]:
+    """The arrays of an `.npz` file as they are stored, and its facts; ValueError, naming the file, where it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            names = file.files
+            out = {name: file[name] for name in names} if {"facts", "vector"} <= set(names) else {}
+            facts = json.loads(str(out.pop("facts"))) if out else {}
+    except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, TypeError, EOFError, NotImplementedError) as error:
+        raise ValueError(f"{path} is damaged, or no .npz file: {error}") from None
+    if not out:
+        raise ValueError(f"{path} is no file of embeddings: it holds {', '.join(names)}")
+    return out | {"facts": facts}
 
 
 def read_features(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -60,9 +60,13 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stage_experts", tuple(self.stage_experts))
-        for name in ("width", "depth", "expert_width_first", "expert_width_last", "img_size", "patch_size", "in_channels"):
+        sides = ("img_size", "patch_size", "in_channels")
+        widths = ("width", "depth", "expert_width_first", "expert_width_last", "decoder_width", "num_heads", "decoder_heads")
+        for name in (*widths, *sides):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} must be at least 1, got {getattr(self, name)}")
+        if self.decoder_depth < 0:
+            raise ValueError(f"model.decoder_depth = {self.decoder_depth} must be 0 or more")
         stages = len(self.stage_experts)
         if not stages or self.depth % stages:
             multiple = f"must be a multiple of the number of stages, {stages} (stage_experts = {self.stage_experts})"

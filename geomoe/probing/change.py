@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from geomoe.probing.knn import METRICS
 from geomoe.probing.linear import LinearModel, fit_logistic
-from geomoe.probing.metrics import ProbeResult, classification_result
+from geomoe.probing.metrics import ProbeResult, check_unmasked, classification_result
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # before (N, D), after (N, D), changed (N,) bool
 
@@ -49,13 +49,16 @@ def change_probe(
         `average_precision` of change. With "threshold" the scores are the share of training distances below.
 
     Raises:
-        ValueError: shapes do not fit, or the training pairs have all changed or none.
+        ValueError: shapes do not fit, values are masked, or the training pairs have all changed or none.
     """
     if method not in METHODS:
         raise ValueError(f"method = {method!r} is not one of {', '.join(METHODS)}")
     for name, (before, after, changed) in (("train", train), ("test", test)):
         if np.shape(before) != np.shape(after) or np.ndim(before) != 2 or len(before) != len(changed):
             raise ValueError(f"{name}: before {np.shape(before)}, after {np.shape(after)} and {len(changed)} labels do not fit")
+        check_unmasked(f"{name} labels", changed)
+        for when, vectors in (("before", before), ("after", after)):
+            check_unmasked(f"{name} features {when}", vectors)
     truth, target = np.asarray(test[2], bool), np.asarray(train[2], bool)
     if target.all() or not target.any():
         raise ValueError("the training pairs have all changed or none; both kinds are needed")

@@ -1,6 +1,7 @@
 """The configuration of a probing run: every key with its default, what may stand in it, and what it means to the probes."""
 
 import hashlib
+import math
 import os
 from typing import Any
 
@@ -94,8 +95,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         if not ok:
             raise ValueError(message)
 
-    defaults, d = default_probe_config(), config.data
-    unknown = sorted(flatten(config.to_dict()).keys() - flatten(defaults.to_dict()).keys())
+    defaults, d, values = default_probe_config(), config.data, flatten(config.to_dict())
+    unknown = sorted(values.keys() - flatten(defaults.to_dict()).keys())
     require(not unknown, f"unknown config key {', '.join(unknown)}")
     require(bool(config.checkpoint), "config.checkpoint is empty: pass --config.checkpoint=RUN_DIR (or a published .pth)")
     require(bool(d.name), "config.data.name is empty: name a prepared dataset")
@@ -110,6 +111,15 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require(bool(config.seeds and config.probes), "config.seeds and config.probes must not be empty")
     require(0 < d.train_fraction <= 1, f"config.data.train_fraction = {d.train_fraction} must be in (0, 1]")
     require(config.resamples >= 0, f"config.resamples = {config.resamples} must be 0 or more")
+    for key in ("data.batch_size", "knn.k", "linear.max_iter", "finetune.batch_size", "finetune.patience"):
+        require(values[key] >= 1, f"config.{key} = {values[key]} must be at least 1")
+    for key in ("finetune.lr", "finetune.epochs"):
+        require(0 <= values[key] < math.inf, f"config.{key} = {values[key]} must be 0 or more")
+    decay = config.finetune.layer_decay
+    require(0 < decay <= 1, f"config.finetune.layer_decay = {decay} must be in (0, 1]")
+    require(
+        all(0 < f <= 1 for f in config.label_fractions), f"config.label_fractions = {config.label_fractions} must be in (0, 1]"
+    )
     require(config.linear.C >= 0, f"config.linear.C = {config.linear.C} must be positive, or 0 for a sweep")
     target = config.ridge.target
     require(target in TARGETS, f"config.ridge.target = {target!r} is not one of {', '.join(TARGETS)}")

@@ -16,7 +16,7 @@ from geomoe.models import encode
 from geomoe.models.pooling import Pool, pool_name, pool_tokens
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.metrics import ProbeResult, classification_result, main_score
+from geomoe.probing.metrics import ProbeResult, check_unmasked, classification_result, main_score
 from geomoe.probing.splits import holdout, labelled_splits
 
 Array = jax.Array
@@ -118,6 +118,10 @@ def finetune(
         raise ValueError(f"blocks = {options.blocks} must be between 0 and the encoder's {cfg.depth}")
     splits = {name: split for name, split in {"train": train, "test": test, "val": val}.items() if split is not None}
     keys = ("image", *FIELDS, "labels")
+    for name, split in splits.items():
+        for key, values in split.items():
+            advice = "fill them, and say in valid which pixels hold data" if key == "image" else "leave these rows out"
+            check_unmasked(f"{name}: values of {key}", values, advice)
     rows: dict[str, Images] = {name: {key: np.asarray(split[key]) for key in keys} for name, split in splits.items()}
     if not all(np.all(split.get("valid", True)) for split in splits.values()):
         for name, split in splits.items():

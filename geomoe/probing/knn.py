@@ -16,7 +16,7 @@ import numpy as np
 
 from geomoe import compilation
 from geomoe.probing.config import protocol_options
-from geomoe.probing.metrics import ProbeResult, classification_result
+from geomoe.probing.metrics import ProbeResult, check_unmasked, classification_result
 from geomoe.probing.splits import Split, labelled_splits
 
 Array = jax.Array
@@ -75,6 +75,8 @@ def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclid
     Raises:
         ValueError: k or the metric has no meaning.
     """
+    for name, vectors in (("rows", rows), ("queries", queries)):
+        check_unmasked(f"features of {name}", vectors)
     rows, queries = np.asarray(rows, np.float32), np.asarray(queries, np.float32)
     if not 1 <= k <= len(rows):
         raise ValueError(f"k = {k} must be between 1 and the {len(rows)} training rows")

@@ -16,7 +16,14 @@ from geomoe import compilation
 from geomoe.files import atomic_path
 from geomoe.probing.config import protocol_options
 from geomoe.probing.logistic import solve
-from geomoe.probing.metrics import ProbeResult, bootstrap_regression, classification_result, main_score, regression_metrics
+from geomoe.probing.metrics import (
+    ProbeResult,
+    bootstrap_regression,
+    check_unmasked,
+    classification_result,
+    main_score,
+    regression_metrics,
+)
 from geomoe.probing.splits import Fold, Split, holdout, labelled_splits, regression_splits, strength_grid, validation_rows
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ class LinearModel:
 
     def decision(self, features: np.ndarray) -> np.ndarray:
         """Compute logits (or regression values): (N, D) -> (N, K)."""
+        check_unmasked("features", features)
         features = np.asarray(features, np.float32)
         if features.ndim != 2 or features.shape[1] != len(self.coef):
             raise ValueError(f"features must be (N, {len(self.coef)}), got {features.shape}")
@@ -161,6 +169,8 @@ def fit_logistic(
         ValueError: a C is not positive, or multi-class labels hold a single class.
     """
     strengths = _positive("C", C)
+    for name, values in (("features", features), ("labels", labels)):
+        check_unmasked(name, values)
     features, labels = np.asarray(features), np.asarray(labels)
     n, d = features.shape
     counts = labels.sum(axis=0)
@@ -297,6 +307,8 @@ def fit_ridge(
         ValueError: an alpha is not positive.
     """
     strengths = _positive("alpha", alpha)
+    for name, numbers in (("features", features), ("targets", targets)):
+        check_unmasked(name, numbers)
     x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64).reshape(len(targets), -1)
     (x_mean, std), y_mean = _mean_and_scale(x, standardise), y.mean(axis=0)
     x = (x - x_mean) / std

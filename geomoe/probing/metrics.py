@@ -34,6 +34,13 @@ def check_task(task: str) -> None:
         raise ValueError(f"task = {task!r} is not one of {', '.join(TASKS)}")
 
 
+def check_unmasked(what: str, values: Any, advice: str = "leave these rows out") -> None:
+    """Raise ValueError for an array of numpy's masked type with masked values, which would count as those below the mask."""
+    if np.ma.is_masked(values):
+        mask = np.ma.getmaskarray(values)
+        raise ValueError(f"{what} are masked in {mask.reshape(len(mask), -1).any(axis=1).sum()} of {len(mask)} rows; {advice}")
+
+
 def main_metric(task: str) -> str:
     """Name the one metric that results of a task are compared by.
 
@@ -92,6 +99,8 @@ def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: 
 
 def regression_metrics(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
     """Compute `r2` (mean over the columns) and `rmse` of (N,) or (N, K) values."""
+    for name, values in (("targets", targets), ("predictions", predictions)):
+        check_unmasked(name, values)
     targets, predictions = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (targets, predictions))
     error = ((targets - predictions) ** 2).sum(axis=0)
     total = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
@@ -142,6 +151,8 @@ def bootstrap_regression(
     targets: np.ndarray, predictions: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Compute percentile confidence intervals of `regression_metrics` over the rows."""
+    for name, given in (("targets", targets), ("predictions", predictions)):
+        check_unmasked(name, given)
     rng, targets, predictions = np.random.default_rng(seed), np.asarray(targets), np.asarray(predictions)
     rows = [rng.integers(0, len(targets), len(targets)) for _ in range(resamples)]
     values = [regression_metrics(targets[i], predictions[i]) for i in rows]
@@ -159,6 +170,8 @@ def _checked(
     labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, task: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     check_task(task)
+    for name, values in (("labels", labels), ("predictions", predictions), ("scores", scores)):
+        check_unmasked(name, values)
     labels, predictions, scores = np.asarray(labels), np.asarray(predictions), np.asarray(scores)
     if not labels.shape == predictions.shape == scores.shape:
         raise ValueError(f"labels {labels.shape}, predictions {predictions.shape} and scores {scores.shape} must agree")
@@ -239,10 +252,17 @@ class ProbeResult:
     model: LinearModel | None = None  # None for kNN
 
 
+def one_hot(indices: np.ndarray, classes: int) -> np.ndarray:
+    """Class indices (N,) as labels (N, K) 0/1 int32."""
+    labels = np.zeros((len(indices), classes), np.int32)  # no row of np.eye, which is (K, K)
+    labels[np.arange(len(indices)), indices] = 1
+    return labels
+
+
 def _decide(scores: np.ndarray, task: str) -> np.ndarray:
     """Probabilities (N, K) as predictions (N, K) 0/1: the likeliest class, or every class above one half."""
     if task == "multiclass":
-        return np.eye(scores.shape[1], dtype=np.int32)[scores.argmax(axis=1)]
+        return one_hot(scores.argmax(axis=1), scores.shape[1])
     return (scores > 0.5).astype(np.int32)
 
 

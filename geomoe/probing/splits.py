@@ -8,17 +8,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geomoe.embeddings.files import read_features
-from geomoe.probing.metrics import check_task
+from geomoe.probing.metrics import check_task, check_unmasked, one_hot
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
 Split = Rows | str | os.PathLike
+_FEW_CLASSES = 1000  # labels above are taken for codes, unless a tenth of the classes up to the highest occur
+_TO_INDICES = "names, indices = np.unique(labels, return_inverse=True) of all splits together gives them"
 EARTH_RADIUS_KM = 6371.0088  # mean radius of the International Union of Geodesy and Geophysics
 
 
-def _read(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
-    """Features and labels of each split that is not None."""
+def _read(splits: Mapping[str, Split | None], kind: str = "labels") -> dict[str, Rows]:
+    """Features and labels or targets of each split that is not None; ValueError where some of them are masked."""
     read = {name: read_features(s) if isinstance(s, str | os.PathLike) else s for name, s in splits.items() if s is not None}
+    for name, (features, labels) in read.items():
+        check_unmasked(f"{name} features", features, "leave these rows out, or fill them")
+        check_unmasked(f"{name} {kind}", labels)
     return {name: (np.asarray(x, np.float32), np.asarray(y)) for name, (x, y) in read.items()}
 
 
@@ -29,10 +34,10 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
         name -> features (N, D) float32 and labels (N, K) 0/1 int32.
 
     Raises:
-        ValueError: shapes or labels do not fit the task, or a feature is NaN; the message names the split.
+        ValueError: shapes or labels do not fit the task, or a feature is NaN or masked; the message names the split.
     """
     check_task(task)
-    out, classes = _read(splits), 0
+    out = _read(splits)
     for name, (features, labels) in out.items():
         if features.ndim != 2:
             raise ValueError(f"{name} features must be (N, D), got {features.shape}")
@@ -43,8 +48,7 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
         if not np.isfinite(features).all():
             raise ValueError(f"{name} features hold NaN or infinite values")
         if labels.dtype.kind in "SUOT" and any(isinstance(label, str | bytes) for label in labels.reshape(-1)):
-            indices = "names, indices = np.unique(labels, return_inverse=True) of all splits together gives them"
-            raise ValueError(f"{name} labels are text; pass class indices: {indices}")
+            raise ValueError(f"{name} labels are text; pass class indices: {_TO_INDICES}")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise ValueError(f"{name} labels hold NaN or infinite values; leave the rows without a label out")
         whole = labels.astype(np.int64)
@@ -52,11 +56,10 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
             raise ValueError(f"{name} labels must be class indices or 0/1, got {labels.dtype}")
         if whole.min() < 0 or (whole.ndim == 2 and whole.max() > 1):
             raise ValueError(f"{name} labels must be class indices (N,) from 0, or (N, K) of 0 and 1")
-        if whole.ndim == 1:
-            classes = max(classes, int(whole.max()) + 1)
         out[name] = features, whole
+    classes = _count_classes([labels for _, labels in out.values() if labels.ndim == 1])
     for name, (features, labels) in out.items():
-        out[name] = features, (np.eye(classes, dtype=np.int32)[labels] if labels.ndim == 1 else labels.astype(np.int32))
+        out[name] = features, (one_hot(labels, classes) if labels.ndim == 1 else labels.astype(np.int32))
     first_x, first_y = next(iter(out.values()))
     for name, (x, y) in out.items():
         if x.shape[1] != first_x.shape[1] or y.shape[1] != first_y.shape[1]:
@@ -66,9 +69,19 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
     return out
 
 
+def _count_classes(indices: Sequence[np.ndarray]) -> int:
+    """The number of classes of rows with these class indices, 0 without any; ValueError where they are codes of classes."""
+    found = np.unique(np.concatenate(indices)) if indices else np.zeros(0, np.int64)
+    count = int(found[-1]) + 1 if len(found) else 0
+    if count > max(_FEW_CLASSES, 10 * len(found)):
+        few = f"labels of {len(found)} classes go up to {found[-1]}"
+        raise ValueError(f"{few}; they are codes, where class indices from 0 are needed: {_TO_INDICES}")
+    return count
+
+
 def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
     """Check splits with real targets: name -> features (N, D) and targets (N, K), float64; None is left out."""
-    out = _read(splits)
+    out = _read(splits, "targets")
     for name, (x, y) in out.items():
         features, targets = x.astype(np.float64), y.astype(np.float64).reshape(len(y), -1)
         if features.ndim != 2 or len(features) != len(targets):
@@ -157,6 +170,7 @@ def stratified_folds(labels: np.ndarray, count: int = 5, seed: int = 0) -> Folds
     Raises:
         ValueError: `count` is below 2 or above the number of rows.
     """
+    check_unmasked("labels", labels)
     labels = np.asarray(labels)
     _check_count(count, len(labels))
     rng = np.random.default_rng(seed)
@@ -198,6 +212,7 @@ def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 
     Raises:
         ValueError: there are fewer groups than folds, or a row has none (None, an empty text, NaN).
     """
+    check_unmasked("groups", groups)
     none = [group is None or group == "" or group != group for group in groups]  # NaN differs from itself
     if any(none):
         raise ValueError(f"{sum(none)} of {len(groups)} rows have no group")
@@ -253,6 +268,8 @@ def spatial_folds(
     >>> sorted(fold.test.tolist() for fold in folds)
     [[0, 1], [2, 3]]
     """
+    for name, degrees in (("latitude", latitude), ("longitude", longitude)):
+        check_unmasked(f"values of {name}", degrees)
     latitude, longitude = np.asarray(latitude, np.float64), np.asarray(longitude, np.float64)
     if latitude.ndim != 1 or latitude.shape != longitude.shape:
         raise ValueError(f"latitude and longitude must be (N,) both, got {latitude.shape} and {longitude.shape}")

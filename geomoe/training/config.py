@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.traverse_util
@@ -98,6 +99,28 @@ def default_config() -> ml_collections.ConfigDict:
     return config.lock()
 
 
+# What numbers may be, by the words of an error; NaN is none of these.
+_BOUNDS: dict[str, Callable[[float], bool]] = {
+    "at least 1": lambda value: value >= 1,
+    "above 0": lambda value: 0 < value < math.inf,
+    "0 or more": lambda value: 0 <= value < math.inf,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+}
+_NUMBERS = {
+    "at least 1": (
+        *("train.batch_size", "train.accumulate", "log.every_steps", "log.eval_every_steps", "log.eval_batches"),
+        "checkpoint.every_steps",
+    ),
+    "above 0": ("optimizer.lr",),
+    "0 or more": (
+        *("optimizer.weight_decay", "optimizer.clip_norm", "train.selection_rate"),
+        *("log.images", "checkpoint.keep_last"),
+    ),
+    "in [0, 1]": ("optimizer.warmup_fraction", "train.router_noise_end", "data.metadata_dropout", "data.coastal_dropout"),
+    "in [0, 1)": ("optimizer.b1", "optimizer.b2", "data.band_jitter"),
+}
+
 # Keys that change what is shown or kept, not what is computed: a run may go on with other values of these.
 _FREE_KEYS = ("log.", "checkpoint.", "data.data_dir", "data.cache")
 
@@ -131,13 +154,13 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
         require(False, f"the config lacks the key {key}; start from geomoe.training.default_config()")
     example = "name a prepared dataset, for example --config.data.name=landsat_folder/mine"
     require(bool(data.name), f"config.data.name is empty: {example}")
-    for key in ("train.batch_size", "train.accumulate", "log.every_steps", "log.eval_every_steps", "checkpoint.every_steps"):
-        require(values[key] >= 1, f"config.{key} = {values[key]} must be at least 1")
-    trains = steps.num_steps > 0 or (steps.num_steps == 0 and steps.num_epochs > 0)
+    for words, keys in _NUMBERS.items():
+        for key in keys:
+            require(_BOUNDS[words](values[key]), f"config.{key} = {values[key]} must be {words}")
+    trains = steps.num_steps > 0 or (steps.num_steps == 0 and 0 < steps.num_epochs < math.inf)
     require(trains, "set config.train.num_steps or config.train.num_epochs above 0")
-    for key in ("optimizer.warmup_fraction", "train.router_noise_end"):
-        require(0 <= values[key] <= 1, f"config.{key} = {values[key]} must be in [0, 1]")
-    require(len(data.clip) in (0, 2), f"config.data.clip = {tuple(data.clip)} must be () or (lowest, highest)")
+    clips = not data.clip or (len(data.clip) == 2 and data.clip[0] < data.clip[1])
+    require(clips, f"config.data.clip = {tuple(data.clip)} must be () or (lowest, highest)")
     require(
         not data.crop_sides or data.resize_mode == "random_resized_crop",
         "config.data.crop_sides is for config.data.resize_mode = 'random_resized_crop'; "

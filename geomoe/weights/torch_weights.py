@@ -163,9 +163,14 @@ def save_torch_checkpoint(
         normalised_targets: whether it learned to reconstruct patches that were normalised each by itself.
 
     Raises:
-        ValueError: the architecture is not one that the published format can hold.
+        ValueError: the decoder is missing, or the architecture is not one that the published format can hold.
     """
     config = model_config if isinstance(model_config, ModelConfig) else ModelConfig.from_dict(model_config)
+    if isinstance(params, dict) and set(params) - {"heads"} == {"encoder"}:
+        raise ValueError(
+            f"{os.fspath(path)}: a .pth holds the whole autoencoder, and these weights are of an encoder alone, as the "
+            "packaged ones and .safetensors are; write .safetensors, or convert the run directory that they come from"
+        )
     if not isinstance(params, dict) or set(params) - {"heads"} != {"encoder", "decoder"}:
         raise ValueError("params must be {'encoder': ..., 'decoder': ...}, the parameters of the whole autoencoder")
     if config.missing_metadata != "zero" or config.selection_bias:

@@ -17,11 +17,14 @@ from geomoe.data.tables import Row, is_missing, read_table
 from geomoe.data.tensorflow_setup import tfds
 
 _COLUMNS = ("id", "label", "labels", "latitude", "longitude", "time", "split")
+_SPLIT = "train"  # of patches of which the table says none
 
 
 def read_labels(path: str | os.PathLike[str]) -> list[Row]:
     """Read a table of labels (see `LandsatFolder`); ValueError, naming the file and the line, if it is none."""
-    rows = read_table(path, _COLUMNS)
+    rows, splits = read_table(path, _COLUMNS), dict[str, Row]()
+    if not rows:
+        raise ValueError(f"{os.fspath(path)}: there is a header and no row; without a table every patch is unlabelled")
     for where, row in rows:
         if "label" in row and "labels" in row:
             raise ValueError(f"{os.fspath(path)}: columns label (one class) and labels (several, joined by ';'): keep one")
@@ -30,6 +33,11 @@ def read_labels(path: str | os.PathLike[str]) -> list[Row]:
                 check_split(split)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
+        name, shown = (split, f"split {split!r}") if split else (_SPLIT, f"no split, so {_SPLIT!r}, which")
+        first = splits.setdefault(name.lower(), Row(where, {"split": name}))
+        if (before := first.fields["split"]) != name:
+            differs = f"differs from {before!r} of {first.where} in upper and lower case alone"
+            raise ValueError(f"{where}: {shown} {differs}; write them alike")
     return rows
 
 
@@ -95,7 +103,8 @@ class LandsatFolder(LandsatBuilder):
     `labels` is an optional CSV with a header: `id` (the path below the folder, or as many of its last parts as tell it from
     others, with or without the ending), and any of `label` (one class) or `labels` (several, joined by ";"), `latitude` and
     `longitude` (degrees; they stand in for a CRS), `time` (ISO 8601, UTC) and `split`. A patch without a row, or in a table of
-    labels without one, is counted as skipped. Without a table, every patch is in "train". A time that the table does not have
+    labels without one, is counted as skipped; one without a split is in "train", as is every patch without a table. A table
+    without rows is an error, and so are splits that differ in upper and lower case alone. A time that the table does not have
     is that of a stamp in the patch's name, else of TIFFTAG_DATETIME, else unknown. `config` names the dataset, so that several
     folders can live in one data_dir.
 
@@ -153,7 +162,7 @@ class LandsatFolder(LandsatBuilder):
                 listing.skipped.append(Skipped("missing label", file.id, file.path, f"{where}: no label"))
             else:
                 details = {"row": row, "where": where, "spec": self.spec}
-                listing.splits.setdefault(row.get("split") or "train", []).append(Entry(file.id, file.path, details))
+                listing.splits.setdefault(row.get("split") or _SPLIT, []).append(Entry(file.id, file.path, details))
         return listing
 
     def _rows_by_id(self, files: list[File], listing: Listing) -> dict[str, Row]:

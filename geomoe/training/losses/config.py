@@ -34,10 +34,10 @@ class LossConfig:
                 raise ValueError(f"config.loss.{name}_weight = {value} must be 0 or more")
         if self.decoded_views not in (1, 2):
             raise ValueError(f"config.loss.decoded_views = {self.decoded_views} must be 1 or 2")
-        if self.options.get("info_nce_temperature", 1) <= 0:
+        if not 0 < self.options.get("info_nce_temperature", 1) < math.inf:
             raise ValueError(f"config.loss.info_nce_temperature = {self.options['info_nce_temperature']} must be above 0")
         for name in ("info_nce_dim", "metadata_given_share"):
-            if not self.options.get(name, 0) >= 0:
+            if not 0 <= self.options.get(name, 0) < math.inf:
                 raise ValueError(f"config.loss.{name} = {self.options[name]} must be 0 or more")
         if not 0 <= self.options.get("teacher_momentum", 0) < 1:
             raise ValueError(f"config.loss.teacher_momentum = {self.options['teacher_momentum']} must be in [0, 1)")
