@@ -16,10 +16,12 @@ NAT = np.datetime64("NaT", "s")
 _FIRST_YEAR, _END_YEAR = 1972, 2100  # from the first Landsat on
 _TAG_DATE = re.compile(r"(\d{4}):(\d\d):(\d\d)(?=\D|$)", re.ASCII)
 _SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
-_LANDSAT_STAMP = re.compile(r"L[COTEM]0?\d_(?:L\w{3}|CU|AK|HI)_\d{6}_(\d{8})", re.ASCII | re.IGNORECASE)  # and of tiles (ARD)
-_ESPA_STAMP = re.compile(r"L[COTEM]0[4-9]\d{6}(\d{8})\d\d(?:T1|T2|RT)", re.ASCII | re.IGNORECASE)
+_LANDSAT_STAMP = re.compile(
+    r"(?<![A-Za-z])L[COTEM]0?\d_(?:L\w{3}|CU|AK|HI)_\d{6}_(\d{8})", re.ASCII | re.IGNORECASE
+)  # and of tiles (ARD)
+_ESPA_STAMP = re.compile(r"(?<![A-Za-z])L[COTEM]0[4-9]\d{6}(\d{8})\d\d(?:T1|T2|RT)", re.ASCII | re.IGNORECASE)
 _HLS_STAMP = re.compile(r"HLS\.[LS]30\.T\w{5}\.(\d{4})(\d{3})(T\d{6})", re.ASCII)
-_LANDSAT_SCENE = re.compile(r"L[COTEM][1-9]\d{6}(\d{4})(\d{3})", re.ASCII | re.IGNORECASE)
+_LANDSAT_SCENE = re.compile(r"(?<![A-Za-z])L[COTEM][1-9]\d{6}(\d{4})(\d{3})(?!\d)", re.ASCII | re.IGNORECASE)
 _NO_DATE = re.compile(r"[\s:0]*|1970:01:01 00:00:00")  # how TIFFTAG_DATETIME says that there is none
 
 
@@ -94,7 +96,7 @@ def wrap_longitude(lon: Any) -> np.ndarray:
 
 def check_degrees(lat: Any, lon: Any) -> None:
     """Raise ValueError for what a file's coordinates give as latitude and longitude and is none, as metres."""
-    for name, values, limit in (("latitude", lat, 90.0), ("longitude", lon, 180.0)):
+    for name, values, limit in (("latitude", lat, 90.0), ("longitude", lon, 540.0)):
         if (bad := np.abs(values) > limit + 1e-6).any():
             raise ValueError(f"{name} {np.asarray(values)[bad].flat[0]:g} is beyond {limit:g} degrees")
 
@@ -165,7 +167,8 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
     ['2017-10-02T09:40:31', '2017-10-02', 'NaT']
     """
     if np.ma.is_masked(values):
-        values = [None if masked else value for value, masked in zip(values.data, np.ma.getmaskarray(values))]
+        data, mask = np.atleast_1d(np.ma.getdata(values)), np.atleast_1d(np.ma.getmaskarray(values))
+        values = [None if masked else value for value, masked in zip(data, mask)]
     array = np.atleast_1d(np.asarray(values))
     times: np.ndarray | list[np.datetime64] = array
     # Of several units numpy would make the finest, and of a date alone midnight.
@@ -192,7 +195,13 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
 
 
 def _read_time(value: Any) -> np.datetime64:
-    if value is None or type(value).__name__ in ("NaTType", "NAType") or isinstance(value, float) and np.isnan(value):
+    if (
+        value is None
+        or value is np.ma.masked
+        or type(value).__name__ in ("NaTType", "NAType")
+        or isinstance(value, float)
+        and np.isnan(value)
+    ):
         return NAT
     if isinstance(value, np.datetime64):
         return value

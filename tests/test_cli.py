@@ -115,6 +115,8 @@ def test_info_says_what_a_path_is(run_dir, tmp_path):
     of_map = info.describe(str(tmp_path / "o.tif"))
     assert of_map["kind"] == "embeddings" and of_map["pool"] == "cls" and of_map["width"] == encoder.embed_dim
     assert info.describe("geomoe-xxs")["kind"] == "weights"
+    (scene.parent / "scenes.csv").write_text("id,path\n")  # a user's own
+    assert info.describe(str(scene))["kind"] == "scene"
     (tmp_path / "many").mkdir()
     lines = ["scene,output,patches,embedded,error", "a,many/a.npz,12,10,", "b,many/b.npz,3,3,", "c,,0,0,no bands"]
     (tmp_path / "many" / "scenes.csv").write_text("\n".join(lines))

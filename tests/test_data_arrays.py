@@ -294,3 +294,41 @@ def test_variables_beside_the_bands_are_left_out(encoder):
     bands = array.to_dataset(dim="band")
     more = bands.assign(ndvi=(bands.SR_B5 - bands.SR_B4) * 1.0)
     np.testing.assert_allclose(encoder.embed(more).values, encoder.embed(array).values, atol=1e-5)
+
+
+def test_variables_of_sentinel_2_and_misspelt_ones_are_refused(encoder):
+    array = stack(numbers(1, 7, SIZE, SIZE))
+    names = [f"B0{i}" for i in range(1, 8)]
+    bands = array.assign_coords(band=names).to_dataset(dim="band")
+    with pytest.raises(ValueError, match="B8A is Sentinel-2's"):
+        encoder.embed(bands.assign(B8A=bands.B07, B12=bands.B06))
+    colours = ["coastal", "blue", "green", "red", "nir", "swir1", "swri2"]
+    with pytest.raises(ValueError, match="unknown band 'swri2'"):
+        encoder.embed(array.assign_coords(band=colours).to_dataset(dim="band"), fill_missing=True)
+
+
+def test_scales_of_each_band_and_the_numbers_of_a_sensor(encoder):
+    array = stack((numbers(1, 8, SIZE, SIZE) // 4), band=[*landsat.BANDS, "ST_B10"])
+    mixed = array.assign_attrs(scales=(1e-4,) * 7 + (0.01,), offsets=(0.0,) * 7 + (149.0,))
+    assert read_xarray(mixed, InputSpec()).spec.unit == "hls"
+    six = stack(numbers(1, 6, SIZE, SIZE), band=[1, 2, 3, 4, 5, 7])
+    expected = encoder.embed(six.values.transpose(0, 2, 3, 1), sensor="landsat7")
+    z = encoder.embed(six.drop_vars(["spatial_ref", "time", "x", "y"]), sensor="landsat7")
+    np.testing.assert_allclose(z.values, expected, atol=1e-5)
+
+
+def test_masks_in_every_form(encoder):
+    images = numbers(2, SIZE, SIZE, 7)
+    holds = np.ones(images.shape[:3], bool)
+    holds[:, :4] = False
+    z = encoder.embed(images, valid=holds)
+    array = stack(images.transpose(0, 3, 1, 2)).drop_vars(["spatial_ref", "time", "x", "y"])
+    masked = np.ma.array(np.ones(holds.shape, bool), mask=~holds)
+    for valid in (masked, list(masked), np.where(holds, 1.0, np.nan)):
+        np.testing.assert_allclose(encoder.embed(images, valid=valid), z, atol=1e-6)
+        np.testing.assert_allclose(encoder.embed(array, valid=valid).values, z, atol=1e-5)
+        windows = encoder.embed_scene(images, valid=valid, min_valid=0.1)
+        np.testing.assert_allclose(windows, encoder.embed_scene(images, valid=holds, min_valid=0.1), atol=1e-6)
+    hidden = np.ma.array(images, mask=np.broadcast_to(~holds[..., None], images.shape))
+    expected = encoder.embed_scene(hidden, min_valid=0.1)
+    np.testing.assert_allclose(encoder.embed_scene(list(hidden), min_valid=0.1), expected, atol=1e-6)

@@ -246,8 +246,20 @@ def test_numbers_that_the_file_says_to_be_others_are_refused(tmp_path, read, mon
     hls, own = scaled("a.tif", 1e-4, 0.0, np.int16), scaled("b.tif", 2.75e-5, -0.2)
     with pytest.raises(PatchError, match="wrong unit: scale 0.0001 and offset 0 say hls, not collection2_dn; name the unit"):
         read_patch(hls)
-    with pytest.raises(PatchError, match="say collection2_dn, not hls"):
+    with pytest.raises(PatchError, match="say collection2_dn, and 'hls' was given: which is right"):
         read_patch(own, InputSpec("hls"))
+    odd = scaled("c.tif", 1e-4, -0.1)
+    with pytest.raises(PatchError, match="scale 0.0001 and offset -0.1 are of no unit that is known; name the unit"):
+        read_patch(odd)
+    read_patch(odd, InputSpec("collection2_dn"))
+    left = write_tif(tmp_path / "d.tif", pixels(dtype=np.float32) / 30000)
+    with rasterio.open(left, "r+") as file:  # as programs leave it that bring numbers to reflectance
+        file.scales, file.offsets = [2.75e-5] * 7, [-0.2] * 7
+    read_patch(left, InputSpec("reflectance"))
+    more = write_tif(tmp_path / "e.tif", pixels(8), descriptions=[*landsat.BANDS, "ST_EMIS"])
+    with rasterio.open(more, "r+") as file:  # a band that is not taken says nothing of the others
+        file.scales, file.offsets = [2.75e-5] * 7 + [1e-4], [-0.2] * 7 + [0.0]
+    assert len(read_patch(more).bands) == 7
     assert len(read_patch(own).bands) == len(read_patch(hls, InputSpec("hls")).bands) == 7
     assert len(read_patch(hls, InputSpec("collection1_sr")).bands) == 7  # the same numbers
     for name, unit in (

@@ -274,7 +274,14 @@ def test_coordinates_that_are_none_of_the_crs_are_named_and_longitudes_go_on_bey
         transform=rasterio.transform.from_origin(365, 10, 0.5, 0.25),
     ) as file:  # fmt: skip
         file.write(np.moveaxis(pixels(), 2, 0))
+    far = rasterio.transform.from_origin(500000, 50, 0.1, 0.1)
+    profile = dict(driver="GTiff", height=41, width=43, count=7, dtype="uint16", crs="EPSG:4326", transform=far)
+    with rasterio.open(tmp_path / "far.tif", "w", **profile) as file:
+        file.write(np.moveaxis(pixels(), 2, 0))
+    with pytest.raises(SceneError, match="far: longitude 500002 is beyond 540 degrees"):
+        SceneReader(open_scene(tmp_path / "far.tif"), landsat.BANDS)
     with SceneReader(open_scene(tmp_path / "east.tif"), landsat.BANDS) as reader:
+        assert reader.locations([400], [0])[0] == -90  # where a window reaches beyond the pole
         np.testing.assert_allclose(reader.locations([4], [10]), [[9], [10]])
 
 

@@ -172,6 +172,12 @@ def test_a_picture_of_the_scene_is_none_of_its_bands(tmp_path, key, told):
     np.testing.assert_array_equal(read(open_scene(read_items(tmp_path / "item.json")[0])), image[3:8, 4:10])
 
 
+def test_a_platform_of_landsat_goes_before_what_else_takes_part(tmp_path):
+    more = {"instruments": ["OLI", "MSI"], "view:sun_elevation": "61.5"}
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, band_assets(tmp_path, pixels()), **more)))
+    assert open_scene(read_items(tmp_path / "item.json")[0]).sun_elevation == 61.5
+
+
 def test_a_folder_may_have_any_name_and_hls_needs_no_scale(tmp_path):
     folder = tmp_path / "site #1? 100%"
     image = (pixels() // 4).astype(np.int16)

@@ -63,6 +63,11 @@ def test_a_dark_pixel_keeps_its_data_in_the_coastal_band():
     np.testing.assert_array_equal(seven[:, 0], [0, 1, 1, 78])
 
 
+def test_names_that_are_no_products_have_no_sensor():
+    assert landsat.sensor_of("lc7_0001") is landsat.sensor_of("le5") is None
+    assert landsat.sensor_of("lt05_l2sp_193026_20050613_20200902_02_t1") == "landsat5"
+
+
 def test_names_as_users_write_them():
     for name, band in {"ultra blue": 0, "coastal_aerosol": 0, "SWIR 1": 5, "swir-2": 6, "Near_Infrared": 4, " red ": 3}.items():
         assert landsat.band_name(name) == landsat.BANDS[band]

@@ -223,6 +223,12 @@ def test_masked_values_are_missing():
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_single_masked_time_is_missing():
+    masked = np.ma.array(np.datetime64("2020-01-01"), mask=True)
+    for values in (masked, np.ma.masked, [np.ma.masked]):
+        assert np.isnat(np.array(metadata.read_times(values), "datetime64[s]")).all()
+
+
 def test_a_year_or_a_month_has_no_week():
     for text in ("2017", "2017-06"):
         with pytest.raises(ValueError, match=rf"time\[1\] = {text} names no day"):
@@ -236,5 +242,7 @@ def test_stamps_of_tiles_of_orders_and_of_names_in_lower_case():
         "lc08_l2sp_193026_20210613_20210622_02_t1": "2021-06-13",
     }.items():
         assert str(metadata.time_from_name(name)) == day
+    for name in ("tile20150612093015", "sample20200101000000", "tile20190704123456"):
+        assert np.isnat(metadata.time_from_name(name))
     for text in ("    :  :     :  :  ", "0000:00:00 00:00:00", "1970:01:01 00:00:00", "\x00"):
         assert np.isnat(metadata.acquisition_time(date_tag=text, strict=True))

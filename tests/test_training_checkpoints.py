@@ -12,7 +12,7 @@ import pytest
 from conftest import MICRO
 
 from geomoe.models import build_mae
-from geomoe.training import create_state, load_params, parallel, read_run
+from geomoe.training import checkpoints, create_state, load_params, parallel, read_run
 from geomoe.training.checkpoints import Checkpoints, restore_latest, write_run
 from geomoe.training.integrity import DamagedCheckpoint, DamagedCheckpointWarning
 
@@ -202,3 +202,10 @@ def test_a_run_directory_of_parameters_from_elsewhere(tmp_path):
     np.testing.assert_array_equal(again["encoder"]["a"], params["encoder"]["a"])
     with pytest.raises(ValueError, match="holds a run already"):
         write_run(tmp_path / "run", {**facts, "config": {}}, params)
+
+
+def test_a_state_of_which_a_part_is_not_there_is_not_called_whole(tmp_path, monkeypatch):
+    """Orbax writes the parts of a state to files of each process and joins them; below a path that it misreads it does not."""
+    monkeypatch.setattr(checkpoints, "open_run", lambda workdir, facts: os.makedirs(workdir))
+    with pytest.raises(OSError, match=r"cannot be written \(OSError: params/manifest.ocdbt was not written\)"):
+        write_run(tmp_path / "runs [a]", {"config": {}}, {"encoder": {"w": np.ones(3, np.float32)}})

@@ -3,6 +3,7 @@
 Axes: H and W pixels, C bands; "batch" stands for all other dimensions of an xarray object, times, say.
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geomoe import landsat
-from geomoe.data.preprocess import InputSpec
+from geomoe.data.preprocess import InputSpec, read_mask
 
 if TYPE_CHECKING:
     import pyproj
@@ -105,10 +106,10 @@ class Labelled:
             if valid.isnull().any():
                 raise ValueError("valid lacks coordinates that the images have")
             valid = valid.broadcast_like(self.source).transpose(*self.batch, *self.dims)
-        valid = np.asarray(valid)
+        valid = read_mask(valid)
         if valid.shape != shape:
             raise ValueError(f"valid must be {shape}, one for each pixel, got {valid.shape}")
-        return valid.astype(bool).reshape(self.images.shape[:3])
+        return valid.reshape(self.images.shape[:3])
 
     def wrap(self, values: np.ndarray, dims: Sequence[str], coords: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
         """Make a DataArray of values (N, ...): the batch's dimensions and `dims`, the batch's coordinates and `coords`."""
@@ -149,17 +150,17 @@ def read_xarray(images: Any, spec: InputSpec) -> Labelled:
         parts = {str(name): array for name, array in images.data_vars.items() if {rows, columns} <= set(array.dims)}
         if not parts:
             raise ValueError(f"no variable of the images has the dimensions {rows} and {columns}")
-        parts = {name: array for name, array in parts.items() if _is_band(name, spec)} or parts  # others stand beside the bands
+        parts = _bands_among(parts, spec.sensor or "landsat8")
         names: tuple[str, ...] | None = tuple(parts)
         arrays = list(parts.values())
     else:
         band = next((name for name in _BAND if name in images.dims), None)
         if band is None:
             raise ValueError(f"images have the dimensions {', '.join(map(str, images.dims))}; needed: one of bands, named band")
-        arrays = [images.isel({band: i}, drop=True) for i in range(images.sizes[band])]
+        arrays = [_band_of(images, band, i) for i in range(images.sizes[band])]
         names = _band_names(images, band)
         if names is None and spec.bands is None:
-            arrays = [arrays[i] for i in _numbered(images, band)]
+            arrays = [arrays[i] for i in _numbered(images, band, spec.sensor or "landsat8")]
     if names is not None:
         sensor = spec.sensor or "landsat8"
         chosen = [i for i, name in enumerate(names) if not landsat.is_other_band(name, sensor)]
@@ -200,17 +201,29 @@ def _band_names(images: Any, band: str) -> tuple[str, ...] | None:
     return None
 
 
-def _is_band(name: str, spec: InputSpec) -> bool:
-    """Whether a variable is named as a band of the sensor's."""
-    sensor = spec.sensor or "landsat8"
-    try:
-        return landsat.is_other_band(name, sensor) or landsat.band_name(name, sensor) in landsat.BANDS
-    except ValueError:
-        return False
+def _bands_among(parts: dict[str, Any], sensor: str) -> dict[str, Any]:
+    """The variables that are bands, where those of the sensor are all there; else all, of which one is then unknown."""
+    landsat.check_band_names(tuple(parts))
+    names: dict[str, str] = {}
+    for name in parts:
+        with contextlib.suppress(ValueError):
+            names[name] = name if landsat.is_other_band(name, sensor) else landsat.band_name(name, sensor)
+    whole = set(landsat.sensor_bands(sensor)) - {landsat.BANDS[0]} <= set(names.values())
+    return {name: parts[name] for name in names} if whole else parts
 
 
-def _numbered(images: Any, band: str) -> np.ndarray:
-    """The order of the bands by the numbers that stand for names, as rioxarray gives them to a file's; all from 1, or from 0.
+def _band_of(images: Any, band: str, index: int) -> Any:
+    """One band of a DataArray; where its bands differ, rioxarray has their scales and offsets as tuples."""
+    array, count = images.isel({band: index}, drop=True), images.sizes[band]
+    for key, of_bands in (("scale_factor", "scales"), ("add_offset", "offsets")):
+        values = images.attrs.get(of_bands)
+        if isinstance(values, tuple | list) and len(values) == count:
+            array = array.assign_attrs({key: values[index]})
+    return array
+
+
+def _numbered(images: Any, band: str, sensor: str) -> np.ndarray:
+    """The order of the bands by the numbers that stand for names: from 1, as rioxarray has them, from 0, or the sensor's own.
 
     ValueError for others, which do not say which bands they are: some of a file's, or wavelengths.
     """
@@ -219,7 +232,8 @@ def _numbered(images: Any, band: str) -> np.ndarray:
         return np.arange(count)
     numbers = images.coords[band].values
     order = np.argsort(numbers, kind="stable")
-    if not any(np.array_equal(numbers[order], np.arange(first, first + count)) for first in (0, 1)):
+    own = [int(number[1:]) for number in landsat.band_numbers(sensor)]
+    if not any(np.array_equal(numbers[order], known) for known in (range(count), range(1, count + 1), own)):
         raise ValueError(f"the bands have the numbers {', '.join(map(str, numbers))} and no names; name them: bands=(...)")
     return order
 

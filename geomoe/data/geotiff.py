@@ -57,7 +57,7 @@ class _Raster(NamedTuple):
     centre: tuple[float, float]  # x, y in the file's CRS
     crs: str | None  # anything that pyproj takes
     date_tag: str
-    scaling: set[tuple[float, float]]  # scale and offset of the bands
+    scaling: list[tuple[float, float]]  # scale and offset of each band
 
 
 _DESCRIPTION = re.compile(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)</Item>')
@@ -120,7 +120,7 @@ def _read_plain(path: str, unit: str, max_side: int) -> _Raster | None:
         scale, (column, row, _, x0, y0, _) = tags[33550].value, tags[33922].value
         x = x0 + (image.shape[1] / 2 - half - column) * scale[0]
         y = y0 - (image.shape[0] / 2 - half - row) * scale[1]
-        return _Raster(image, descriptions, (x, y), f"EPSG:{epsg}", date, {(each["SCALE"], each["OFFSET"]) for each in scales})
+        return _Raster(image, descriptions, (x, y), f"EPSG:{epsg}", date, [(each["SCALE"], each["OFFSET"]) for each in scales])
 
 
 def _read_any(path: str, unit: str, max_side: int) -> _Raster:
@@ -134,7 +134,7 @@ def _read_any(path: str, unit: str, max_side: int) -> _Raster:
             crs_of(src),
             src.tags().get("TIFFTAG_DATETIME", ""),
         )
-        scaling = {(src.scales[index - 1], src.offsets[index - 1]) for index in bands}
+        scaling = [(src.scales[index - 1], src.offsets[index - 1]) for index in bands]
         descriptions = [src.descriptions[index - 1] for index in bands]
         return _Raster(image, descriptions, centre, crs.to_wkt() if crs else None, date, scaling)
 
@@ -174,7 +174,6 @@ def read_patch(
     if not os.path.exists(path):
         raise PatchError("missing image", path, "there is no such file")
     raster = _read(path, unit, max_side)
-    _check_unit(path, raster, unit)
     of_name = landsat.sensor_of(os.path.basename(path))
     if sensor and of_name and not landsat.same_bands(sensor, of_name):
         raise PatchError("wrong sensor", path, f"by its name it is {of_name}'s, not {sensor}'s, whose bands have other numbers")
@@ -184,6 +183,7 @@ def read_patch(
     except ValueError as error:
         raise PatchError("wrong unit", path, str(error)) from None
     channels = _channels(path, raster, sensor, spec.bands, drop_extra)
+    _check_unit(path, raster, list(channels.values()), spec.unit)
     image = raster.image[:, :, list(channels.values())]
     dtypes = landsat.FILE_DTYPES[unit]
     if image.dtype.name not in dtypes:
@@ -198,21 +198,27 @@ def read_patch(
     return Patch(np.ascontiguousarray(image), latitude, longitude, raster.date_tag, tuple(channels), sensor)
 
 
-def _check_unit(path: str, raster: _Raster, unit: str) -> None:
-    """Raise PatchError where a file says by its name, or by the scale and offset of its bands, that its numbers are others."""
-    name = os.path.basename(path)
+def _check_unit(path: str, raster: _Raster, channels: Sequence[int], given: str | None) -> None:
+    """Raise PatchError where a file says that its numbers are others, by the scale and offset of its bands or by its name.
+
+    A unit that was given goes before the name, and in floats before scale and offset, which programs leave there.
+    """
+    name, unit = os.path.basename(path), given or "collection2_dn"
     try:
         level = landsat.product_of(name, {}).level
     except ValueError as error:
         raise PatchError("wrong sensor", path, str(error)) from None
-    if unit == "collection2_dn" and (of_name := "level1_dn" if level == 1 else "hls" if name.startswith("HLS.L30.") else None):
+    if given is None and (of_name := "level1_dn" if level == 1 else "hls" if name.startswith("HLS.L30.") else None):
         raise PatchError("wrong unit", path, f"by its name its numbers are {of_name}, not {unit}; name the unit")
-    for pair in sorted(raster.scaling):
-        of_tags = landsat.unit_of_scale(*pair)
+    if given and raster.image.dtype.kind == "f":
+        return
+    for scale, offset in sorted({raster.scaling[i] for i in channels}):
+        of_tags, said = landsat.unit_of_scale(scale, offset), f"scale {scale:g} and offset {offset:g}"
+        if of_tags is None and given is None and (scale, offset) != (1, 0):
+            raise PatchError("wrong unit", path, f"{said} are of no unit that is known; name the unit")
         if of_tags and of_tags != unit and not {of_tags, unit} <= set(landsat.SCALED_UNITS):
-            raise PatchError(
-                "wrong unit", path, f"scale {pair[0]:g} and offset {pair[1]:g} say {of_tags}, not {unit}; name the unit"
-            )
+            ask = f"and {given!r} was given: which is right?" if given else f"not {unit}; name the unit"
+            raise PatchError("wrong unit", path, f"{said} say {of_tags}, {ask}")
 
 
 def _read(path: str, unit: str, max_side: int) -> _Raster:

@@ -135,9 +135,19 @@ def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool
 
 def filled(images: Any, unit: str) -> np.ndarray:
     """Put the value of no data (`geomoe.landsat.nodata_value`) where an image of numpy's masked type is masked."""
+    if isinstance(images, list | tuple) and any(map(np.ma.is_masked, images)):
+        images = np.ma.stack(images)
     if not isinstance(images, np.ma.MaskedArray):
         return np.asarray(images)
     return images.filled(images.dtype.type(landsat.nodata_value(unit, images.dtype)))
+
+
+def read_mask(valid: Any) -> np.ndarray:
+    """Bring a mask of pixels that hold data, or a sequence of them, to bool; what is masked itself, or NaN, holds none."""
+    if isinstance(valid, list | tuple) and any(map(np.ma.is_masked, valid)):
+        valid = np.ma.stack(valid)
+    valid = np.asarray(valid.filled(0) if np.ma.is_masked(valid) else valid)
+    return np.nan_to_num(valid, nan=0).astype(bool) if valid.dtype.kind == "f" else valid.astype(bool)
 
 
 def check_values(images: np.ndarray, unit: str) -> None:

@@ -167,7 +167,7 @@ class SceneReader(contextlib.AbstractContextManager):
             return
         try:
             self._to_wgs84 = pyproj.Transformer.from_crs(info.crs.to_wkt(), "EPSG:4326", always_xy=True)
-            metadata.check_degrees(*self.locations(info.height / 2, info.width / 2))
+            metadata.check_degrees(*self._degrees(info.height / 2, info.width / 2))
         except (pyproj.exceptions.ProjError, rasterio.errors.CRSError) as error:
             self.__exit__()
             raise SceneError(f"{info.name}: its CRS does not lead to latitude and longitude: {error}") from None
@@ -217,12 +217,16 @@ class SceneReader(contextlib.AbstractContextManager):
     def locations(self, rows: Any, columns: Any) -> tuple[np.ndarray, np.ndarray]:
         """Compute latitudes and longitudes in degrees of pixel positions (0.5 is the middle of the first pixel).
 
-        NaN where the scene has no CRS.
+        NaN where the scene has no CRS. Beyond a pole, where windows at the edge may lie, it is that of the pole.
         """
+        lat, lon = self._degrees(rows, columns)
+        return np.where(np.isfinite(lat), np.clip(lat, -90, 90), lat), metadata.wrap_longitude(lon)
+
+    def _degrees(self, rows: Any, columns: Any) -> tuple[np.ndarray, np.ndarray]:
         rows, columns = np.asarray(rows, float), np.asarray(columns, float)
         if self._to_wgs84 is None:
             return np.full(rows.shape, np.nan), np.full(columns.shape, np.nan)
         a, b, c, d, e, f = self.info.transform[:6]
         x, y = a * columns + b * rows + c, d * columns + e * rows + f
         lon, lat = self._to_wgs84.transform(x, y)
-        return np.asarray(lat), metadata.wrap_longitude(lon)
+        return np.asarray(lat), np.asarray(lon)

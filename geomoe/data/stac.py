@@ -72,7 +72,8 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
     except ValueError as error:
         raise SceneError(f"{item.id}: {error}") from None
     makers = [properties.get("constellation", ""), platform, *(properties.get("instruments") or []), item.collection_id or ""]
-    if foreign := [text for text in makers if re.match(r"sentinel|msi$", str(text), re.IGNORECASE)]:
+    ours = re.match("landsat", platform, re.IGNORECASE) or product.sensor or item.id.startswith("HLS.L30.")
+    if foreign := [text for text in makers if not ours and re.match(r"sentinel|msi$", str(text), re.IGNORECASE)]:
         raise SceneError(f"{item.id}: {foreign[0]!r} is none of Landsat 4, 5, 7, 8 and 9, which the model takes")
     if match := re.search(r"landsat[-_ ]?([45789])", platform, re.IGNORECASE):
         sensor = f"landsat{match[1]}"
@@ -109,9 +110,11 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
     if not units and product.level is not None:
         units["level1_dn" if product.level == 1 else "collection2_dn"] = item.id
     elevation = properties.get("view:sun_elevation")
-    if not isinstance(elevation, int | float | None):
-        raise SceneError(f"{item.id}: view:sun_elevation = {elevation!r} is no number")
-    facts = landsat.Product(sensor, product.level, "", None if elevation is None else float(elevation))
+    try:
+        elevation = None if elevation is None else float(elevation)
+    except (TypeError, ValueError):
+        raise SceneError(f"{item.id}: view:sun_elevation = {elevation!r} is no number") from None
+    facts = landsat.Product(sensor, product.level, "", elevation)
     when = item.datetime or item.common_metadata.start_datetime
     time = metadata.read_times([when])[0] if when is not None else np.datetime64("NaT", "s")
     of_id = metadata.acquisition_time(name=item.id)
@@ -134,7 +137,8 @@ def _address(item: "pystac.Item", asset: "pystac.Asset") -> str:
     own = item.get_self_href() or ""
     if is_remote(own) or is_remote(asset.href) or os.path.isabs(asset.href) or "://" in asset.href:
         return asset.get_absolute_href() or asset.href
-    return os.path.normpath(os.path.join(os.path.dirname(own), urllib.parse.unquote(asset.href)))
+    path = os.path.normpath(os.path.join(os.path.dirname(own), asset.href))
+    return path if os.path.exists(path) else urllib.parse.unquote(path)
 
 
 def _bands_of(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from geomoe.embeddings.vectors import INT8_NODATA, SCALE, Columns, to_float32
 from geomoe.files import atomic_path
+from geomoe.metadata import wrap_longitude
 
 RESOLUTIONS = ("window", "token", "pixel")  # a pixel is a window's stride, a patch or a pixel of the scene
 INTERLEAVES = ("pixel", "band")  # what lies together in a tile of a GeoTIFF: all bands, or one
@@ -136,6 +137,7 @@ def pixel_table(
     if crs:
         to_wgs84 = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
         lon, lat = to_wgs84.transform(a * x + b * y + c, d * x + e * y + f)
+        lon = wrap_longitude(lon)
     ids = np.char.add(np.char.add(rows.astype(str), "_"), columns.astype(str))
     time = np.full(len(vector), np.datetime64(facts.get("time", "NaT"), "s"))
     embedded = np.isfinite(vector).all(axis=1)

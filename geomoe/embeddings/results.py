@@ -29,18 +29,19 @@ def write_results(folder: str | os.PathLike[str], results: Sequence[SceneResult]
 def read_results(folder: str | os.PathLike[str]) -> list[SceneResult]:
     """Read the table of a folder; the outputs are those of this folder, wherever it stands now.
 
-    Raises:
-        FileNotFoundError, ValueError: the folder has no such table, or another one of its name.
+    The folder is one of `is_catalogue`.
     """
     path = os.path.join(folder, RESULTS)
     with open(path, encoding="utf-8", newline="") as file:
-        names, *rows = list(csv.reader(file)) or [[]]
-    if tuple(names) != SceneResult._fields:
-        raise ValueError(f"{path} is no table of `geomoe catalogue`: its columns are {', '.join(names) or 'none'}")
+        _, *rows = csv.reader(file)
     there = lambda output: os.path.join(folder, os.path.basename(output)) if output else ""
     return [SceneResult(name, there(output), int(n), int(embedded), error) for name, output, n, embedded, error in rows]
 
 
 def is_catalogue(path: str | os.PathLike[str]) -> bool:
     """Whether a folder is one that `geomoe catalogue` has filled."""
-    return os.path.isfile(os.path.join(path, RESULTS))
+    table = os.path.join(path, RESULTS)
+    if not os.path.isfile(table):
+        return False
+    with open(table, encoding="utf-8", errors="replace") as file:
+        return file.readline().strip() == ",".join(SceneResult._fields)

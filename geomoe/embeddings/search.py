@@ -44,9 +44,12 @@ class SearchIndex:
 
     def __init__(self, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> None:
         given = [os.fspath(path) for path in ([paths] if isinstance(paths, (str, os.PathLike)) else paths)]
-        tables = [_located(path) for path in dict.fromkeys(file for path in given for file in _files(path))]
+        files = {os.path.realpath(file): file for path in given for file in _files(path)}
+        tables = [_located(file) for file in files.values()]
         _check_alike(tables)
-        self.paths, self.facts = ", ".join(given), tables[0]["facts"] if tables else {}
+        if not tables:
+            raise ValueError("no file of embeddings is given")
+        self.paths, self.facts = ", ".join(given), tables[0]["facts"]
         tables = [table for table in tables if len(table["id"])]
         if not tables:
             raise ValueError(f"{self.paths} holds no embedding with a location")

@@ -10,6 +10,7 @@ from geomoe.landsat.bands import (
     band_numbers as band_numbers,
     band_title as band_title,
     bands_of_file as bands_of_file,
+    check_band_names as check_band_names,
     check_sensor as check_sensor,
     is_other_band as is_other_band,
     lacks_coastal as lacks_coastal,

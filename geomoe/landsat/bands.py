@@ -96,6 +96,14 @@ def is_other_band(name: str, sensor: str = "landsat8") -> bool:
     return name.upper() in thermal or _OTHER_BANDS.fullmatch(name.strip()) is not None
 
 
+def check_band_names(names: Sequence[str]) -> None:
+    """Raise ValueError where names are those of Sentinel-2's or MODIS's bands, whose numbers mean other wavelengths."""
+    for name in names:
+        maker = "Sentinel-2" if name.strip().upper() in ("B8A", "B12") else "MODIS" if "sur_refl_b" in name.lower() else ""
+        if maker:
+            raise ValueError(f"its bands are named {', '.join(names)}: {name} is {maker}'s, the model takes Landsat's")
+
+
 def bands_of_file(descriptions: Sequence[str | None], sensor: str = "landsat8") -> dict[str, int] | None:
     """Find the model's bands by the descriptions of a file's bands: name -> index; None where they name no band.
 
@@ -106,14 +114,12 @@ def bands_of_file(descriptions: Sequence[str | None], sensor: str = "landsat8") 
     ({'SR_B4': 0, 'SR_B3': 1, 'SR_B5': 3}, None)
     """
     texts = [(text or "").strip() for text in descriptions]
-    if foreign := [text for text in texts if "sur_refl_b" in text.lower()]:
-        raise ValueError(f"its bands are named {', '.join(texts)}: {foreign[0]} is MODIS's, the model takes Landsat's")
+    check_band_names(texts)
     texts = [match[1] if (match := _BAND_IN_TEXT.search(text)) else text for text in texts]
     numbers = [match[1] if (match := _NUMBERED.fullmatch(text)) else text for text in texts]
     if all(number in ("", str(i)) for i, number in enumerate(numbers, start=1)):
         return None
-    if foreign := [text for text in texts if text.upper() in ("B8A", "B12")]:
-        raise ValueError(f"its bands are named {', '.join(texts)}: {foreign[0]} is Sentinel-2's, the model takes Landsat's")
+    check_band_names(texts)
     found: dict[str, int] = {}
     for i, (text, number) in enumerate(zip(texts, numbers)):
         try:

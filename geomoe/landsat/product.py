@@ -40,7 +40,8 @@ def sensor_of(product: str) -> str | None:
     >>> sensor_of("LC08_L1TP_224078_20200518_20200518_01_RT")
     'landsat8'
     """
-    match = re.match(r"L[COTE]0?([45789])", product, re.IGNORECASE)
+    lower = r"L[COTE]0?([45789])(?=_L[12]\w\w_|_(?:CU|AK|HI)_|\d{13})"  # in lower case of a whole name alone: lc7 is a class
+    match = re.match(r"L[COTE]0?([45789])", product) or re.match(lower, product, re.IGNORECASE)
     return f"landsat{match[1]}" if match else None
 
 

@@ -68,8 +68,6 @@ def read_images(
     masked = any(np.ma.is_masked(image) for image in (images if isinstance(images, list | tuple) else [images]))
     if masked and spec is None:
         raise ValueError("normalized images are masked; what holds no data has no place in them")
-    if isinstance(images, list | tuple) and not several and masked:
-        images = np.ma.stack(images)
     images = [preprocess.filled(image, unit) for image in images] if several else preprocess.filled(images, unit)
     if isinstance(images, np.ndarray) and images.ndim != 4 and images.size:
         one = "; images[None] is a batch of one" * (images.ndim == 3)
@@ -89,18 +87,10 @@ def read_images(
     if valid is not None:
         if spec is not None:
             spec.check_masked("valid")
-        valid = [_mask(v) for v in valid] if several else _mask(valid)
+        valid = [preprocess.read_mask(v) for v in valid] if several else preprocess.read_mask(valid)
         if len(valid) != count or spec is None and valid.shape != (count, *shape[:2]):
             raise ValueError(f"valid must be one for each pixel of the {count} images, got {np.shape(valid)}")
     return UserImages(images, meta, valid)
-
-
-def _mask(valid: Any) -> np.ndarray:
-    """A mask of pixels as bool; what is masked itself, or NaN, is not valid."""
-    if np.ma.is_masked(valid):
-        valid = valid.filled(0)
-    valid = np.asarray(valid)
-    return np.nan_to_num(valid, nan=0).astype(bool) if valid.dtype.kind == "f" else valid.astype(bool)
 
 
 def _degrees(name: str, values: Any, count: int) -> np.ndarray:

@@ -102,7 +102,7 @@ def read_dates(scene: Any, lat: float | None, lon: float | None, time: Any, spec
     holds = preprocess.has_data(images, str(spec.unit))
     if valid is not None:
         spec.check_masked("valid")
-        valid = np.asarray(arrays.as_numpy(valid), bool) if labelled is None else labelled.mask(valid)
+        valid = preprocess.read_mask(arrays.as_numpy(valid)) if labelled is None else labelled.mask(valid)
         if valid.shape not in (holds.shape, holds.shape[is_single:]):
             raise ValueError(f"valid must be {holds.shape[is_single:]}, one for each pixel, got {valid.shape}")
         holds &= valid

@@ -36,6 +36,8 @@ def check_task(task: str) -> None:
 
 def check_unmasked(what: str, values: Any, advice: str = "leave these rows out") -> None:
     """Raise ValueError for an array of numpy's masked type with masked values, which would count as those below the mask."""
+    if isinstance(values, list | tuple) and any(map(np.ma.is_masked, values)):
+        values = np.ma.stack([np.ma.asarray(value) for value in values])
     if np.ma.is_masked(values):
         mask = np.ma.getmaskarray(values)
         raise ValueError(f"{what} are masked in {mask.reshape(len(mask), -1).any(axis=1).sum()} of {len(mask)} rows; {advice}")

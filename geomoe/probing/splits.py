@@ -13,7 +13,7 @@ from geomoe.probing.metrics import check_task, check_unmasked, one_hot
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
 Split = Rows | str | os.PathLike
-_FEW_CLASSES = 1000  # labels above are taken for codes, unless a tenth of the classes up to the highest occur
+_FEW_CLASSES = 5000  # labels above are taken for codes, unless a tenth of the classes up to the highest occur
 _TO_INDICES = "names, indices = np.unique(labels, return_inverse=True) of all splits together gives them"
 EARTH_RADIUS_KM = 6371.0088  # mean radius of the International Union of Geodesy and Geophysics
 

@@ -102,7 +102,7 @@ def default_config() -> ml_collections.ConfigDict:
 # What numbers may be, by the words of an error; NaN is none of these.
 _BOUNDS: dict[str, Callable[[float], bool]] = {
     "at least 1": lambda value: value >= 1,
-    "above 0": lambda value: 0 < value < math.inf,
+    "0 or more, or inf": lambda value: value >= 0,
     "0 or more": lambda value: 0 <= value < math.inf,
     "in [0, 1]": lambda value: 0 <= value <= 1,
     "in [0, 1)": lambda value: 0 <= value < 1,
@@ -112,13 +112,16 @@ _NUMBERS = {
         *("train.batch_size", "train.accumulate", "log.every_steps", "log.eval_every_steps", "log.eval_batches"),
         "checkpoint.every_steps",
     ),
-    "above 0": ("optimizer.lr",),
-    "0 or more": (
-        *("optimizer.weight_decay", "optimizer.clip_norm", "train.selection_rate"),
-        *("log.images", "checkpoint.keep_last"),
+    "0 or more": (*("optimizer.lr", "optimizer.weight_decay", "train.selection_rate"), *("log.images", "checkpoint.keep_last")),
+    "0 or more, or inf": ("optimizer.clip_norm",),
+    "in [0, 1]": (
+        "data.band_jitter",
+        "optimizer.warmup_fraction",
+        "train.router_noise_end",
+        "data.metadata_dropout",
+        "data.coastal_dropout",
     ),
-    "in [0, 1]": ("optimizer.warmup_fraction", "train.router_noise_end", "data.metadata_dropout", "data.coastal_dropout"),
-    "in [0, 1)": ("optimizer.b1", "optimizer.b2", "data.band_jitter"),
+    "in [0, 1)": ("optimizer.b1", "optimizer.b2"),
 }
 
 # Keys that change what is shown or kept, not what is computed: a run may go on with other values of these.
