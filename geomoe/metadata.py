@@ -169,6 +169,8 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
     if np.ma.is_masked(values):
         data, mask = np.atleast_1d(np.ma.getdata(values)), np.atleast_1d(np.ma.getmaskarray(values))
         values = [None if masked else value for value, masked in zip(data, mask)]
+    elif isinstance(values, list | tuple):
+        values = [None if value is np.ma.masked else value for value in values]
     array = np.atleast_1d(np.asarray(values))
     times: np.ndarray | list[np.datetime64] = array
     # Of several units numpy would make the finest, and of a date alone midnight.
@@ -195,13 +197,7 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
 
 
 def _read_time(value: Any) -> np.datetime64:
-    if (
-        value is None
-        or value is np.ma.masked
-        or type(value).__name__ in ("NaTType", "NAType")
-        or isinstance(value, float)
-        and np.isnan(value)
-    ):
+    if value is None or type(value).__name__ in ("NaTType", "NAType") or isinstance(value, float) and np.isnan(value):
         return NAT
     if isinstance(value, np.datetime64):
         return value
