@@ -181,7 +181,7 @@ def test_statistics_go_with_the_weights(tmp_path):
     "change, message",
     [
         (dict(statistics={"mean": (1.0,) * 7, "std": (0.0,) * 7, "source": "x"}), "std > 0"),
-        (dict(statistics={"mean": (float("nan"),) * 7, "std": (1.0,) * 7, "source": "x"}), "no meaning"),
+        (dict(statistics={"mean": (float("nan"),) * 7, "std": (1.0,) * 7, "source": "x"}), "must match, be finite"),
         (dict(statistics={"mean": (1.0,) * 6, "std": (1.0,) * 6, "source": "x"}), "statistics of 6 bands"),
         (dict(num_heads="many"), "'geomoe' is damaged"),
         (dict(statistics=None), "'geomoe' is damaged"),
