@@ -97,7 +97,8 @@ def wrap_longitude(lon: Any) -> np.ndarray:
 def check_degrees(lat: Any, lon: Any) -> None:
     """Raise ValueError for what a file's coordinates give as latitude and longitude and is none, as metres."""
     for name, values, limit in (("latitude", lat, 90.0), ("longitude", lon, 540.0)):
-        if (bad := np.abs(values) > limit + 1e-6).any():
+        bad = ~(np.abs(values) <= limit + 1e-6)  # NaN and infinite ones too
+        if np.any(bad):
             raise ValueError(f"{name} {np.asarray(values)[bad].flat[0]:g} is beyond {limit:g} degrees")
 
 

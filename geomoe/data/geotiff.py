@@ -205,10 +205,10 @@ def _check_unit(path: str, raster: _Raster, channels: Sequence[int], given: str 
     """
     name, unit = os.path.basename(path), given or "collection2_dn"
     try:
-        level = landsat.product_of(name, {}).level
+        of_name = landsat.unit_of_name(name)
     except ValueError as error:
         raise PatchError("wrong sensor", path, str(error)) from None
-    if given is None and (of_name := "level1_dn" if level == 1 else "hls" if name.startswith("HLS.L30.") else None):
+    if given is None and of_name not in (None, unit):
         raise PatchError("wrong unit", path, f"by its name its numbers are {of_name}, not {unit}; name the unit")
     if given and raster.image.dtype.kind == "f":
         return
@@ -272,6 +272,8 @@ def _locate(path: str, raster: _Raster, need_crs: bool) -> tuple[float, float]:
             raise PatchError("no CRS", path, f"the file {lacking}, so its latitude and longitude are unknown")
         return np.nan, np.nan
     longitude, latitude = transformer.transform(*raster.centre)
-    if not (np.isfinite(longitude) and np.isfinite(latitude) and abs(latitude) <= 90 and abs(longitude) <= 540):
-        raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS")
+    try:
+        metadata.check_degrees(latitude, longitude)
+    except ValueError:
+        raise PatchError("no CRS", path, f"its coordinates {raster.centre} are outside its CRS") from None
     return float(latitude), float(metadata.wrap_longitude(longitude))

@@ -133,10 +133,14 @@ def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool
     return [names.index(band) if band in names else None for band in bands]
 
 
+def _stacked(values: Any) -> Any:
+    """One masked array of a sequence of arrays of which some are masked, which numpy would drop; anything else as it is."""
+    return np.ma.stack(values) if isinstance(values, list | tuple) and any(map(np.ma.is_masked, values)) else values
+
+
 def filled(images: Any, unit: str) -> np.ndarray:
     """Put the value of no data (`geomoe.landsat.nodata_value`) where an image of numpy's masked type is masked."""
-    if isinstance(images, list | tuple) and any(map(np.ma.is_masked, images)):
-        images = np.ma.stack(images)
+    images = _stacked(images)
     if not isinstance(images, np.ma.MaskedArray):
         return np.asarray(images)
     return images.filled(images.dtype.type(landsat.nodata_value(unit, images.dtype)))
@@ -144,8 +148,7 @@ def filled(images: Any, unit: str) -> np.ndarray:
 
 def read_mask(valid: Any) -> np.ndarray:
     """Bring a mask of pixels that hold data, or a sequence of them, to bool; what is masked itself, or NaN, holds none."""
-    if isinstance(valid, list | tuple) and any(map(np.ma.is_masked, valid)):
-        valid = np.ma.stack(valid)
+    valid = _stacked(valid)
     valid = np.asarray(valid.filled(0) if np.ma.is_masked(valid) else valid)
     return np.nan_to_num(valid, nan=0).astype(bool) if valid.dtype.kind == "f" else valid.astype(bool)
 

@@ -105,10 +105,8 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
         raise SceneError(f"{item.id}: none of its assets ({', '.join(item.assets)}) is a band of {sensor}")
     if len(units) > 1:
         raise SceneError(f"{item.id}: its assets hold {' and '.join(units)}; give the files of one product")
-    if not units and item.id.startswith("HLS.L30."):
-        units["hls"] = item.id
-    if not units and product.level is not None:
-        units["level1_dn" if product.level == 1 else "collection2_dn"] = item.id
+    if not units and (unit_of_id := landsat.unit_of_name(item.id)):
+        units[unit_of_id] = item.id
     elevation = properties.get("view:sun_elevation")
     try:
         elevation = None if elevation is None else float(elevation)

@@ -33,6 +33,7 @@ from geomoe.landsat.product import (
     parse_mtl as parse_mtl,
     product_of as product_of,
     sensor_of as sensor_of,
+    unit_of_name as unit_of_name,
 )
 from geomoe.landsat.quality import QUALITY_CLASSES as QUALITY_CLASSES, is_cloud as is_cloud, is_flagged as is_flagged
 from geomoe.landsat.statistics import STATISTICS as STATISTICS, Statistics as Statistics

@@ -150,6 +150,18 @@ def product_of(name: str, groups: Groups) -> Product:
     )
 
 
+def unit_of_name(name: str) -> str | None:
+    """What the numbers of a product are by its name, one of `geomoe.landsat.UNITS`; None for other names.
+
+    >>> unit_of_name("HLS.L30.T33UUP.2021164T100231.v2.0"), unit_of_name("LC08_L1TP_224078_20200518_20200518_01_RT")
+    ('hls', 'level1_dn')
+    """
+    if name.startswith("HLS.L30."):
+        return "hls"
+    level = product_of(name, {}).level
+    return None if level is None else "level1_dn" if level == 1 else "collection2_dn"
+
+
 def _level1_factors(groups: Groups) -> dict[str, tuple[float, float]]:
     values: dict[str, dict[str, float]] = {}
     for group in ("LEVEL1_RADIOMETRIC_RESCALING", "RADIOMETRIC_RESCALING", ""):

@@ -108,20 +108,12 @@ _BOUNDS: dict[str, Callable[[float], bool]] = {
     "in [0, 1)": lambda value: 0 <= value < 1,
 }
 _NUMBERS = {
-    "at least 1": (
-        *("train.batch_size", "train.accumulate", "log.every_steps", "log.eval_every_steps", "log.eval_batches"),
-        "checkpoint.every_steps",
-    ),
-    "0 or more": (*("optimizer.lr", "optimizer.weight_decay", "train.selection_rate"), *("log.images", "checkpoint.keep_last")),
-    "0 or more, or inf": ("optimizer.clip_norm",),
-    "in [0, 1]": (
-        "data.band_jitter",
-        "optimizer.warmup_fraction",
-        "train.router_noise_end",
-        "data.metadata_dropout",
-        "data.coastal_dropout",
-    ),
-    "in [0, 1)": ("optimizer.b1", "optimizer.b2"),
+    "at least 1": "train.batch_size train.accumulate log.every_steps log.eval_every_steps log.eval_batches "
+    "checkpoint.every_steps",
+    "0 or more": "optimizer.lr optimizer.weight_decay train.selection_rate log.images checkpoint.keep_last",
+    "0 or more, or inf": "optimizer.clip_norm",
+    "in [0, 1]": "optimizer.warmup_fraction train.router_noise_end data.metadata_dropout data.coastal_dropout data.band_jitter",
+    "in [0, 1)": "optimizer.b1 optimizer.b2",
 }
 
 # Keys that change what is shown or kept, not what is computed: a run may go on with other values of these.
@@ -158,7 +150,7 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
     example = "name a prepared dataset, for example --config.data.name=landsat_folder/mine"
     require(bool(data.name), f"config.data.name is empty: {example}")
     for words, keys in _NUMBERS.items():
-        for key in keys:
+        for key in keys.split():
             require(_BOUNDS[words](values[key]), f"config.{key} = {values[key]} must be {words}")
     trains = steps.num_steps > 0 or (steps.num_steps == 0 and 0 < steps.num_epochs < math.inf)
     require(trains, "set config.train.num_steps or config.train.num_epochs above 0")
