@@ -7,9 +7,11 @@ import pyproj
 import pytest
 import rasterio
 import tifffile
+from geotiffs import pixels
 from rasterio.transform import from_origin
 
 from geomoe import embeddings
+from geomoe.data.preprocess import InputSpec
 from geomoe.embeddings.rasters import write_geotiff
 from geomoe.embeddings.vectors import StoredParts
 
@@ -129,3 +131,18 @@ def test_a_file_that_cannot_be_written_leaves_nothing(vectors, tmp_path, monkeyp
     with pytest.raises(OSError, match=r"x.tif cannot be written: no space left"):
         write(tmp_path / "x.tif", vectors, "float32")
     assert not list(tmp_path.iterdir())
+
+
+def test_longitudes_beyond_180_are_the_same_in_every_format(encoder, tmp_path):
+    """A raster that counts degrees from 0 to 360, as some do: windows of 189 to 190 degrees east lie at 171 to 170 west."""
+    profile = dict(driver="GTiff", height=24, width=24, count=7, dtype="uint16", crs="EPSG:4326")
+    transform = from_origin(189, 10, 0.04, 0.04)
+    with rasterio.open(tmp_path / "east.tif", "w", **profile, transform=transform) as file:
+        file.write(np.moveaxis(pixels(size=(24, 24)), 2, 0))
+    spec = InputSpec("collection2_dn")
+    for name in ("e.npz", "e.tif"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / name), tmp_path / "east.tif", spec=spec, stride=8)
+    table, raster = (embeddings.read(tmp_path / name) for name in ("e.npz", "e.tif"))
+    expected = np.tile([-170.84, -170.52, -170.2], 3)
+    np.testing.assert_allclose(table["longitude"], expected, atol=1e-9)
+    np.testing.assert_allclose(raster["longitude"], expected, atol=1e-9)
