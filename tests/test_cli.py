@@ -1,6 +1,7 @@
 """The commands: every option that a command reads has a use."""
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -65,6 +66,21 @@ def test_a_checkpoint_that_is_not_there_is_named(command, run_dir, synthetic_dir
         arguments += ["--dataset", "synthetic_landsat/small", "--data_dir", str(synthetic_dir)]
     with pytest.raises(FileNotFoundError, match="no checkpoint '?3"):
         command.main([*arguments, "--which", "3", "--output", str(tmp_path / "out.npz")])
+
+
+def test_an_output_that_cannot_be_written_is_named_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match=r"o\.csv: embeddings are written as"):
+        embed.main(["--checkpoint", "there is none", "--folder", str(tmp_path), "--output", str(tmp_path / "o.csv")])
+
+
+@pytest.mark.parametrize("platform", ["rocm", "no-such-kind"])
+def test_a_kind_of_device_that_is_not_there_is_named(platform):
+    """JAX says it by an assertion without words where no package for the kind is installed."""
+    code = "import sys; from geomoe.cli.setup import clear_errors, start; sys.exit(clear_errors(start))"
+    environment = {**os.environ, "JAX_PLATFORMS": platform}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 2)
+    assert done.stderr.startswith(f"error: JAX finds no device for JAX_PLATFORMS={platform}")
 
 
 def geomoe_command(*arguments, module="main"):

@@ -51,15 +51,16 @@ def main(argv: list[str] | None = None) -> None:
 
     resize_mode = args.resize_mode or "centre_crop"
     spec = input_spec(args, resize_mode=resize_mode)
+    pool = args.pool and parse_pool(args.pool)
+    bar = progress_bar(hidden=jax.process_index() > 0)
+    task = bar.add_task("embedding", total=None)
+
+    def progress(done: int, total: int) -> None:
+        bar.update(task, completed=done, total=total)
+
+    sink = embeddings.Sink(args.output, pool, args.dtype, args.batch_size, progress, args.interleave)
     encoder = load(args.checkpoint, args.which)
-    with progress_bar(hidden=jax.process_index() > 0) as bar:
-        task = bar.add_task("embedding", total=None)
-
-        def progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        pool = args.pool and parse_pool(args.pool)
-        sink = embeddings.Sink(args.output, pool, args.dtype, args.batch_size, progress, args.interleave)
+    with bar:
         if args.dataset:
             records = dict(data_dir=args.data_dir or "data", resize_mode=resize_mode, nodata=args.nodata)
             counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split or "test", **records)

@@ -64,7 +64,7 @@ def start(
         distributed: find them as JAX does on Cloud TPU, Slurm, Open MPI and Kubernetes, as GEOMOE_DISTRIBUTED=1 says too.
 
     Raises:
-        ValueError: some of the arguments are missing, or JAX recognises no cluster.
+        ValueError: some of the arguments are missing, JAX recognises no cluster, or has no device of JAX_PLATFORMS.
     """
     processes = dict(coordinator=coordinator, num_processes=num_processes, process_id=process_id)
     missing = [f"--{name}" for name, value in processes.items() if value is None]
@@ -90,6 +90,22 @@ def start(
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if coordinator is not None or distributed or os.environ.get("GEOMOE_DISTRIBUTED") == "1":
         _join(coordinator, num_processes, process_id)
+    _check_devices()
+
+
+def _check_devices() -> None:
+    """Raise ValueError where JAX has no device of the kind that JAX_PLATFORMS asks for."""
+    import jax
+
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # an assertion where no installed package knows the platform
+        asked = jax.config.jax_platforms
+        if asked is None or _several_processes():
+            raise
+        detail = f": {_text(error)}" if str(error) else ""
+        advice = "unset it to take what there is, or install JAX for that kind of device (docs/install.md)"
+        raise ValueError(f"JAX finds no device for JAX_PLATFORMS={asked}{detail}; {advice}") from error
 
 
 def _join(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

@@ -93,8 +93,10 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
         if kind := _QA_KEYS.get(key.lower()):
             qa = (href, kind)
         for index, band in enumerate(_bands_of(asset.extra_fields), start=1):
-            if str(band.get("name", key)).upper() in ("B8A", "B12"):
-                raise SceneError(f"{item.id}: its asset {key} is a band of Sentinel-2; the model takes Landsat's")
+            try:
+                landsat.check_band_names([str(band.get("name", key))])
+            except ValueError as error:
+                raise SceneError(f"{item.id}: asset {key}: {error}") from None
             name = _band_name(key, band, sensor)
             if name is None or name in files:
                 continue
