@@ -1,6 +1,7 @@
 """The commands: every option that a command reads has a use."""
 
 import argparse
+import importlib.util
 import os
 import re
 import subprocess
@@ -73,7 +74,10 @@ def test_an_output_that_cannot_be_written_is_named_before_anything_is_loaded(tmp
         embed.main(["--checkpoint", "there is none", "--folder", str(tmp_path), "--output", str(tmp_path / "o.csv")])
 
 
-@pytest.mark.parametrize("platform", ["rocm", "no-such-kind"])
+NO_CUDA = pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="JAX is installed for GPUs here")
+
+
+@pytest.mark.parametrize("platform", [pytest.param("cuda", marks=NO_CUDA), "no-such-kind"])
 def test_a_kind_of_device_that_is_not_there_is_named(platform):
     """JAX says it by an assertion without words where no package for the kind is installed."""
     code = "import sys; from geomoe.cli.setup import clear_errors, start; sys.exit(clear_errors(start))"
