@@ -141,10 +141,7 @@ def test_what_is_no_item_of_landsat_is_named(tmp_path):
         (item("S2A_x", assets, platform="sentinel-2a"), "'sentinel-2a' is none of Landsat"),
         (item("S2A_x", assets, platform="", instruments=["msi"]), "'msi' is none of Landsat"),
         (item("HLS.S30.T32TPT.2021164T100231.v2.0", assets, platform=""), "HLS S30 is Sentinel-2's"),
-        (
-            item("tile", assets | {"B8A": assets["red"] | {"eo:bands": [{"name": "B8A"}]}}, platform=""),
-            "B8A is Sentinel-2's",
-        ),
+        (item("tile", assets | {"B8A": assets["red"] | {"eo:bands": [{"name": "B8A"}]}}, platform=""), "B8A is Sentinel-2's"),
         (item(STEM, assets, platform="landsat-7"), "platform 'landsat-7', but by its id it is landsat8's"),
         (
             item(STEM, assets, datetime="2019-01-01T10:02:31Z"),

@@ -12,17 +12,10 @@ with epy.lazy_api_imports(globals()):
     from geomoe.probing.features import Features, RandomConvFeatures, band_statistics, embed_split, load_images
     from geomoe.probing.finetuning import FineTuneOptions, finetune
     from geomoe.probing.knn import knn_probe, nearest
-    from geomoe.probing.linear import (
-        C_GRID,
-        LinearModel,
-        LinearOptions,
-        fit_logistic,
-        fit_ridge,
-        linear_probe,
-        load_probe,
-        ridge_probe,
-    )
-    from geomoe.probing.metrics import ProbeResult, bootstrap, classification_metrics, main_metric, regression_metrics
+    from geomoe.probing.linear import C_GRID, LinearOptions, fit_logistic, fit_ridge, linear_probe, ridge_probe
+    from geomoe.probing.linear_model import LinearModel, load_probe
+    from geomoe.probing.metrics import bootstrap, classification_metrics, main_metric, regression_metrics
+    from geomoe.probing.probe_result import ProbeResult
     from geomoe.probing.results import ResultKey, Results
     from geomoe.probing.splits import Fold, Folds, group_folds, random_folds, spatial_folds, stratified_folds
 

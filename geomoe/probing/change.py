@@ -6,8 +6,10 @@ import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from geomoe.probing.knn import METRICS
-from geomoe.probing.linear import LinearModel, fit_logistic
-from geomoe.probing.metrics import ProbeResult, check_unmasked, classification_result
+from geomoe.probing.linear import fit_logistic
+from geomoe.probing.linear_model import LinearModel
+from geomoe.probing.metrics import check_unmasked
+from geomoe.probing.probe_result import ProbeResult, classification_result
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # before (N, D), after (N, D), changed (N,) bool
 

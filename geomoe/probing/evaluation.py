@@ -9,7 +9,8 @@ import numpy as np
 
 from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe
-from geomoe.probing.metrics import ProbeResult, classification_result, mean_and_std
+from geomoe.probing.metrics import mean_and_std
+from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import Folds, Rows, Split, labelled_splits, labelled_subset, stratified_folds
 
 Fit = Callable[[Rows, Rows], np.ndarray]  # training rows, test rows -> scores (..., n, K) of the test rows

@@ -16,7 +16,8 @@ from geomoe.models import encode
 from geomoe.models.pooling import Pool, pool_name, pool_tokens
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.metrics import ProbeResult, check_unmasked, classification_result, main_score
+from geomoe.probing.metrics import check_unmasked, main_score
+from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import holdout, labelled_splits
 
 Array = jax.Array

@@ -16,7 +16,8 @@ import numpy as np
 
 from geomoe import compilation
 from geomoe.probing.config import protocol_options
-from geomoe.probing.metrics import ProbeResult, check_unmasked, classification_result
+from geomoe.probing.metrics import check_unmasked
+from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import Split, labelled_splits
 
 Array = jax.Array

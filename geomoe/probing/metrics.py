@@ -1,13 +1,12 @@
-"""Scores of classifiers and regressions, with bootstrap confidence intervals on device; and what a probe returns.
+"""Scores of classifiers and regressions, with bootstrap confidence intervals on device.
 
 Axes: N rows, K classes, B resamples.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +14,6 @@ import numpy as np
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 
 from geomoe import compilation
-
-if TYPE_CHECKING:
-    from geomoe.probing.linear import LinearModel
 
 Array = jax.Array
 Sorted = tuple[Array, Array, Array]  # what `_sorted_once` gives
@@ -242,18 +238,6 @@ def _resampled(counts: Array, table: Sequence[Array], micro: Sorted, macro: Sort
     return jax.lax.map(one, counts)
 
 
-@dataclasses.dataclass(frozen=True)
-class ProbeResult:
-    """What a probe scores on the test split, and 95 % intervals by bootstrap over its rows (none with `resamples=0`)."""
-
-    metrics: dict[str, float]  # of `classification_metrics` or `regression_metrics`
-    predictions: np.ndarray  # (N, K) 0/1, or values of a regression
-    scores: np.ndarray  # (N, K) probabilities (linear), shares of the neighbours (kNN), or the predictions of a regression
-    settings: dict[str, Any]  # what was used: probe, protocol values, sizes
-    intervals: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)  # metric -> (low, high)
-    model: LinearModel | None = None  # None for kNN
-
-
 def one_hot(indices: np.ndarray, classes: int) -> np.ndarray:
     """Class indices (N,) as labels (N, K) 0/1 int32."""
     labels = np.zeros((len(indices), classes), np.int32)  # no row of np.eye, which is (K, K)
@@ -261,7 +245,7 @@ def one_hot(indices: np.ndarray, classes: int) -> np.ndarray:
     return labels
 
 
-def _decide(scores: np.ndarray, task: str) -> np.ndarray:
+def decide(scores: np.ndarray, task: str) -> np.ndarray:
     """Probabilities (N, K) as predictions (N, K) 0/1: the likeliest class, or every class above one half."""
     if task == "multiclass":
         return one_hot(scores.argmax(axis=1), scores.shape[1])
@@ -270,26 +254,7 @@ def _decide(scores: np.ndarray, task: str) -> np.ndarray:
 
 def main_score(labels: np.ndarray, scores: np.ndarray, task: str) -> float:
     """The main metric of the task for probabilities (N, K) against labels (N, K) 0/1; ValueError where it is none."""
-    score = classification_metrics(labels, _decide(scores, task), scores, task)[main_metric(task)]
+    score = classification_metrics(labels, decide(scores, task), scores, task)[main_metric(task)]
     if np.isnan(score):
         raise ValueError("no row of the validation split has a class, so nothing can be chosen on it")
     return score
-
-
-def classification_result(
-    labels: np.ndarray,
-    scores: np.ndarray,
-    task: str,
-    settings: dict[str, Any],
-    resamples: int,
-    model: LinearModel | None = None,
-    predictions: np.ndarray | None = None,
-) -> ProbeResult:
-    """Score probabilities (N, K) against labels (N, K) 0/1, with intervals by `resamples` of the bootstrap, 0 for none.
-
-    Without `predictions` the likeliest class is predicted, or every class above one half.
-    """
-    predictions = _decide(scores, task) if predictions is None else predictions
-    metrics = classification_metrics(labels, predictions, scores, task)
-    intervals = bootstrap(labels, predictions, scores, task, resamples) if resamples else {}
-    return ProbeResult(metrics, predictions, scores, settings, intervals, model)

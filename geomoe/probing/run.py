@@ -21,7 +21,8 @@ from geomoe.probing.evaluation import cross_validate, label_efficiency
 from geomoe.probing.finetuning import finetune
 from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe, ridge_probe
-from geomoe.probing.metrics import TASKS, ProbeResult
+from geomoe.probing.metrics import TASKS
+from geomoe.probing.probe_result import ProbeResult
 from geomoe.probing.results import ResultKey, Results, Scores
 from geomoe.probing.splits import subset
 from geomoe.probing.tables import Row, save_tables

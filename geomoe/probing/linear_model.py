@@ -1,0 +1,111 @@
+"""A fitted linear model, and its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from geomoe.files import atomic_path
+from geomoe.probing.metrics import check_unmasked
+
+if TYPE_CHECKING:
+    from geomoe.pretrained import PretrainedEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearModel:
+    """A fitted linear classifier or regression on features: plain arrays."""
+
+    coef: np.ndarray  # (D, K), for unscaled features (any standardisation is folded in)
+    intercept: np.ndarray  # (K,)
+    task: str  # "multiclass", "multilabel" or "regression"
+    C: float  # inverse L2 strength
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # plain values: class names, encoder, pool, input ...
+
+    def decision(self, features: np.ndarray) -> np.ndarray:
+        """Compute logits (or regression values): (N, D) -> (N, K)."""
+        check_unmasked("features", features)
+        features = np.asarray(features, np.float32)
+        if features.ndim != 2 or features.shape[1] != len(self.coef):
+            raise ValueError(f"features must be (N, {len(self.coef)}), got {features.shape}")
+        return features @ self.coef + self.intercept
+
+    def probabilities(self, features: np.ndarray) -> np.ndarray:
+        """Compute probabilities, softmax or logistic: (N, D) -> (N, K).
+
+        Raises:
+            ValueError: the model is a regression.
+        """
+        logits = self.decision(features).astype(np.float64)
+        if self.task == "multiclass":
+            shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+            return shifted / shifted.sum(axis=1, keepdims=True)
+        if self.task == "multilabel":
+            return np.exp(-np.logaddexp(0, -logits))
+        raise ValueError("a regression has no probabilities; take decision(features)")
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """Predict class indices (N,) for multi-class, 0/1 (N, K) for multi-label, values (N, K) for regression models."""
+        logits = self.decision(features)
+        if self.task == "multiclass":
+            return logits.argmax(axis=1)
+        return (logits > 0).astype(np.int32) if self.task == "multilabel" else logits
+
+    def predict_images(self, encoder: PretrainedEncoder, images: np.ndarray, **options: Any) -> np.ndarray:
+        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; `pool` and `nodata` are those of the fit."""
+        pool, record = self.info.get("pool", "mean"), self.info.get("input", {})
+        options.setdefault("pool", pool if isinstance(pool, str) else tuple(pool))
+        if "nodata" in record and not {"spec", "normalized", "valid"} & options.keys():
+            options.setdefault("nodata", record["nodata"])
+        return self.predict(encoder.embed(images, **options))
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write arrays and JSON into one `.npz` or `.safetensors` file, which appears whole or not at all.
+
+        Raises:
+            ValueError: the path ends in neither.
+        """
+        path = os.fspath(path)
+        facts = json.dumps({"task": self.task, "C": self.C, "info": dict(self.info), "format": "geomoe linear model 1"})
+        coef, intercept = np.ascontiguousarray(self.coef), np.ascontiguousarray(self.intercept)
+        if path.endswith(".npz"):
+            with atomic_path(path) as partial, open(partial, "wb") as file:
+                np.savez(file, facts=np.array(facts), coef=coef, intercept=intercept)
+        elif path.endswith(".safetensors"):
+            from safetensors.numpy import save_file
+
+            with atomic_path(path) as partial:
+                save_file({"coef": coef, "intercept": intercept}, partial, {"facts": facts})
+        else:
+            raise ValueError(f"{path}: a probe is saved as .npz or .safetensors")
+
+
+def load_probe(path: str | os.PathLike) -> LinearModel:
+    """Read a probe that `LinearModel.save` wrote. Never runs code from the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not a saved probe.
+    """
+    path = os.fspath(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no saved probe at {path}")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors import safe_open
+
+            with safe_open(path, "np") as file:
+                arrays = {name: file.get_tensor(name) for name in ("coef", "intercept")}
+                facts = json.loads(file.metadata()["facts"])
+        else:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in ("coef", "intercept")}
+                facts = json.loads(str(file["facts"]))
+    except Exception as error:  # every way of being another file
+        raise ValueError(f"{path} is no saved probe: {type(error).__name__}: {error}") from None
+    return LinearModel(arrays["coef"], arrays["intercept"], facts["task"], facts["C"], facts["info"])
