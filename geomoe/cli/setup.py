@@ -100,8 +100,8 @@ def _check_devices() -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # an assertion where no installed package knows the platform
-        asked = jax.config.jax_platforms
-        if asked is None or _several_processes():
+        asked = os.environ.get("JAX_PLATFORMS")
+        if not asked or _several_processes():
             raise
         detail = f": {_text(error)}" if str(error) else ""
         advice = "unset it to take what there is, or install JAX for that kind of device (docs/install.md)"
