@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from geomoe.probing import RandomConvFeatures, band_statistics
+from geomoe.probing import GaussianConvFeatures, RandomConvFeatures, band_statistics
 
 
 def test_band_statistics_leave_out_pixels_without_data():
@@ -30,3 +30,19 @@ def test_random_convolutional_features_follow_their_definition():
     # the epsilon is relative to the variances, so that a change of unit changes nothing
     scaled = RandomConvFeatures(1000 * images, num_filters=12, size=3, seed=1)
     np.testing.assert_allclose(scaled(1000 * images[:3]), out, rtol=1e-3, atol=1e-4)
+
+
+def test_gaussian_filters_are_rectified_both_ways():
+    """Against a loop, with pixels without data at one edge."""
+    images = np.random.default_rng(0).standard_normal((2, 7, 6, 3)).astype(np.float32)
+    valid = np.ones((2, 7, 6), bool)
+    valid[1, :, :2] = False
+    features = GaussianConvFeatures(3, num_filters=5, size=3, bias=-0.5, seed=1)
+    filters = np.random.default_rng(1).standard_normal((3, 3, 3, 5))
+    wanted = []
+    for image, first in zip(images, (0, 2)):
+        places = [image[y : y + 3, x : x + 3] for y in range(5) for x in range(first, 4)]
+        response = np.array([[(place * filters[..., k]).sum() - 0.5 for k in range(5)] for place in places])
+        wanted.append([*np.maximum(response, 0).mean(axis=0), *np.maximum(-response, 0).mean(axis=0)])
+    np.testing.assert_allclose(features(images, valid), wanted, rtol=1e-4)
+    assert not features(images, valid & False).any()

@@ -24,7 +24,7 @@ from geomoe.metadata import FIELDS
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.config import BANDS, RCF
-from geomoe.probing.features import RandomConvFeatures, band_statistics
+from geomoe.probing.features import GaussianConvFeatures, RandomConvFeatures, band_statistics
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.tables import markdown_table
 from geomoe.training.losses.oriented_gradients import oriented_gradients
@@ -203,12 +203,13 @@ def gradient_layout(windows: Windows, cell: int = 4) -> np.ndarray:
 
 
 def baselines(all_windows: Sequence[Windows]) -> dict[str, Features]:
-    """Features without training: band statistics, random convolutional features of filters from all sources, and edges."""
+    """Features without training: band statistics, random convolutional features of two kinds of filters, and edges."""
     images, valid = (np.concatenate([getattr(w, name) for w in all_windows]) for name in ("images", "valid"))
-    filters = RandomConvFeatures(images, valid=valid)
+    filters, gaussian = RandomConvFeatures(images, valid=valid), GaussianConvFeatures(images.shape[-1])
     return {
         BANDS: lambda w: band_statistics(w.images, w.valid),
         RCF: lambda w: filters(w.images, w.valid),
+        f"{RCF}, Gaussian filters": lambda w: gaussian(w.images, w.valid),
         "oriented gradients": gradient_layout,
     }
 

@@ -9,7 +9,14 @@ with epy.lazy_api_imports(globals()):
     from geomoe.probing.change import change_distance, change_features, change_probe
     from geomoe.probing.config import PROTOCOLS, default_probe_config
     from geomoe.probing.evaluation import EfficiencyPoint, cross_validate, label_efficiency
-    from geomoe.probing.features import Features, RandomConvFeatures, band_statistics, embed_split, load_images
+    from geomoe.probing.features import (
+        Features,
+        GaussianConvFeatures,
+        RandomConvFeatures,
+        band_statistics,
+        embed_split,
+        load_images,
+    )
     from geomoe.probing.finetuning import FineTuneOptions, finetune
     from geomoe.probing.knn import knn_probe, nearest
     from geomoe.probing.linear import C_GRID, LinearOptions, fit_logistic, fit_ridge, linear_probe, ridge_probe
@@ -22,6 +29,7 @@ with epy.lazy_api_imports(globals()):
 __all__ = [
     "PROTOCOLS",
     "Features",
+    "GaussianConvFeatures",
     "RandomConvFeatures",
     "band_statistics",
     "default_probe_config",

@@ -161,7 +161,41 @@ def band_statistics(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.concatenate([mean, np.sqrt(variance)], axis=1).astype(np.float32)
 
 
-class RandomConvFeatures:
+class _ConvFeatures:
+    """Mean rectified responses of filters (size, size, C, K) with a bias (K,), over the places whose pixels all hold data."""
+
+    def __init__(self, kernels: np.ndarray, bias: np.ndarray):
+        self._kernels, self._bias = jnp.asarray(kernels, jnp.float32), jnp.asarray(bias, jnp.float32)
+
+    @compilation.isolated
+    def __call__(self, images: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
+        """Compute features: (N, H, W, C) z-scored, and which pixels hold data, (N, H, W) -> (N, K) float32.
+
+        An image without a whole patch of data gives zeros.
+        """
+        holds = np.ones(np.shape(images)[:3], bool) if valid is None else valid
+        return np.asarray(_rectified_mean(jnp.asarray(images, jnp.float32), jnp.asarray(holds), self._kernels, self._bias))
+
+
+class GaussianConvFeatures(_ConvFeatures):
+    """Random convolutional features without any data: filters of normal numbers, rectified both ways, as TorchGeo's `RCF` has.
+
+    Args:
+        channels: C of the images.
+        num_filters: of the filters; they give K = 2 * num_filters features.
+        size: of a filter, in pixels.
+        bias: added to the responses; its sign, and the filter's, is turned in the second half of the features.
+        seed: of the numbers.
+    """
+
+    @compilation.isolated
+    def __init__(self, channels: int, num_filters: int = 256, size: int = 3, bias: float = -1.0, seed: int = 0):
+        kernels = np.random.default_rng(seed).standard_normal((size, size, channels, num_filters))
+        biases = np.full(num_filters, bias)
+        super().__init__(np.concatenate([kernels, -kernels], axis=-1), np.concatenate([biases, -biases]))
+
+
+class RandomConvFeatures(_ConvFeatures):
     """Random convolutional features (Rolf et al. 2021, "A generalizable and accessible approach ...", MOSAIKS).
 
     Filters are patches of the data, whitened; an image's feature is the mean of the rectified response of each filter, over the
@@ -205,17 +239,7 @@ class RandomConvFeatures:
         whitened = (patches[:num_filters] - mean) @ whiten
         whitened /= np.linalg.norm(whitened, axis=1, keepdims=True) + 1e-9
         kernels = whitened @ whiten  # the response to a whitened patch, folded into the kernel
-        self._kernels = jnp.asarray(kernels.T.reshape(size, size, channels, num_filters), jnp.float32)
-        self._bias = jnp.asarray(-mean @ kernels.T, jnp.float32)
-
-    @compilation.isolated
-    def __call__(self, images: np.ndarray, valid: np.ndarray | None = None) -> np.ndarray:
-        """Compute features: (N, H, W, C) z-scored, and which pixels hold data, (N, H, W) -> (N, K) float32.
-
-        An image without a whole patch of data gives zeros.
-        """
-        holds = np.ones(np.shape(images)[:3], bool) if valid is None else valid
-        return np.asarray(_rectified_mean(jnp.asarray(images, jnp.float32), jnp.asarray(holds), self._kernels, self._bias))
+        super().__init__(kernels.T.reshape(size, size, channels, num_filters), -mean @ kernels.T)
 
 
 @jax.jit
