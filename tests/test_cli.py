@@ -41,6 +41,10 @@ def test_options_that_a_source_has_no_use_for_are_refused(tmp_path):
         (["--dataset", "d", "--mask", "cloud"], "--mask is for --scene"),
         (["--dataset", "d", "--sun_elevation", "0", "--fill_missing"], "--sun_elevation, --fill_missing: a dataset says"),
         (["--stack", "s", "--time", "2020-05-01"], "--time is of one scene"),
+        (["--folder", ""], "--folder is empty"),
+        (["--dataset", ""], "--dataset is empty"),
+        (["--scene", ""], "--scene is empty"),
+        (["--folder", "f", "--batch_size", "0"], "batch_size = 0 must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
             embed.main([*arguments, *options])

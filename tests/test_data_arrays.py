@@ -332,3 +332,34 @@ def test_masks_in_every_form(encoder):
     hidden = np.ma.array(images, mask=np.broadcast_to(~holds[..., None], images.shape))
     expected = encoder.embed_scene(hidden, min_valid=0.1)
     np.testing.assert_allclose(encoder.embed_scene(list(hidden), min_valid=0.1), expected, atol=1e-6)
+
+
+def test_where_else_an_object_holds_its_place_and_time(encoder):
+    """As netCDF and Zarr are read, openEO, stackstac after arithmetic, xee, and CF without well-known text have them."""
+    import pyproj
+
+    images = numbers(2, 7, SIZE, SIZE)
+    lat, lon = lat_lon(3.5, 3.5)
+    expected = encoder.embed(images.transpose(0, 2, 3, 1), [lat] * 2, [lon] * 2, TIMES[:2])
+    plain = stack(images)
+    cf = {key: value for key, value in pyproj.CRS(32632).to_cf().items() if key != "crs_wkt"}
+    bare = plain.drop_vars("spatial_ref").drop_attrs()
+    dataset = bare.to_dataset("band")
+    for name in dataset.data_vars:
+        dataset[name].attrs["grid_mapping"] = "crs"
+    wkt = dataset.assign(crs=((), 0, {"crs_wkt": pyproj.CRS(32632).to_wkt()}))
+    for objects in (
+        wkt,
+        wkt.rename(time="t"),
+        dataset.assign(crs=((), 0, cf)),
+        bare.assign_coords(spatial_ref=((), 0, cf)),
+        bare.assign_coords(epsg=32632),
+        bare.rename(x="X", y="Y").assign_attrs(crs="EPSG:32632"),
+    ):
+        np.testing.assert_allclose(encoder.embed(objects).values, expected, atol=1e-5)
+    assert np.abs(encoder.embed(bare).values - expected).max() > 1e-3
+
+
+def test_several_poolings_may_be_a_list(encoder):
+    images = numbers(2, SIZE, SIZE, 7)
+    np.testing.assert_array_equal(encoder.embed(images, pool=["mean", "cls"]), encoder.embed(images, pool=("mean", "cls")))

@@ -440,3 +440,18 @@ def test_the_command(tmp_path):
     assert len(json.loads(done.stdout)["mean"]) == 7
     absent = prepare("--source", str(tmp_path / "none"), "--data_dir", str(tmp_path / "d"))
     assert absent.returncode == 1 and "none" in absent.stderr and "Traceback" not in absent.stderr
+
+
+def test_a_band_file_that_was_replaced_in_place_is_a_change(tmp_path):
+    """The folder's own time of modification does not change with it."""
+    scene = write_scene(tmp_path / "in" / "LC08_L2SP_191028_20200518_20200820_02_T1", "s", pixels(size=(80, 80)), prefix="SR_B")
+    options = dict(source=tmp_path / "in", data_dir=tmp_path / "out", unit="collection2_dn")
+    builder = prepared(LandsatScene(**options))
+    assert not builder.source_has_changed()
+    band = next(scene.glob("*B4.TIF"))
+    before, times = scene.stat().st_mtime_ns, band.stat()
+    with open(band, "r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+    os.utime(band, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
+    assert scene.stat().st_mtime_ns == before and LandsatScene(**options).source_has_changed()

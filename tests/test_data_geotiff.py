@@ -295,3 +295,15 @@ def test_modis_numbers_other_wavelengths(tmp_path):
     names = [f"sur_refl_b0{i}" for i in range(1, 8)]
     with pytest.raises(PatchError, match="sur_refl_b01 is MODIS's"):
         read_patch(write_tif(tmp_path / "m.tif", pixels(), descriptions=names))
+
+
+def test_a_patch_that_control_points_locate(tmp_path):
+    path = tmp_path / "gcps.tif"
+    with rasterio.open(path, "w", driver="GTiff", height=40, width=40, count=7, dtype="uint16") as file:
+        file.write(np.moveaxis(pixels(size=(40, 40)), 2, 0))
+        corners = [(row, column) for row in (0, 40) for column in (0, 40)]
+        points = [rasterio.control.GroundControlPoint(r, c, 500_000 + 30 * c, 5_300_000 - 30 * r) for r, c in corners]
+        file.gcps = points, rasterio.crs.CRS.from_epsg(32632)
+    patch = read_patch(path)
+    lon, lat = pyproj.Transformer.from_crs(32632, 4326, always_xy=True).transform(500_600, 5_299_400)
+    np.testing.assert_allclose([patch.latitude, patch.longitude], [lat, lon], atol=1e-6)

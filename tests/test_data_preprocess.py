@@ -255,3 +255,24 @@ def test_reflectance_times_10000_taken_for_digital_numbers_raises_a_warning(grou
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         preprocess.warn_if_far(right, valid, STATISTICS, landsat.BANDS, "collection2_dn")
+
+
+def test_reflectance_that_fill_became_is_no_data(images):
+    """Digital number 0 scaled without a mask is -0.2; what reprojecting fills with is 0 in every band."""
+    expected = prepared(images)
+    scaled = (images * 0.0000275 - 0.2).astype(np.float32)
+    warped = np.where(images == 0, 0, scaled)
+    for other in (scaled, scaled.astype(np.float64), warped):
+        z, valid = prepared(other, unit="reflectance")
+        np.testing.assert_array_equal(valid, expected[1])
+        np.testing.assert_allclose(z, expected[0], atol=2e-3)
+    dark = scaled.copy()
+    dark[0, 0, 0, :6] = 0  # one band's 0 is a number like any other
+    assert prepared(dark, unit="reflectance")[1][0, 0, 0]
+
+
+def test_bytes_that_were_divided_by_255_are_refused():
+    grey = np.random.default_rng(0).integers(1, 255, (1, 44, 44, 7)).astype(np.uint8)
+    with pytest.raises(ValueError, match="float values up to 0.99.* are no digital numbers; multiply by 255"):
+        prepared((grey / 255).astype(np.float32), unit="uint8")
+    np.testing.assert_array_equal(prepared(grey.astype(np.float32), unit="uint8")[0], prepared(grey, unit="uint8")[0])

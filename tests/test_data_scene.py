@@ -295,3 +295,48 @@ def test_a_scale_that_no_unit_has_is_asked_about(tmp_path):
     ):
         info.spec(InputSpec())
     assert info.spec(InputSpec("hls")).unit == "hls"
+
+
+def test_grids_that_differ_by_rounding_are_one(tmp_path):
+    """Degrees as two programs write them; a hundredth of a pixel is no rounding."""
+    image = pixels(size=(60, 60))
+    for shift, fits in ((1e-13, True), (0.02 * 0.00027, False)):
+        folder = tmp_path / str(fits)
+        for i in range(7):
+            origin = (9.0 + shift * (i == 3), 47.8)
+            transform = rasterio.transform.from_origin(*origin, 0.00026949458523585647, 0.00026949458523585647)
+            write_tif(folder / f"{STEM}_B{i + 1}.TIF", image[..., i : i + 1], crs=None, transform=transform).exists()
+            with rasterio.open(folder / f"{STEM}_B{i + 1}.TIF", "r+") as file:
+                file.crs = "EPSG:4326"
+        (folder / f"{STEM}_MTL.txt").write_text(MTL)
+        if fits:
+            assert open_scene(folder).transform.c == 9.0
+        else:
+            with pytest.raises(SceneError, match="SR_B4 has .* another location"):
+                open_scene(folder)
+
+
+@pytest.mark.parametrize("nodata", [None, 1, 0, 65535])
+@pytest.mark.parametrize("dtype", ["uint16", "int32", "uint32", "float32"])
+def test_the_fill_of_a_quality_band(tmp_path, nodata, dtype):
+    """USGS's own files have the fill bit as their no-data value; others have a number that is none of its bits."""
+    image, cloud, clear = pixels(), 22280, 21824
+    qa = np.full((41, 43), clear, dtype)
+    qa[:10], qa[30:] = cloud, nodata or (1 if nodata is None else 0)
+    scene = write_scene(tmp_path, STEM, image, mtl=MTL)
+    write_tif(tmp_path / f"{STEM}_QA_PIXEL.TIF", qa[..., None], nodata=nodata)
+    with SceneReader(open_scene(scene), ("SR_B5",)) as reader:
+        fill = reader.flagged(("fill",), 0, 0, 41, 43)
+        np.testing.assert_array_equal(fill, np.broadcast_to(np.arange(41)[:, None] >= 30, (41, 43)))
+        np.testing.assert_array_equal(reader.clouds(0, 0, 41, 43), np.broadcast_to(np.arange(41)[:, None] < 10, (41, 43)))
+        assert not reader.flagged(("fill",), -3, 0, 3, 43).any()
+
+
+def test_numbers_that_are_no_bits_are_fill(tmp_path):
+    qa = np.full((41, 43), 21824.0, np.float32)
+    qa[0], qa[1], qa[2] = np.nan, -9999, 22280
+    scene = write_scene(tmp_path, STEM, pixels(), mtl=MTL)
+    write_tif(tmp_path / f"{STEM}_QA_PIXEL.TIF", qa[..., None])
+    with SceneReader(open_scene(scene), ("SR_B5",)) as reader:
+        assert reader.flagged(("fill",), 0, 0, 41, 43).all(axis=1).tolist() == [True, True] + [False] * 39
+        assert reader.clouds(0, 0, 41, 43).all(axis=1).tolist() == [False, False, True] + [False] * 38

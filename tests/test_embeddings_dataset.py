@@ -204,3 +204,30 @@ def test_two_processes_write_the_file_of_one(encoder, synthetic_dir, tmp_path, f
     # 24 rows each, of which each had written 10 when it was interrupted: of the 28 that are missing, 14 for each.
     assert [found["seen"][0].tolist() for found in both] == [[20, 34]] * 2
     assert all(found["seen"][-1].tolist() == [34, 34] for found in both)
+
+
+def test_files_that_do_not_belong_together_are_no_probe(encoder, synthetic_dir, tmp_path):
+    """Another encoder, another pool, another list of classes; and the fitted model knows which they were."""
+
+    def embedded(name, encoder=encoder, pool="mean"):
+        sink = embeddings.Sink(tmp_path / name, pool)
+        embeddings.embed_dataset(encoder, sink, NAME, "test", data_dir=synthetic_dir)
+        return tmp_path / name
+
+    mean, other = embedded("a.npz"), embedded("b.parquet", encoder.random_weights(1))
+    cls = embedded("c.parquet", pool="cls")
+    with np.load(mean) as file:
+        arrays = dict(file)
+    facts = json.loads(str(arrays["facts"]))
+    facts["classes"] = facts["classes"][::-1]
+    np.savez(tmp_path / "d.npz", **arrays | {"facts": np.array(json.dumps(facts))})
+    for path, key in ((other, "encoder_sha256"), (cls, "pool"), (tmp_path / "d.npz", "classes")):
+        for probe in (linear_probe, knn_probe):
+            with pytest.raises(ValueError, match=f"a.npz has {key} .*{path.name}.*: a probe takes files of one encoder"):
+                probe(mean, path, task="multilabel")
+    model = linear_probe(cls, cls, task="multilabel", resamples=0).model
+    images = np.random.default_rng(0).integers(8000, 20000, (3, 8, 8, 7)).astype(np.uint16)
+    by_hand = model.predict(encoder.embed(images, pool="cls"))
+    np.testing.assert_array_equal(model.predict_images(encoder, images), by_hand)
+    with pytest.raises(ValueError, match="fitted on embeddings of another encoder"):
+        model.predict_images(encoder.random_weights(1), images)

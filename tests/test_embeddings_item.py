@@ -142,3 +142,12 @@ def test_a_crs_without_a_code_is_given_in_full(encoder, tmp_path):
     embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.parquet"), scene, time="2020-05-18")
     facts = valid_item(tmp_path / "a.parquet.stac.json").properties
     assert facts["proj:code"] is None and pyproj.CRS.from_wkt(facts["proj:wkt2"]).equals(pyproj.CRS(crs).to_2d(), True)
+
+
+def test_the_size_of_a_pixel_on_a_rotated_grid(encoder, tmp_path):
+    """A quarter turn puts a pixel's size where a transform has its rotation: windows 4 pixels of 30 m apart are 120 m apart."""
+    scene = write_tif(tmp_path / "s.tif", make_ground()[:20, :20])
+    with rasterio.open(scene, "r+") as file:
+        file.transform = rasterio.Affine(0, -30, 500_000, -30, 0, 5_300_000)
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), scene, time="2020-05-18", stride=4)
+    assert valid_item(tmp_path / "a.npz.stac.json").properties["gsd"] == pytest.approx(120)

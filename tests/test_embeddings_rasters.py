@@ -146,3 +146,22 @@ def test_longitudes_beyond_180_are_the_same_in_every_format(encoder, tmp_path):
     expected = np.tile([-170.84, -170.52, -170.2], 3)
     np.testing.assert_allclose(table["longitude"], expected, atol=1e-9)
     np.testing.assert_allclose(raster["longitude"], expected, atol=1e-9)
+
+
+def test_a_file_whose_end_did_not_reach_the_disk_is_not_said_to_be_written(vectors, tmp_path, monkeypatch):
+    """GDAL raises nothing where closing a file fills the disk; at any length that is left."""
+    import rasterio.shutil
+
+    copy = rasterio.shutil.copy
+    write(tmp_path / "whole.tif", vectors, "float32")
+    for share in (0.999, 0.9, 0.5):
+
+        def cut(raw, path, share=share, **options):
+            copy(raw, path, **options)
+            with open(path, "r+b") as file:
+                file.truncate(int(share * (tmp_path / "whole.tif").stat().st_size))
+
+        monkeypatch.setattr(rasterio.shutil, "copy", cut)
+        with pytest.raises(OSError, match=r"x.tif cannot be written"):
+            write(tmp_path / "x.tif", vectors, "float32")
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.tif"]

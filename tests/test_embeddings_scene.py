@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 
 import numpy as np
 import pyproj
@@ -14,7 +15,7 @@ from geotiffs import write_scene, write_tif
 from geomoe import embeddings, landsat
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.scene import SceneError
-from geomoe.embeddings import sink as sinks
+from geomoe.embeddings import sink as sinks, tokens
 
 
 @pytest.fixture(scope="module")
@@ -292,3 +293,30 @@ def test_masked_classes_do_not_speak(encoder, ground, level1_folder, tmp_path):
             embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "x.npz"), level1_folder, **options)
     with pytest.raises(SceneError, match="has no quality band .* to mask cloud by"):
         embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "x.npz"), emptied, mask=("cloud",))
+
+
+@pytest.mark.parametrize("resolution", ["window", "token"])
+def test_a_run_does_not_go_on_with_a_scene_that_has_changed(encoder, ground, tmp_path, resolution, monkeypatch):
+    """Files fetched again, or others of the same name and grid: nothing of the new ones may stand beside the old ones."""
+    monkeypatch.setattr(sinks, "BLOCK", 8)
+    monkeypatch.setattr(tokens, "_WINDOWS_OF_PART", 8)
+    scene = write_scene(tmp_path / "s", "LC08_L2SP_191028_20200518_20200820_02_T1", ground, prefix="SR_B", origin=ORIGIN)
+
+    def stop(done, total):
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    output = tmp_path / "o.tif"
+    with pytest.raises(KeyboardInterrupt):
+        embeddings.embed_scene(encoder, embeddings.Sink(output, progress=stop), scene, resolution=resolution)
+    band = next(scene.glob("*_SR_B4.TIF"))
+    os.utime(band, ns=(band.stat().st_atime_ns, band.stat().st_mtime_ns + 1))
+    with pytest.raises(ValueError, match=r"parts of another run \(files_sha256 differ\)"):
+        embeddings.embed_scene(encoder, embeddings.Sink(output), scene, resolution=resolution)
+
+
+def test_values_of_no_unit_name_the_scene_and_the_rows(encoder, ground, tmp_path):
+    reflectance = np.where(ground == 0, -9999, ground * 0.0000275 - 0.2).astype(np.float32)
+    scene = write_tif(tmp_path / "mine.tif", reflectance, origin=ORIGIN)
+    with pytest.raises(SceneError, match="mine, rows 0 to .*: values from -9999 .* are no reflectance.*; give .* NaN"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "o.tif"), scene, spec=InputSpec(unit="reflectance"))

@@ -107,6 +107,8 @@ def test_scenes_that_make_no_stack(encoder, scenes, tmp_path):
     ):
         with pytest.raises(SceneError, match=message):
             embeddings.embed_stack(encoder, embeddings.Sink(tmp_path / "x.tif"), [scenes[0], other])
+    near = write_scene(tmp_path / "near", stem, ground, prefix="SR_B", qa=qa, origin=(ORIGIN[0] + 1e-7, ORIGIN[1]))
+    assert embeddings.embed_stack(encoder, embeddings.Sink(tmp_path / "near.tif"), [scenes[0], near])["embedded"]
     with pytest.raises(ValueError, match="at least two scenes, not 1"):
         embeddings.embed_stack(encoder, embeddings.Sink(tmp_path / "x.tif"), scenes[:1])
     assert not list(tmp_path.glob("x*"))

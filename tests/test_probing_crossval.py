@@ -122,3 +122,21 @@ def test_a_sweep_within_blocks_does_not_leak():
         options = dict(task="multiclass", folds=part, C=(1e-4, 1.0), resamples=0)
         chosen[name] = cross_validate(x, labels, **options).settings
     assert chosen["any rows"]["val_score"] > chosen["blocks"]["val_score"] + 0.2
+
+
+def test_folds_of_scikit_learn_are_taken():
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    x, y = problem(3, 60, 4, 3, False)
+    pairs = list(KFold(3).split(x))
+    masks = [tuple(np.isin(np.arange(60), rows) for rows in pair) for pair in pairs]
+    own = cross_validate(x, y, task="multiclass", folds=KFold(3), resamples=0)
+    for train, test in pairs:
+        alone = linear_probe((x[train], y[train]), (x[test], y[test]), task="multiclass", resamples=0)
+        np.testing.assert_allclose(own.scores[test], alone.scores, atol=1e-6)
+    for folds in (pairs, masks):
+        np.testing.assert_array_equal(cross_validate(x, y, task="multiclass", folds=folds, resamples=0).scores, own.scores)
+    assert cross_validate(x, y, task="multiclass", folds=StratifiedKFold(3), resamples=0).settings["folds"] == 3
+    for wrong, message in ((3, "folds must be"), (pairs[:2], "the folds are of other rows")):
+        with pytest.raises(ValueError, match=message):
+            cross_validate(x, y, task="multiclass", folds=wrong)

@@ -3,7 +3,9 @@
 import tracemalloc
 
 import numpy as np
+import pandas as pd
 import pytest
+import scipy.sparse
 from probing_helpers import blobs
 
 from geomoe.probing import (
@@ -161,3 +163,34 @@ def test_classes_that_no_row_has_change_no_score_and_take_no_square_of_memory():
     labels = labelled_splits("multiclass", {"train": (np.ones((1200, 1)), many * 9), "test": (x[:1, :1], many[1:2] * 9)})
     assert labels["test"][1].shape == (1, 10792) and tracemalloc.get_traced_memory()[1] < 4 * 10792 * 10792 / 3
     tracemalloc.stop()
+
+
+def test_rows_without_a_value_are_named():
+    """NaN features, of images without data say, have no class and are near to nothing; labels that are none are no change."""
+    x = np.random.default_rng(0).standard_normal((8, 3)).astype(np.float32)
+    y, some = np.arange(8) % 2, x.copy()
+    some[2] = np.nan
+    model = linear_probe((x, y), (x, y), task="multiclass", resamples=0).model
+    pairs, lacking = (x, x[::-1], y == 1), "in 1 of 8 rows"
+    for call in (
+        lambda: model.predict(some),
+        lambda: nearest(some, x, 2),
+        lambda: nearest(x, some, 2),
+        lambda: change_probe((some, *pairs[1:]), pairs, method="threshold"),
+        lambda: change_probe(pairs, (x, some, y == 1)),
+    ):
+        with pytest.raises(ValueError, match=lacking):
+            call()
+    for labels in (np.where(y == 1, 1, np.nan), np.where(y == 1, 255, 0), np.where(y == 1, "changed", "unchanged")):
+        with pytest.raises(ValueError, match="test labels must be True where"):
+            change_probe(pairs, (x, x[::-1], labels))
+    assert change_probe(pairs, (x, x[::-1], y), resamples=0).settings["test"] == 8
+    for labels in ([0, 1, None, 1, 0, 1, 0, 1], [0, 1, pd.NA, 1, 0, 1, 0, 1]):
+        with pytest.raises(ValueError, match="train labels are missing"):
+            linear_probe((x, np.array(labels, object)), (x, y), task="multiclass")
+    with pytest.raises(ValueError, match="1 of 8 rows have no group"):
+        group_folds([*"aabbcc", pd.NA, "c"], 2)
+    with pytest.raises(ValueError, match=r"train features are a sparse matrix; pass features.toarray\(\)"):
+        linear_probe((scipy.sparse.csr_matrix(x), y), (x, y), task="multiclass")
+    with pytest.raises(ValueError, match="train targets are datetime64"):
+        ridge_probe((x, np.arange(8).astype("datetime64[D]")), (x, y))

@@ -96,6 +96,9 @@ class _Cropped:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raise ValueError where an option has no meaning for the source."""
+    for name in ("dataset", "folder", "scene", "stac", "stack"):
+        if getattr(args, name) == "" or getattr(args, name) == [""]:
+            raise ValueError(f"--{name} is empty, as of a variable of the shell that is not set; say which it is")
     scenes = args.scene or args.stac or args.stack
     for name in (*OF_SCENES, "time"):
         if getattr(args, name) is not None and not scenes:

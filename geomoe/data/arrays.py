@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 
 LAYOUTS = ("NHWC", "NCHW")
 _BAND = ("band", "bands", "channel", "channels", "variable")
-_Y, _LATITUDE = ("y", "northing"), ("latitude", "lat")
-_X, _LONGITUDE = ("x", "easting"), ("longitude", "lon")
+_Y, _LATITUDE = ("y", "Y", "northing"), ("latitude", "lat")
+_X, _LONGITUDE = ("x", "X", "easting"), ("longitude", "lon")
+_TIME = ("time", "t")  # openEO's is t
 
 
 def is_xarray(images: Any) -> bool:
@@ -60,8 +61,8 @@ class Labelled:
 
     @property
     def time(self) -> np.ndarray | None:
-        """The coordinate `time`, (N,), or None."""
-        return self._of_batch("time")
+        """The coordinate `time`, or openEO's `t`, (N,), or None."""
+        return next((time for name in _TIME if (time := self._of_batch(name)) is not None), None)
 
     def place(self, row: float, column: float) -> tuple[np.ndarray, np.ndarray] | None:
         """Latitude and longitude (N,) of a place between pixels, 0 being the first one's middle; None where nothing says it."""
@@ -262,15 +263,29 @@ def _unit(array: Any) -> str | None:
 
 
 def _crs(images: Any, first: Any, rows: str) -> "pyproj.CRS | None":
-    """The reference system that the grid mapping says, as rioxarray and odc-stac write it, or the dimensions' names."""
+    """The reference system that the images say, or the dimensions' names.
+
+    A grid mapping says it: a coordinate, as rioxarray and odc-stac have it, or a variable, as xarray reads netCDF and Zarr; or
+    an attribute `crs`; or stackstac's coordinate `epsg`.
+    """
     import pyproj
 
-    for array in (first, images):
-        mapping = array.attrs.get("grid_mapping") or array.encoding.get("grid_mapping") or "spatial_ref"
-        attrs = array.coords[mapping].attrs if mapping in array.coords else {}
-        if text := attrs.get("crs_wkt") or attrs.get("spatial_ref") or array.attrs.get("crs"):
-            try:
-                return pyproj.CRS.from_user_input(text)
-            except pyproj.exceptions.CRSError as error:
-                raise ValueError(f"the images' coordinate reference system cannot be read: {error}") from None
+    said = [text for array in (first, images) if (text := _mapping(images, array) or array.attrs.get("crs"))]
+    said += [
+        int(images.coords[name]) for name in ("epsg", "proj:epsg") if name in images.coords and not images.coords[name].dims
+    ]
+    if said:
+        try:
+            return pyproj.CRS.from_cf(said[0]) if isinstance(said[0], dict) else pyproj.CRS.from_user_input(said[0])
+        except (pyproj.exceptions.CRSError, KeyError) as error:
+            raise ValueError(f"the images' coordinate reference system cannot be read: {error}") from None
     return pyproj.CRS.from_epsg(4326) if rows in _LATITUDE else None
+
+
+def _mapping(images: Any, array: Any) -> Any:
+    """What a grid mapping says: WKT or the like, or the parameters of CF; None without one."""
+    name = array.attrs.get("grid_mapping") or array.encoding.get("grid_mapping") or "spatial_ref"
+    holder = array.coords if name in array.coords else getattr(images, "data_vars", {})
+    attrs = holder[name].attrs if name in holder else {}
+    plain = dict(attrs) if "grid_mapping_name" in attrs else None
+    return attrs.get("crs_wkt") or attrs.get("spatial_ref") or plain

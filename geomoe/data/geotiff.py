@@ -22,8 +22,8 @@ from geomoe.data.raster import (
     TooLargeError,
     check_regular,
     check_size,
-    crs_of,
     data_bands,
+    georeference,
     open_raster,
     read_band,
 )
@@ -129,11 +129,8 @@ def _read_any(path: str, unit: str, max_side: int) -> _Raster:
         bands = data_bands(src)
         check_size(src.height, src.width, len(bands), max(np.dtype(kind).itemsize for kind in src.dtypes), max_side)
         image = np.stack([read_band(src, index, unit) for index in bands], axis=-1)
-        centre, crs, date = (
-            src.xy(src.height / 2, src.width / 2, offset="ul"),
-            crs_of(src),
-            src.tags().get("TIFFTAG_DATETIME", ""),
-        )
+        transform, crs = georeference(src)
+        centre, date = transform @ (src.width / 2, src.height / 2), src.tags().get("TIFFTAG_DATETIME", "")
         scaling = [(src.scales[index - 1], src.offsets[index - 1]) for index in bands]
         descriptions = [src.descriptions[index - 1] for index in bands]
         return _Raster(image, descriptions, centre, crs.to_wkt() if crs else None, date, scaling)

@@ -174,13 +174,18 @@ def check_values(images: np.ndarray, unit: str) -> None:
     if unit == "reflectance":
         if high > 10 or low < -2:
             wrong = f"values from {low:g} to {high:g} are no reflectance, which is a fraction"
-            raise ValueError(f"{wrong}; for Collection 2 digital numbers pass unit='collection2_dn'")
+            advice = (
+                "give pixels without data NaN" if high <= 10 else "for Collection 2 digital numbers pass unit='collection2_dn'"
+            )
+            raise ValueError(f"{wrong}; {advice}")
         return
     bottom, top = (-9999, 20000) if unit in landsat.SCALED_UNITS else (0, 255 if unit == "uint8" else 65535)
     if low < bottom or high > top:
         raise ValueError(f"values from {low:g} to {high:g} are beyond the {bottom} to {top} of unit={unit!r}")
-    if unit != "uint8" and images.dtype.kind == "f" and 0 < high <= 2:
-        raise ValueError(f"float values up to {high:g} are no digital numbers; for reflectance pass unit='reflectance'")
+    if images.dtype.kind == "f" and 0 < high <= 2:
+        of_bytes = "multiply by 255 what was divided by it, as torchvision's ToTensor does"
+        advice = of_bytes if unit == "uint8" else "for reflectance pass unit='reflectance'"
+        raise ValueError(f"float values up to {high:g} are no digital numbers; {advice}")
 
 
 def to_collection2(images: np.ndarray, spec: InputSpec, channels: Sequence[str] = ()) -> np.ndarray:
@@ -195,7 +200,7 @@ def to_collection2(images: np.ndarray, spec: InputSpec, channels: Sequence[str] 
     if unit == "collection2_dn":
         return np.nan_to_num(images.astype(np.float32, copy=False))
     if unit == "reflectance":
-        reflectance = np.asarray(images, np.float32)
+        reflectance = np.where(has_data_by_band(images, unit), images, np.nan).astype(np.float32, copy=False)
     elif unit in landsat.SCALED_UNITS:
         reflectance = np.where(has_data_by_band(images, unit), images * np.float32(landsat.SCALED_SCALE), np.nan)
     elif unit == "level1_dn":
@@ -222,13 +227,18 @@ def to_records(images: np.ndarray, spec: InputSpec, channels: Sequence[str] = ()
 
 
 def has_data_by_band(images: np.ndarray, unit: str = "collection2_dn") -> np.ndarray:
-    """Find the values that hold data: (..., C) -> (..., C) bool."""
+    """Find the values that hold data: (..., C) -> (..., C) bool.
+
+    Of reflectance neither NaN does, nor what the number 0, no data, becomes where it is scaled, -0.2, nor a pixel that is 0 in
+    every band, with which reprojecting fills.
+    """
     if unit in landsat.SCALED_UNITS:
         lacking = np.isin(images, (landsat.SCALED_FILL, *landsat.SCALED_SATURATED))
         if images.dtype.kind == "u":
             lacking |= images == landsat.NODATA
     elif unit == "reflectance" and images.dtype.kind == "f":
-        return ~np.isnan(images)
+        of_zero = np.abs(images - landsat.REFLECTANCE_OFFSET) < landsat.REFLECTANCE_SCALE / 2
+        return ~(np.isnan(images) | of_zero | (images == 0).all(axis=-1, keepdims=True))
     else:
         lacking = images == landsat.NODATA
     return ~(lacking | np.isnan(images)) if images.dtype.kind == "f" else ~lacking

@@ -8,6 +8,8 @@ import warnings
 
 import numpy as np
 import rasterio
+import rasterio.transform
+from affine import Affine, TransformNotInvertibleError
 from rasterio.enums import ColorInterp, MaskFlags
 from rasterio.windows import Window
 
@@ -110,14 +112,44 @@ def open_raster(path: str) -> rasterio.DatasetReader:
     return source
 
 
-def crs_of(source: rasterio.DatasetReader) -> rasterio.crs.CRS | None:
-    """The CRS of a file; None where it has none, or says of no pixel where in it that is."""
-    return None if source.transform.is_identity else source.crs
+def georeference(source: rasterio.DatasetReader) -> tuple[Affine, rasterio.crs.CRS | None]:
+    """The transform of a file's pixels, and its CRS: None where it has none, or says of no pixel where in it that is.
+
+    Of a file with ground control points and no transform it is the one that fits them best.
+    """
+    points, crs = source.gcps
+    if source.transform.is_identity and len(points) >= 3 and crs is not None:
+        return rasterio.transform.from_gcps(points), crs
+    return source.transform, None if source.transform.is_identity else source.crs
+
+
+def same_transform(one: Affine, other: Affine, height: int, width: int) -> bool:
+    """Whether two transforms bring all pixels to one place, but for a hundredth of a pixel, as they are rounded in files."""
+    corners = ((0, 0), (width, 0), (0, height), (width, height))
+    try:
+        moved = [np.subtract(~one @ (other @ corner), corner) for corner in corners]
+    except TransformNotInvertibleError:
+        return one == other
+    return bool(np.abs(moved).max() < 0.01)
 
 
 def data_bands(source: rasterio.DatasetReader) -> list[int]:
     """List the bands of a file, from 1, that hold an image: all but alpha."""
     return [index for index, meaning in zip(source.indexes, source.colorinterp) if meaning != ColorInterp.alpha]
+
+
+def read_quality(source: rasterio.DatasetReader, kind: str, window: Window | None = None) -> np.ndarray:
+    """Read the bits (H, W) uint16 of a quality band; its class "fill" where the no-data value stands, or what is no bits.
+
+    `kind` is as for `geomoe.landsat.is_flagged`. USGS's own files have the fill bit as their no-data value.
+    """
+    values = source.read(1, window=window)
+    lacking = values == source.nodatavals[0]
+    if values.dtype.itemsize > 2:  # int16 has bit 15 as its sign
+        lacking |= ~((values >= 0) & (values <= np.iinfo(np.uint16).max))
+    bits = np.where(lacking, 0, values).astype(np.uint16)
+    bits[lacking] = landsat.fill_bits(kind)
+    return bits
 
 
 def read_band(source: rasterio.DatasetReader, index: int, unit: str, window: Window | None = None) -> np.ndarray:

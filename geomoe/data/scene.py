@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from rasterio.windows import Window
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, UnitWarning
 from geomoe.data.product_files import SceneError, SceneFiles, find_scene
-from geomoe.data.raster import RasterError, crs_of, open_raster, read_band, read_options
+from geomoe.data.raster import RasterError, georeference, open_raster, read_band, read_options, read_quality, same_transform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +101,8 @@ def open_scene(
     grid, units, unknown = None, {} if found.unit is None else {found.unit: found.name}, ""
     for band, (p, index) in [*found.files.items(), *([("quality", (found.qa[0], 1))] if found.qa else [])]:
         with _opened(p) as src:
-            of_file = (src.height, src.width, src.transform, crs_of(src))
-            if src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16", "int32"):
+            of_file = (src.height, src.width, *georeference(src))
+            if band != "quality" and src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16", "int32"):
                 raise SceneError(f"{p}: {src.dtypes[0]} is no type that images have")
             pair = (src.scales[index - 1], src.offsets[index - 1])
             if band != "quality" and (unit := landsat.unit_of_scale(*pair)):
@@ -113,7 +113,7 @@ def open_scene(
                 dtype = src.dtypes[0]
                 grid, date_tag = of_file, src.tags().get("TIFFTAG_DATETIME", "")
                 height, width, transform, crs = grid
-            elif of_file != grid:
+            elif (*of_file[:2], of_file[3]) != (height, width, crs) or not same_transform(transform, of_file[2], height, width):
                 sizes = f"{of_file[:2]} pixels or another location than the {grid[:2]} of the other bands"
                 raise SceneError(f"{p}: {band} has {sizes}")
     if len({"hls" if unit in landsat.SCALED_UNITS else unit for unit in units}) > 1:
@@ -189,26 +189,36 @@ class SceneReader(contextlib.AbstractContextManager):
         """Find clouds by the quality band: (height, width) bool, or None without one."""
         if self.info.qa is None:
             return None
-        path, kind = self.info.qa
-        return landsat.is_cloud(self._band(path, 1, row, column, height, width), kind)
+        return landsat.is_cloud(self._quality(self.info.qa, row, column, height, width), self.info.qa[1])
 
     def flagged(self, classes: Sequence[str], row: int, column: int, height: int, width: int) -> np.ndarray:
         """Find the pixels that the quality band says to be of some classes (see `check_mask`): (height, width) bool."""
         if self.info.qa is None or not classes:
             return np.zeros((height, width), bool)
-        path, kind = self.info.qa
-        return landsat.is_flagged(self._band(path, 1, row, column, height, width), kind, classes)
+        return landsat.is_flagged(self._quality(self.info.qa, row, column, height, width), self.info.qa[1], classes)
 
     def _band(self, path: str, index: int, row: int, column: int, height: int, width: int) -> np.ndarray:
-        file = self._files[path]
+        dtype = np.dtype(self._files[path].dtypes[index - 1])
+        out = np.full((height, width), landsat.nodata_value(self.unit, dtype), dtype)
+        return self._fill(out, path, lambda file, window: read_band(file, index, self.unit, window), row, column)
+
+    def _quality(self, qa: tuple[str, str], row: int, column: int, height: int, width: int) -> np.ndarray:
+        """The bits of the quality band, those of no class beyond the edges: (height, width) uint16."""
+        path, kind = qa
+        out = np.zeros((height, width), np.uint16)
+        return self._fill(out, path, lambda file, window: read_quality(file, kind, window), row, column)
+
+    def _fill(
+        self, out: np.ndarray, path: str, read: Callable[[rasterio.DatasetReader, Window], np.ndarray], row: int, column: int
+    ) -> np.ndarray:
+        """Fill (height, width) pixels from a row and a column on with what is read of a file, where they lie in the scene."""
+        height, width = out.shape
         top, left = max(row, 0), max(column, 0)
         bottom, right = min(row + height, self.info.height), min(column + width, self.info.width)
-        dtype = np.dtype(file.dtypes[index - 1])
-        out = np.full((height, width), landsat.nodata_value(self.unit, dtype), dtype)
         if bottom > top and right > left:
             try:
                 with read_options(path):
-                    values = read_band(file, index, self.unit, Window(left, top, right - left, bottom - top))
+                    values = read(self._files[path], Window(left, top, right - left, bottom - top))
             except rasterio.errors.RasterioIOError as error:
                 raise SceneError(f"{path}: rows {top} to {bottom} cannot be read: {error}") from None
             out[top - row : bottom - row, left - column : right - column] = values

@@ -77,7 +77,7 @@ def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
     if isinstance(scene, str) and os.path.exists(scene):
         paths = [entry.path for entry in os.scandir(scene)] if os.path.isdir(scene) else [scene]
         files = sorted((path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths)
-    used = dataclasses.replace(job, checkpoint=encoder.fingerprint, which="", folder="", batch_size=0)
+    used = dataclasses.replace(job, checkpoint=encoder.fingerprint, which="", folder="", batch_size=1)
     return repr((used, scene, files))
 
 

@@ -128,16 +128,14 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
         return read_zarr(path)
     if not path.endswith(".parquet"):
         raise ValueError(f"{path}: embeddings are read from {', '.join(FORMATS)} files")
+    return _read_parquet(path)
+
+
+def _read_parquet(path: str) -> dict[str, Any]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is no Parquet file: {error}") from None
-    if b"geomoe" not in (table.schema.metadata or {}):
-        raise ValueError(f"{path} is no file of embeddings: it has no geomoe metadata")
-    facts = json.loads(table.schema.metadata[b"geomoe"])
+    facts, table = _facts_of_parquet(path), pq.read_table(path)
     vector, kind = table["vector"], table.schema.field("vector")
     embedded = ~vector.is_null().to_numpy()
     width = kind.type.list_size if pa.types.is_fixed_size_list(kind.type) else int(kind.metadata[b"dimensions"])
@@ -157,18 +155,40 @@ def read(path: str | os.PathLike[str]) -> dict[str, Any]:
     return out
 
 
-def _read_npz(path: str) -> dict[str, Any]:
-    """The arrays of an `.npz` file as they are stored, and its facts; ValueError, naming the file, where it is damaged."""
+def _facts_of_parquet(path: str) -> dict[str, Any]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path} is no Parquet file: {error}") from None
+    if b"geomoe" not in metadata:
+        raise ValueError(f"{path} is no file of embeddings: it has no geomoe metadata")
+    return dict(json.loads(metadata[b"geomoe"]))
+
+
+def _read_npz(path: str, *only: str) -> dict[str, Any]:
+    """The arrays of an `.npz` file as they are stored, all or `only` some, and its facts; ValueError where it is damaged."""
     try:
         with np.load(path, allow_pickle=False) as file:
             names = file.files
-            out = {name: file[name] for name in names} if {"facts", "vector"} <= set(names) else {}
-            facts = json.loads(str(out.pop("facts"))) if out else {}
+            whole = {"facts", "vector"} <= set(names)
+            out = {name: file[name] for name in only or names} if whole else {}
+            facts = json.loads(str(out.pop("facts"))) if whole else {}
     except (zipfile.BadZipFile, zlib.error, struct.error, ValueError, TypeError, EOFError, NotImplementedError) as error:
         raise ValueError(f"{path} is damaged, or no .npz file: {error}") from None
-    if not out:
+    if not whole:
         raise ValueError(f"{path} is no file of embeddings: it holds {', '.join(names)}")
     return out | {"facts": facts}
+
+
+def read_facts(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The facts of a file of embeddings, as `read` gives them, without the rows of a table."""
+    path = os.fspath(path)
+    if os.path.isfile(path) and path.endswith((".npz", ".parquet")):
+        return dict(_read_npz(path, "facts")["facts"]) if path.endswith(".npz") else _facts_of_parquet(path)
+    return dict(read(path)["facts"])
 
 
 def read_features(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]:

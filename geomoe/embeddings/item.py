@@ -4,6 +4,7 @@ The fields `emb:*` are those of the proposed embedding extension, which has no s
 """
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -91,7 +92,7 @@ def _projection(grid: Mapping[str, Any]) -> dict[str, Any]:
     out |= {"proj:shape": [height, width], "proj:transform": list(transform)}
     out["proj:bbox"] = [*np.min(corners, axis=0).tolist(), *np.max(corners, axis=0).tolist()]
     if crs.is_projected:
-        out["gsd"] = abs(transform.a) * crs.linear_units_factor[1]
+        out["gsd"] = math.hypot(transform.a, transform.d) * crs.linear_units_factor[1]  # of a grid that may be rotated
     return out
 
 

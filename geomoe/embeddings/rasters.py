@@ -33,10 +33,11 @@ def write_geotiff(
         interleave: of `INTERLEAVES`.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or not read back.
     """
     import rasterio
     import rasterio.shutil
+    from rasterio._err import CPLE_BaseError  # which closing a file raises as it is
 
     dtype = next(iter(parts))["vector"].dtype
     options = dict(COMPRESS="DEFLATE", BIGTIFF="IF_SAFER", NUM_THREADS="ALL_CPUS", PREDICTOR=2 if dtype == np.int8 else 3)
@@ -52,7 +53,8 @@ def write_geotiff(
         try:
             _write_raw(raw, parts, facts, grid, dtype)
             rasterio.shutil.copy(raw, path, **options)
-        except rasterio.errors.RasterioError as error:
+            _check_readable(path)
+        except (rasterio.errors.RasterioError, CPLE_BaseError) as error:
             raise OSError(f"{output} cannot be written: {error}") from error
         finally:
             with contextlib.suppress(OSError):
@@ -82,6 +84,18 @@ def _write_raw(path: str, parts: Iterable[Columns], facts: Mapping[str, Any], gr
     if factors:
         with rasterio.open(path, "r+") as file:
             file.build_overviews(factors, Resampling.average)
+
+
+def _check_readable(path: str) -> None:
+    """Raise a RasterioError where a tile of a new file cannot be read: GDAL does not say where closing it filled the disk."""
+    import rasterio
+
+    with rasterio.open(path) as file:
+        levels: list[int | None] = [None, *range(len(file.overviews(1)))]
+    for level in levels:
+        with rasterio.open(path, NUM_THREADS="ALL_CPUS", **({} if level is None else {"overview_level": level})) as file:
+            for _, window in file.block_windows(1):
+                file.read(window=window)
 
 
 def is_map(path: str) -> bool:

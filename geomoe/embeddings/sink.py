@@ -143,6 +143,8 @@ class Sink:
         if self.pool is not None:
             check_pool(self.pool)
         check_dtype(self.dtype)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
         if self.interleave not in INTERLEAVES:
             raise ValueError(f"interleave = {self.interleave!r} is none of {', '.join(INTERLEAVES)}")
         if self.interleave != "pixel" and not os.fspath(self.output).endswith(".tif"):

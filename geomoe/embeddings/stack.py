@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from geomoe.data.preprocess import InputSpec
+from geomoe.data.raster import same_transform
 from geomoe.data.scene import SceneError
 from geomoe.embeddings.scene import SceneParts, embed_parts
 from geomoe.embeddings.sink import Sink
@@ -75,9 +76,9 @@ def _outputs(output: str, stack: Sequence[SceneWindows]) -> list[str]:
         info = windows.info
         if np.isnat(info.time):
             raise SceneError(f"{info.name}: a scene of a stack must say its date, by name, metadata file or STAC item")
-        for what in ("crs", "transform", "height", "width"):
+        for what in ("crs", "height", "width", "transform"):
             one, other = getattr(first, what), getattr(info, what)
-            if one != other:
+            if one != other and not (what == "transform" and same_transform(one, other, info.height, info.width)):
                 differ = f"{what} {_short(other)} is not the {_short(one)} of {first.name}"
                 raise SceneError(f"{info.name} lies on another grid: {differ}; bring them to one, with gdalwarp, say")
         stamp = day if days.count(day) == 1 else str(info.time.astype("datetime64[s]"))
@@ -93,7 +94,7 @@ def _short(value: Any) -> str:
 
 def _mean_facts(done: Sequence[SceneParts]) -> dict[str, Any]:
     """The facts of a mean: those that all dates share, and which they were."""
-    facts = {key: value for key, value in done[0].facts.items() if key not in ("scene", "time")}
+    facts = {key: value for key, value in done[0].facts.items() if key not in ("scene", "time", "files_sha256")}
     several = {"scenes": [one.facts["scene"] for one in done], "times": [one.facts["time"] for one in done]}
     inputs = {key: [one.facts["input"].get(key) for one in done] for key in facts["input"]}  # sun elevations differ
     common = {key: values[0] if all(value == values[0] for value in values) else values for key, values in inputs.items()}

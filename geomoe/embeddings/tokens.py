@@ -21,6 +21,7 @@ from geomoe.models.config import NUM_PREFIX_TOKENS
 from geomoe.models.pooling import TOKENS
 from geomoe.pretrained import PretrainedEncoder
 
+_WINDOWS_OF_PART = 1024  # at least a row of them
 _SHIFTS = 2  # how often, in each direction, a pixel lies at each place of a patch
 
 
@@ -123,7 +124,7 @@ def embed_tokens(
     info, config = windows.info, encoder.config
     grid = token_grid(windows.size, config.patch_size, info.height, info.width, resolution, stride)
     facts = sink.facts(encoder, windows.spec, {**windows.facts(), "resolution": resolution, "stride": grid.stride}, TOKENS)
-    groups = _groups(grid, sink.batch_size)
+    groups = _groups(grid)
     parts = Parts(sink.output, facts, len(groups))
     blend, done = Blend(grid.width, config.width), parts.done
     total = grid.height * grid.width
@@ -142,9 +143,9 @@ def embed_tokens(
     return parts, facts, dict(height=grid.height, width=grid.width, transform=transform, crs=info.crs)
 
 
-def _groups(grid: TokenGrid, batch_size: int) -> list[np.ndarray]:
-    """The rows of windows, as many at once as make up whole batches, but for the last."""
-    count = max(4 * batch_size // len(grid.lefts), 1)
+def _groups(grid: TokenGrid) -> list[np.ndarray]:
+    """The rows of windows of each part: the same whatever the size of a batch, which a run that goes on may change."""
+    count = max(_WINDOWS_OF_PART // len(grid.lefts), 1)
     return [grid.tops[start : start + count] for start in range(0, len(grid.tops), count)]
 
 

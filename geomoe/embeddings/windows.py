@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from geomoe import landsat, metadata
-from geomoe.data.preprocess import InputSpec, band_order, has_data
+from geomoe.data.folder import File, fingerprint
+from geomoe.data.preprocess import InputSpec, band_order, check_values, has_data
 from geomoe.data.product_files import SceneFiles
 from geomoe.data.scene import SceneError, SceneInfo, SceneReader, check_mask, open_scene
 from geomoe.data.windows import check_share
@@ -33,8 +34,10 @@ class SceneWindows:
     def facts(self) -> dict[str, Any]:
         """Say which windows count and where they are, in plain values."""
         info = self.info
+        paths = sorted({path for path, _ in info.files.values()} | ({info.qa[0]} if info.qa else set()))
+        named = [File(os.path.basename(path.partition("?")[0]), path) for path in paths]  # an address may be signed
         place = dict(scene=info.name, height=info.height, width=info.width, window=self.size, time=str(info.time))
-        place |= dict(min_valid=self.min_valid, max_cloud=self.max_cloud, mask=list(self.mask))
+        place |= dict(min_valid=self.min_valid, max_cloud=self.max_cloud, mask=list(self.mask), files_sha256=fingerprint(named))
         return {**place, "transform": list(info.transform)[:6], "crs": info.crs.to_wkt() if info.crs else None}
 
     def reader(self) -> SceneReader:
@@ -57,6 +60,10 @@ class SceneWindows:
             return np.stack([strip[row : row + size, column : column + size] for row, column in corners])
 
         strip, clouds = reader.read(top, left, *shape), reader.clouds(top, left, *shape)
+        try:
+            check_values(strip, reader.unit)
+        except ValueError as error:
+            raise SceneError(f"{self.info.name}, rows {top} to {top + shape[0]}: {error}") from None
         holds = has_data(strip, reader.unit) & ~reader.flagged(self.mask, top, left, *shape)
         valid = cut(holds).mean(axis=(1, 2))
         cloud = np.full(len(rows), np.nan) if clouds is None else cut(clouds).mean(axis=(1, 2))
@@ -99,7 +106,9 @@ def open_windows(
     if mask:
         spec.check_masked(f"mask = {', '.join(mask)}")
     if time is not None:
-        info = dataclasses.replace(info, time=metadata.parse_time(time) if isinstance(time, str) else time)
+        info = dataclasses.replace(
+            info, time=metadata.parse_time(time) if isinstance(time, str) else metadata.read_times([time])[0]
+        )
     bands = [band for band in encoder.bands if band in info.files]
     # Of Landsat 4 to 7 by title, which is the same whatever a sensor's numbers are.
     channels = [landsat.band_title(band) for band in bands] if landsat.lacks_coastal(info.sensor) else bands

@@ -35,7 +35,12 @@ from geomoe.landsat.product import (
     sensor_of as sensor_of,
     unit_of_name as unit_of_name,
 )
-from geomoe.landsat.quality import QUALITY_CLASSES as QUALITY_CLASSES, is_cloud as is_cloud, is_flagged as is_flagged
+from geomoe.landsat.quality import (
+    QUALITY_CLASSES as QUALITY_CLASSES,
+    fill_bits as fill_bits,
+    is_cloud as is_cloud,
+    is_flagged as is_flagged,
+)
 from geomoe.landsat.statistics import STATISTICS as STATISTICS, Statistics as Statistics
 from geomoe.landsat.units import (
     FILE_DTYPES as FILE_DTYPES,

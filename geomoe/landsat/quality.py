@@ -46,6 +46,16 @@ def is_flagged(qa: np.ndarray, kind: str, classes: Sequence[str]) -> np.ndarray:
     return flagged
 
 
+def fill_bits(kind: str) -> int:
+    """The bits of a pixel without data in a quality band, `kind` as for `is_flagged`; 0, no class, where it has none for it.
+
+    >>> fill_bits("QA_PIXEL"), fill_bits("FMASK")
+    (1, 0)
+    """
+    first, _, yes = _layout(kind).get("fill", (0, 1, 0))
+    return yes << first
+
+
 def is_cloud(qa: np.ndarray, kind: str) -> np.ndarray:
     """Find clouds and, where the band tells them, cirrus and shadows; arguments as for `is_flagged`.
 

@@ -154,6 +154,7 @@ class PretrainedEncoder:
                 data.
         """
         check_pool(pool)
+        pool = pool if isinstance(pool, str) else tuple(pool)
         spec = describe(spec, description, normalized)
         labelled, valid = None, arrays.as_numpy(valid)
         if arrays.is_xarray(images):
@@ -221,6 +222,7 @@ class PretrainedEncoder:
             ValueError: as for `embed`, or an option has no meaning.
         """
         check_pooled(pool)
+        pool = pool if isinstance(pool, str) else tuple(pool)
         check_share("min_valid", min_valid)
         size = self.config.img_size
         stride = window_stride(stride, size)

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from geomoe.probing.knn import METRICS
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.linear_model import LinearModel
-from geomoe.probing.metrics import check_unmasked
+from geomoe.probing.metrics import check_finite, check_unmasked
 from geomoe.probing.probe_result import ProbeResult, classification_result
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # before (N, D), after (N, D), changed (N,) bool
@@ -51,7 +51,8 @@ def change_probe(
         `average_precision` of change. With "threshold" the scores are the share of training distances below.
 
     Raises:
-        ValueError: shapes do not fit, values are masked, or the training pairs have all changed or none.
+        ValueError: shapes do not fit, values are masked, NaN or infinite, labels are others than 0 and 1, or the training pairs
+            have all changed or none.
     """
     if method not in METHODS:
         raise ValueError(f"method = {method!r} is not one of {', '.join(METHODS)}")
@@ -61,6 +62,9 @@ def change_probe(
         check_unmasked(f"{name} labels", changed)
         for when, vectors in (("before", before), ("after", after)):
             check_unmasked(f"{name} features {when}", vectors)
+            check_finite(f"{name} features {when}", np.asarray(vectors, np.float32))
+        if not np.isin(np.asarray(changed, object), (0, 1)).all():
+            raise ValueError(f"{name} labels must be True where a location changed and False where not, or 1 and 0")
     truth, target = np.asarray(test[2], bool), np.asarray(train[2], bool)
     if target.all() or not target.any():
         raise ValueError("the training pairs have all changed or none; both kinds are needed")

@@ -11,7 +11,7 @@ from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe
 from geomoe.probing.metrics import mean_and_std
 from geomoe.probing.probe_result import ProbeResult, classification_result
-from geomoe.probing.splits import Folds, Rows, Split, labelled_splits, labelled_subset, stratified_folds
+from geomoe.probing.splits import Folds, Rows, Split, given_folds, labelled_splits, labelled_subset, stratified_folds
 
 Fit = Callable[[Rows, Rows], np.ndarray]  # training rows, test rows -> scores (..., n, K) of the test rows
 
@@ -39,7 +39,7 @@ def cross_validate(
     *,
     task: str,
     probe: Callable[..., ProbeResult] = linear_probe,
-    folds: Folds | None = None,
+    folds: Folds | Any | None = None,
     count: int = 5,
     seed: int = 0,
     resamples: int = 1000,
@@ -51,9 +51,10 @@ def cross_validate(
         features, labels, task, resamples: as for `linear_probe`.
         probe: `linear_probe` or `knn_probe`; `options` are its options.
         folds: from `random_folds`, `stratified_folds`, `spatial_folds` or `group_folds`; None draws `count` stratified ones by
-            `seed`. Patches beside each other look alike, so that folds at random tell how a probe does between its training
-            patches, spatial ones how it does elsewhere. A C that is chosen is chosen in each fold on rows held out of those to
-            fit on, by whole blocks or groups where the folds have them.
+            `seed`; or scikit-learn's: a splitter, or pairs of training and test rows. Patches beside each other look alike, so
+            that folds at random tell how a probe does between its training patches, spatial ones how it does elsewhere. A C
+            that is chosen is chosen in each fold on rows held out of those to fit on, by whole blocks or groups where the folds
+            have them.
 
     Returns:
         A result whose settings say how the folds were drawn.
@@ -72,6 +73,8 @@ def cross_validate(
         folds = stratified_folds(y, count, seed)
     elif (count, seed) != (5, 0):
         raise ValueError(f"the folds are drawn already; count = {count} and seed = {seed} would be ignored")
+    elif not isinstance(folds, Folds):
+        folds = given_folds(folds, features, labels)
     own: Any = folds.holdout if "draw" in inspect.signature(probe).parameters else None  # others choose nothing
     scores = held_out_scores(np.arange(len(x)), y, folds, fit)
     settings |= {"train": len(x), "test": len(x), **folds.settings}

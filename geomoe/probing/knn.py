@@ -16,7 +16,7 @@ import numpy as np
 
 from geomoe import compilation
 from geomoe.probing.config import protocol_options
-from geomoe.probing.metrics import check_unmasked
+from geomoe.probing.metrics import check_finite, check_unmasked
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import Split, labelled_splits
 
@@ -74,11 +74,13 @@ def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclid
         indices (Q, k) int64 and distances (Q, k) float32, the nearest first; of equally near rows the one of lower index.
 
     Raises:
-        ValueError: k or the metric has no meaning.
+        ValueError: k or the metric has no meaning, or a row or query is masked, NaN or infinite.
     """
     for name, vectors in (("rows", rows), ("queries", queries)):
         check_unmasked(f"features of {name}", vectors)
     rows, queries = np.asarray(rows, np.float32), np.asarray(queries, np.float32)
+    for name, vectors in (("rows", rows), ("queries", queries)):
+        check_finite(f"features of {name}", vectors)
     if not 1 <= k <= len(rows):
         raise ValueError(f"k = {k} must be between 1 and the {len(rows)} training rows")
     if metric not in METRICS:

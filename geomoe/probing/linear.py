@@ -16,7 +16,16 @@ from geomoe.probing.linear_model import LinearModel
 from geomoe.probing.logistic import solve
 from geomoe.probing.metrics import bootstrap_regression, check_unmasked, main_score, regression_metrics
 from geomoe.probing.probe_result import ProbeResult, classification_result
-from geomoe.probing.splits import Fold, Split, holdout, labelled_splits, regression_splits, strength_grid, validation_rows
+from geomoe.probing.splits import (
+    Fold,
+    Split,
+    facts_of_files,
+    holdout,
+    labelled_splits,
+    regression_splits,
+    strength_grid,
+    validation_rows,
+)
 
 C_GRID = tuple(float(c) for c in np.logspace(-6, 4, 40))
 ALPHA_GRID = tuple(float(a) for a in np.logspace(-4, 6, 21))
@@ -151,7 +160,7 @@ def linear_probe(
         resamples: of the bootstrap confidence intervals; 0 for none.
         seed: of the validation rows.
         draw: draws these, of so many rows and by a seed, where `val` is None; folds of blocks or groups have their own.
-        info: plain values to keep with the fitted model.
+        info: plain values to keep with the fitted model, before what files of embeddings say: encoder, pool, classes, input.
 
     Raises:
         ValueError: shapes or labels do not fit the task.
@@ -180,8 +189,8 @@ def linear_probe(
     else:
         model = fit(x, y, C=grid)[0]
         settings["C"] = grid[0]
-    if info:
-        model = dataclasses.replace(model, info={**model.info, **info})
+    said = facts_of_files({"train": train, "test": test, "val": val})
+    model = dataclasses.replace(model, info={**model.info, **said, **(info or {})})
     return classification_result(y_test, model.probabilities(x_test), task, settings, resamples, model)
 
 
@@ -252,6 +261,8 @@ def ridge_probe(
         settings["val"] = len(x_val)
     settings["alpha"] = grid[best]
     model = fit_ridge(*rows, alpha=grid[best], standardise=standardise)[0]
+    said = facts_of_files({"train": train, "test": test, "val": val})
+    model = dataclasses.replace(model, info={**model.info, **said})
     predictions = model.decision(x_test)
     intervals = bootstrap_regression(y_test, predictions, resamples) if resamples else {}
     return ProbeResult(regression_metrics(y_test, predictions), predictions, predictions, settings, intervals, model)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geomoe.files import atomic_path
-from geomoe.probing.metrics import check_unmasked
+from geomoe.models.pooling import parse_pool
+from geomoe.probing.metrics import check_finite, check_unmasked
 
 if TYPE_CHECKING:
     from geomoe.pretrained import PretrainedEncoder
@@ -33,6 +34,7 @@ class LinearModel:
         features = np.asarray(features, np.float32)
         if features.ndim != 2 or features.shape[1] != len(self.coef):
             raise ValueError(f"features must be (N, {len(self.coef)}), got {features.shape}")
+        check_finite("features", features, "leave these rows out: what was not embedded, having no data, has no class")
         return features @ self.coef + self.intercept
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
@@ -57,9 +59,18 @@ class LinearModel:
         return (logits > 0).astype(np.int32) if self.task == "multilabel" else logits
 
     def predict_images(self, encoder: PretrainedEncoder, images: np.ndarray, **options: Any) -> np.ndarray:
-        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; `pool` and `nodata` are those of the fit."""
+        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; `pool` and `nodata` are those of the fit.
+
+        Raises:
+            ValueError: the encoder is not that of the fit, where `info` says which it was; or an image has no data.
+        """
+        fitted = self.info.get("encoder_sha256")
+        if fitted is not None and fitted != encoder.fingerprint:
+            other = f"another encoder ({self.info.get('encoder', 'unnamed')}, {fitted[:12]})"
+            this = f"{encoder.source} ({encoder.fingerprint[:12]})"
+            raise ValueError(f"the probe was fitted on embeddings of {other} than {this}; load that one, or fit it anew")
         pool, record = self.info.get("pool", "mean"), self.info.get("input", {})
-        options.setdefault("pool", pool if isinstance(pool, str) else tuple(pool))
+        options.setdefault("pool", parse_pool(pool) if isinstance(pool, str) else tuple(pool))
         if "nodata" in record and not {"spec", "normalized", "valid"} & options.keys():
             options.setdefault("nodata", record["nodata"])
         return self.predict(encoder.embed(images, **options))

@@ -39,6 +39,13 @@ def check_unmasked(what: str, values: Any, advice: str = "leave these rows out")
         raise ValueError(f"{what} are masked in {mask.reshape(len(mask), -1).any(axis=1).sum()} of {len(mask)} rows; {advice}")
 
 
+def check_finite(what: str, values: np.ndarray, advice: str = "leave these rows out") -> None:
+    """Raise ValueError for NaN or infinite values of rows, (N, ...)."""
+    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    if bad.any():
+        raise ValueError(f"{what} hold NaN or infinite values in {bad.sum()} of {len(bad)} rows; {advice}")
+
+
 def main_metric(task: str) -> str:
     """Name the one metric that results of a task are compared by.
 

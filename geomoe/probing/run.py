@@ -52,7 +52,8 @@ def _fit(config: ml_collections.ConfigDict, task: str, data: SplitData, features
     val = rows(d.val_split) if d.val_split else None
     if probe == "ridge":
         return ridge_probe(train, test, val=val, seed=seed, resamples=config.resamples)
-    info = {"pool": config.pool, "features": features, "encoder": data.encoder(PRETRAINED, seed).source}
+    encoder = data.encoder(PRETRAINED, seed)
+    info = {"pool": config.pool, "features": features, "encoder": encoder.source, "encoder_sha256": encoder.fingerprint}
     return linear_probe(train, test, val=val, seed=seed, info=info, **shared, **probe_options(config, probe))
 
 

@@ -7,24 +7,48 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from geomoe.embeddings.files import read_features
-from geomoe.probing.metrics import check_task, check_unmasked, one_hot
+from geomoe.embeddings.files import read_facts, read_features
+from geomoe.probing.metrics import check_finite, check_task, check_unmasked, one_hot
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
 Split = Rows | str | os.PathLike
 _FEW_CLASSES = 5000  # labels above are taken for codes, unless a tenth of the classes up to the highest occur
 _TO_INDICES = "names, indices = np.unique(labels, return_inverse=True) of all splits together gives them"
+_OF_ONE_KIND = ("encoder_sha256", "pool", "classes")  # facts that files of embeddings must share
 EARTH_RADIUS_KM = 6371.0088  # mean radius of the International Union of Geodesy and Geophysics
 
 
 def _read(splits: Mapping[str, Split | None], kind: str = "labels") -> dict[str, Rows]:
     """Features and labels or targets of each split that is not None; ValueError where some of them are masked."""
+    facts_of_files(splits)
     read = {name: read_features(s) if isinstance(s, str | os.PathLike) else s for name, s in splits.items() if s is not None}
     for name, (features, labels) in read.items():
+        if hasattr(features, "toarray"):
+            raise ValueError(f"{name} features are a sparse matrix; pass features.toarray()")
         check_unmasked(f"{name} features", features, "leave these rows out, or fill them")
         check_unmasked(f"{name} {kind}", labels)
     return {name: (np.asarray(x, np.float32), np.asarray(y)) for name, (x, y) in read.items()}
+
+
+def facts_of_files(splits: Mapping[str, Split | None]) -> dict[str, Any]:
+    """What files of embeddings among splits say of themselves, for a fitted model: encoder, pool, classes, input.
+
+    Raises:
+        ValueError: two files are of other encoders, pools or classes, so that a probe of one says nothing of the other.
+    """
+    first, found = "", dict[str, Any]()
+    for split in splits.values():
+        if not isinstance(split, str | os.PathLike):
+            continue
+        facts, path = read_facts(split), os.fspath(split)
+        if not first:
+            first, found = path, {key: facts[key] for key in ("encoder", *_OF_ONE_KIND, "input") if key in facts}
+        for key in _OF_ONE_KIND:
+            if facts.get(key) != found.get(key):
+                differ = f"{first} has {key} {found.get(key)}, {path} {facts.get(key)}"
+                raise ValueError(f"{differ}: a probe takes files of one encoder, pool and list of classes")
+    return found
 
 
 def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, Rows]:
@@ -45,8 +69,9 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
             raise ValueError(f"{name}: {len(features)} features but {len(labels)} labels")
         if not len(features):
             raise ValueError(f"{name} is empty")
-        if not np.isfinite(features).all():
-            raise ValueError(f"{name} features hold NaN or infinite values")
+        check_finite(f"{name} features", features)
+        if labels.dtype.kind == "O" and any(_is_missing(label) for label in labels.reshape(-1)):
+            raise ValueError(f"{name} labels are missing (None, NaN or NA) in some rows; leave the rows without a label out")
         if labels.dtype.kind in "SUOT" and any(isinstance(label, str | bytes) for label in labels.reshape(-1)):
             raise ValueError(f"{name} labels are text; pass class indices: {_TO_INDICES}")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
@@ -69,6 +94,14 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
     return out
 
 
+def _is_missing(value: Any) -> bool:
+    """Whether a value is None, NaN, which differs from itself, or pandas' NA, which cannot say whether it does."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:
+        return True
+
+
 def _count_classes(indices: Sequence[np.ndarray]) -> int:
     """The number of classes of rows with these class indices, 0 without any; ValueError where they are codes of classes."""
     found = np.unique(np.concatenate(indices)) if indices else np.zeros(0, np.int64)
@@ -83,6 +116,8 @@ def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
     """Check splits with real targets: name -> features (N, D) and targets (N, K), float64; None is left out."""
     out = _read(splits, "targets")
     for name, (x, y) in out.items():
+        if y.dtype.kind in "mM":
+            raise ValueError(f"{name} targets are {y.dtype}; say as numbers what they count, days since a date, say")
         features, targets = x.astype(np.float64), y.astype(np.float64).reshape(len(y), -1)
         if features.ndim != 2 or len(features) != len(targets):
             raise ValueError(f"{name}: features {features.shape} and targets {targets.shape} do not fit together")
@@ -203,6 +238,20 @@ def _iterative_stratification(labels: np.ndarray, count: int, rng: np.random.Gen
     return [np.flatnonzero(fold == i) for i in range(count)]
 
 
+def given_folds(folds: Any, features: Any, labels: Any) -> Folds:
+    """Folds as scikit-learn has them: pairs of training and test rows, indices or masks, or a splitter that gives them.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    try:
+        pairs = [tuple(map(np.asarray, pair)) for pair in (folds.split(features, labels) if hasattr(folds, "split") else folds)]
+        parts = tuple(Fold(*(np.flatnonzero(rows) if rows.dtype == bool else rows for rows in pair)) for pair in pairs)
+    except TypeError as error:
+        raise ValueError(f"folds must be of geomoe.probing, a splitter, or pairs of training and test rows ({error})") from None
+    return Folds(parts, {"splits": "given", "folds": len(parts)})
+
+
 def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 0) -> Folds:
     """Divide rows at random into `count` folds of about equal size, no group being in two: the patches of a scene, of a site.
 
@@ -210,10 +259,10 @@ def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 
         groups: (N,) text or numbers, the group of each row.
 
     Raises:
-        ValueError: there are fewer groups than folds, or a row has none (None, an empty text, NaN).
+        ValueError: there are fewer groups than folds, or a row has none (None, an empty text, NaN, NA).
     """
     check_unmasked("groups", groups)
-    none = [group is None or group == "" or group != group for group in groups]  # NaN differs from itself
+    none = [_is_missing(group) or group == "" for group in groups]
     if any(none):
         raise ValueError(f"{sum(none)} of {len(groups)} rows have no group")
     names, index = np.unique(np.asarray(groups), return_inverse=True)

@@ -43,6 +43,13 @@ def _state(path: str) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
+def _state_of_source(path: str) -> tuple[Any, ...]:
+    """The state of a file of a source; of a folder, which is a scene, that of every file in it: its own time says nothing."""
+    if not os.path.isdir(path):
+        return _state(path)
+    return tuple((name, *_state(os.path.join(path, name))) for name in sorted(os.listdir(path)))
+
+
 def read_manifest(folder: str) -> dict[str, Any] | None:
     """Read what a prepared dataset's `shards.json` says; None where it lacks, as of earlier versions, or is damaged."""
     try:
@@ -174,7 +181,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
 
     def _source_state(self, listing: Listing) -> str:
         """SHA-256 in hex of a listing, the sizes and times of its files, and what else decides on its records."""
-        state = functools.cache(_state)
+        state = functools.cache(_state_of_source)
         second = lambda entry: state(entry.details) if isinstance(entry.details, str) else None  # a file of labels
         rows = [[split, *e, state(e.path), second(e)] for split, entries in listing.splits.items() for e in entries]
         return hashlib.sha256(f"{VERSION} {self.keep_nodata} {json.dumps(rows, default=str)}".encode()).hexdigest()
