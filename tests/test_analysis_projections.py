@@ -19,3 +19,8 @@ def test_projections_keep_groups_apart():
         analysis.project(features, "umap")
     with pytest.raises(ValueError, match="at least 3 rows"):
         analysis.project(features[:2])
+
+
+def test_the_unit_of_a_dimension_does_not_matter():
+    x = np.random.default_rng(0).standard_normal((30, 4))
+    np.testing.assert_allclose(analysis.project(x, "pca"), analysis.project(x * [1, 1, 1, 1000], "pca"), atol=1e-6)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from geomoe import data
+from geomoe.analysis import ablation_effects, contribution_norms
 from geomoe.analysis.report import figures, sections
 from geomoe.cli import report
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
@@ -235,3 +236,30 @@ def test_the_report_on_a_phone_and_on_paper(report_page, tmp_path):
     pdf = tmp_path / "report.pdf"
     subprocess.run([chromium, *options, f"--print-to-pdf={pdf}", f"file://{report_page}"], capture_output=True, timeout=120)
     assert pdf.read_bytes()[:4] == b"%PDF" and pdf.stat().st_size > 30_000
+
+
+def test_experts_are_drawn_for_the_last_of_the_images(encoder, monkeypatch):
+    rng = np.random.default_rng(0)
+    scales = np.linspace(0.1, 2, 20)[:, None, None, None]
+    batch = {"image": (rng.standard_normal((20, 8, 8, 7)) * scales).astype(np.float32)}
+    batch |= {name: np.zeros((20, 2), np.float32) for name in FIELDS}
+    batch |= {"valid": np.ones((20, 8, 8), bool), "labels": np.eye(4, dtype=int)[np.arange(20) % 4]}
+    images = sections.HeldOut.of(batch, STATISTICS, "multiclass", list("abcd"))
+    given = []
+    monkeypatch.setattr(figures, "expert_effects", lambda *values: given.extend(values) or "")
+    sections.routing(encoder, images)
+    last = encoder.config.depth - 1
+    np.testing.assert_allclose(
+        given[0].reshape(-1, given[0].shape[-1]), contribution_norms(encoder, images.first(4), last)[3, 5:]
+    )
+    np.testing.assert_allclose(given[1], ablation_effects(encoder, images.first(4), last)[:, 3])
+
+
+def test_tables_of_two_encoders_are_not_compared(tmp_path):
+    for name, splits, encoder in (("a", "random", "one"), ("b", "spatial", "another")):
+        rows = [Row.of("pretrained", "linear", "multiclass", [Scores({"accuracy": v}, {}) for v in (0.5, 0.6)])]
+        of_data = dict(train_split="train", nodata="masked", drop=[], resize_mode="resize", clip=[], hour="utc", splits=splits)
+        config = dict(seeds=[0, 1], pool="mean", linear={}, knn={}, data=of_data)
+        facts = dict(dataset="d", task="multiclass", train=5, test=None, protocol="none", encoder=encoder, splits=splits)
+        save_tables(str(tmp_path / "probes" / name), rows, {**facts, "config": config})
+    assert "how the folds were drawn" not in sections.probes(str(tmp_path))

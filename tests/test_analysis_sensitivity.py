@@ -115,3 +115,14 @@ def test_shifted_metadata_is_shifted(change, field, degrees):
     assert not changed[field][~present].any()
     for name in set(FIELDS) - {field}:
         np.testing.assert_array_equal(changed[name], true[name])
+
+
+def test_what_every_image_shares_is_no_likeness():
+    """A constant that stands in all embeddings without a location would make them alike."""
+
+    class Moved:
+        def embed_batch(self, images, fields, pool, size, valid):
+            return images.mean(axis=(1, 2)) + 10.0 * ~fields[2].any(axis=1, keepdims=True)
+
+    rows = {row.change: row for row in metadata_sensitivity(Moved(), IMAGES, fields(), batch_size=COUNT)}
+    assert abs(rows["no location"].cosine) < 0.3

@@ -136,3 +136,13 @@ def test_jitter_moves_whole_bands_by_the_standard_deviation_asked_for(image):
 def test_choices_without_a_meaning_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Augment(**options)
+
+
+def test_the_jitter_of_bands_has_draws_of_its_own():
+    draws = uniform(3)
+    other = draws.copy()
+    other[:, 6] = 0.9  # that of the coastal dropout
+    rng = np.random.default_rng(0)
+    images = [rng.integers(7000, 20000, (6, 6, 7)).astype(np.uint16) for _ in range(3)]
+    one, two = (run(images, each, augment=Augment(band_jitter=0.1))[0] for each in (draws, other))
+    np.testing.assert_array_equal(one, two)

@@ -455,3 +455,11 @@ def test_a_band_file_that_was_replaced_in_place_is_a_change(tmp_path):
         file.write(b"x")
     os.utime(band, ns=(times.st_atime_ns, times.st_mtime_ns + 10**9))
     assert scene.stat().st_mtime_ns == before and LandsatScene(**options).source_has_changed()
+
+
+def test_the_place_of_the_table_goes_before_the_files(tmp_path):
+    for i in range(2):
+        write_tif(tmp_path / "in" / f"a{i}.tif", pixels(seed=i))
+    (tmp_path / "t.csv").write_text("id,latitude,longitude\na0,10.5,20.5\na1,10.5,20.5\n")
+    builder = prepared(LandsatFolder(source=tmp_path / "in", labels=tmp_path / "t.csv", data_dir=tmp_path / "d"))
+    assert {(e["latitude"].item(), e["longitude"].item()) for e in examples(builder).values()} == {(10.5, 20.5)}

@@ -136,3 +136,11 @@ def test_names_in_lower_case_say_as_much(tmp_path):
     write_scene(tmp_path, "le07_l2sp_193026_20050613_20200914_02_t1", pixels(6), prefix="sr_b", numbers=(1, 2, 3, 4, 5, 7))
     info = open_scene(tmp_path)
     assert (info.sensor, str(info.time), sorted(info.files)) == ("landsat7", "2005-06-13", sorted(landsat.BANDS[1:]))
+
+
+def test_a_metadata_file_of_another_product_is_not_taken(tmp_path):
+    write_tif(tmp_path / "mosaic.tif", pixels())
+    facts = "DATE_ACQUIRED = 2020-05-18\nSUN_ELEVATION = 51.5\n"
+    (tmp_path / "LC08_L1TP_191028_20200518_20200820_02_T1_MTL.txt").write_text(facts)
+    info = open_scene(tmp_path / "mosaic.tif")
+    assert np.isnat(info.time) and info.sun_elevation is None

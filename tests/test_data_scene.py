@@ -340,3 +340,13 @@ def test_numbers_that_are_no_bits_are_fill(tmp_path):
     with SceneReader(open_scene(scene), ("SR_B5",)) as reader:
         assert reader.flagged(("fill",), 0, 0, 41, 43).all(axis=1).tolist() == [True, True] + [False] * 39
         assert reader.clouds(0, 0, 41, 43).all(axis=1).tolist() == [False, False, True] + [False] * 38
+
+
+def test_factors_that_a_user_gives_go_before_the_metadata_files(tmp_path):
+    facts = 'SPACECRAFT_ID = "LANDSAT_5"\nPROCESSING_LEVEL = "L1TP"\nDATE_ACQUIRED = 2005-06-13\nSUN_ELEVATION = 30.0\n'
+    for band in (1, 2, 3, 4, 5, 7):
+        facts += f"REFLECTANCE_MULT_BAND_{band} = {band}e-3\nREFLECTANCE_ADD_BAND_{band} = -0.0{band}\n"
+    info = open_scene(write_scene(tmp_path, "site_a", pixels(dtype=np.uint8), mtl=facts))
+    mine = {band: (2e-5, -0.1) for band in landsat.BANDS[1:]}
+    spec = info.spec(InputSpec(level1_factors=mine, sun_elevation=90.0))
+    assert spec.level1_factors == mine and spec.sun_elevation == 90.0

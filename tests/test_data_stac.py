@@ -183,3 +183,43 @@ def test_a_folder_may_have_any_name_and_hls_needs_no_scale(tmp_path):
     info = open_scene(read_items(folder / "item.json")[0])
     assert info.unit == "hls"
     np.testing.assert_array_equal(read(info), image[3:8, 4:10])
+
+
+def test_one_asset_of_several_bands(tmp_path):
+    """Each band by its place in the file; what the asset says once of all bands counts for each."""
+    image = pixels()
+    write_tif(tmp_path / "all.tif", image)
+    bands = [{"name": f"OLI_B{i + 1}", "common_name": name} for i, name in enumerate(NAMES)]
+    asset = {"href": "all.tif", "eo:bands": bands, "raster:bands": [{"scale": 0.0000275, "offset": -0.2}] * 7}
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, {"sr": asset})))
+    np.testing.assert_array_equal(read(open_scene(read_items(tmp_path / "item.json")[0])), image[3:8, 4:10])
+    bands = [{"name": f"B{i + 1}", "eo:common_name": name} for i, name in enumerate(NAMES)]
+    asset = {"href": "all.tif", "raster:scale": 0.0000275, "raster:offset": -0.2, "bands": bands}
+    (tmp_path / "item.json").write_text(json.dumps(item("anything", {"sr": asset})))
+    assert read_items(tmp_path / "item.json")[0].unit == "collection2_dn"
+
+
+def test_a_span_of_time_is_its_start(tmp_path):
+    span = dict(datetime=None, start_datetime="2021-06-13T10:02:31Z", end_datetime="2021-06-13T10:02:59Z")
+    (tmp_path / "item.json").write_text(json.dumps(item("anything", band_assets(tmp_path, pixels()), **span)))
+    assert str(read_items(tmp_path / "item.json")[0].time) == "2021-06-13T10:02:31"
+
+
+def test_a_folder_whose_name_looks_quoted(tmp_path):
+    folder = tmp_path / "100%25"
+    (folder / "..").resolve().mkdir(exist_ok=True)
+    assets = band_assets(folder, pixels())
+    (folder / "item.json").write_text(json.dumps(item("anything", assets)))
+    assert open_scene(read_items(folder / "item.json")[0]).height == 41
+
+
+@pytest.mark.parametrize("scale", [None, "0.0000275"])
+def test_a_scale_may_be_null_or_text(tmp_path, scale):
+    assets = band_assets(tmp_path, pixels())
+    assets["red"]["raster:bands"] = [{"scale": scale, "offset": None if scale is None else "-0.2"}]
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, assets)))
+    assert read_items(tmp_path / "item.json")[0].unit == "collection2_dn"
+    assets["red"]["raster:bands"] = [{"scale": "2.75e-5 per count"}]
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, assets)))
+    with pytest.raises(SceneError, match=f"{STEM}: asset red: scale = '2.75e-5 per count', .* are no numbers"):
+        read_items(tmp_path / "item.json")

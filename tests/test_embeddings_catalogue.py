@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ import rasterio
 from conftest import PTH
 from geotiffs import pixels, write_tif
 
-from geomoe import embeddings
+from geomoe import embeddings, landsat
+from geomoe.data.preprocess import InputSpec
+from geomoe.data.product_files import SceneFiles
 from geomoe.embeddings.catalogue import CatalogueJob, embed_scenes
 
 
@@ -139,3 +142,27 @@ def test_conversion_by_beam_gives_the_same_records(tmp_path):
         folder = tmp_path / name / "landsat_folder" / "x" / "1.0.0"
         files.append({path.name: path.read_bytes() for path in folder.glob("*.tfrecord*")})
     assert files[0] == files[1] and len(files[0]) > 1
+
+
+def test_a_file_by_another_reading_of_the_numbers_is_not_what_was_asked_for(tmp_path):
+    path = str(write_tif(tmp_path / "s.tif", pixels(size=(20, 30))))
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"), ".npz", options={"stride": 8})
+    assert not embed_scenes(job, [path])[0].error
+    (result,) = embed_scenes(dataclasses.replace(job, spec=InputSpec(nodata="published")), [path])
+    assert "is there already" in result.error
+
+
+def test_a_scene_of_an_item_whose_files_changed_is_not_done(tmp_path):
+    image = pixels(size=(20, 30))
+    files = {}
+    for i, band in enumerate(landsat.BANDS):
+        files[band] = str(write_tif(tmp_path / f"{band}.tif", image[..., i : i + 1])), 1
+    time = np.datetime64("2021-06-13T10:02:31")
+    scene = SceneFiles(
+        "mine", files, None, "landsat8", landsat.Product("landsat8", 2, "", None), "collection2_dn", time, "mine"
+    )
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"), ".npz", options={"stride": 8})
+    assert not embed_scenes(job, [scene])[0].error and not embed_scenes(job, [scene])[0].error
+    write_tif(tmp_path / "SR_B4.tif", pixels(bands=1, size=(20, 30), seed=5))
+    os.utime(tmp_path / "SR_B4.tif", ns=(1, 1))
+    assert "is there already" in embed_scenes(job, [scene])[0].error

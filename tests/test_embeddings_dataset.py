@@ -12,7 +12,7 @@ from geotiffs import write_tif
 from geomoe import embeddings
 from geomoe.cli import embed as cli, setup
 from geomoe.data import synthetic
-from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
+from geomoe.data.builders import LandsatFolder, SyntheticConfig, SyntheticLandsat
 from geomoe.embeddings import sink as sinks
 from geomoe.probing import embed_split, knn_probe, linear_probe
 
@@ -231,3 +231,21 @@ def test_files_that_do_not_belong_together_are_no_probe(encoder, synthetic_dir, 
     np.testing.assert_array_equal(model.predict_images(encoder, images), by_hand)
     with pytest.raises(ValueError, match="fitted on embeddings of another encoder"):
         model.predict_images(encoder.random_weights(1), images)
+
+
+def test_pixels_without_data_speak_where_asked(encoder, tmp_path):
+    """And the command passes the option on."""
+    for i in range(3):
+        image = np.random.default_rng(i).integers(7000, 20000, (8, 8, 7)).astype(np.uint16)
+        image[:4, :4] = 0
+        write_tif(tmp_path / "in" / f"a{i}.tif", image)
+    LandsatFolder(source=tmp_path / "in", data_dir=tmp_path / "d").download_and_prepare()
+    out = {}
+    for nodata in ("masked", "published"):
+        sink = embeddings.Sink(tmp_path / f"{nodata}.npz")
+        embeddings.embed_dataset(encoder, sink, "landsat_folder", "train", data_dir=tmp_path / "d", nodata=nodata)
+        out[nodata] = embeddings.read(tmp_path / f"{nodata}.npz")["vector"]
+    assert np.abs(out["masked"] - out["published"]).max() > 1e-2
+    command = ["--checkpoint", str(PTH), "--dataset", "landsat_folder", "--split", "train", "--data_dir", str(tmp_path / "d")]
+    cli.main([*command, "--nodata", "published", "--output", str(tmp_path / "c.npz")])
+    np.testing.assert_allclose(embeddings.read(tmp_path / "c.npz")["vector"], out["published"], atol=1e-5)

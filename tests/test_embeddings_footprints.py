@@ -124,3 +124,8 @@ def test_the_file_metadata_covers_all_parts(tmp_path):
     geometry = geo["columns"][geo["primary_column"]]
     assert geometry["bbox"] == [178, 0, -177, 4] and geometry["geometry_types"] == ["MultiPolygon", "Polygon"]
     assert geometry["covering"]["bbox"]["xmin"] == ["bbox", "xmin"]
+
+
+def test_bounds_that_meet_at_0_are_joined_the_short_way():
+    both = np.array([[170.0, 0, -170, 1], [-10, 0, 0, 1]])
+    np.testing.assert_array_equal(footprints.join_bounds(both), [170, 0, 0, 1])

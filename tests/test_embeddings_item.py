@@ -151,3 +151,10 @@ def test_the_size_of_a_pixel_on_a_rotated_grid(encoder, tmp_path):
         file.transform = rasterio.Affine(0, -30, 500_000, -30, 0, 5_300_000)
     embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), scene, time="2020-05-18", stride=4)
     assert valid_item(tmp_path / "a.npz.stac.json").properties["gsd"] == pytest.approx(120)
+
+
+def test_the_size_of_a_pixel_is_in_metres(encoder, tmp_path):
+    """EPSG:2263 has US survey feet."""
+    scene = write_tif(tmp_path / "s.tif", make_ground()[:20, :20], crs="EPSG:2263", origin=(984_000.0, 200_000.0))
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "m.npz"), scene, time="2020-05-18", stride=4)
+    assert valid_item(tmp_path / "m.npz.stac.json").properties["gsd"] == pytest.approx(4 * 30 * 1200 / 3937)

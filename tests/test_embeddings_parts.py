@@ -65,3 +65,15 @@ def test_an_output_that_lacks_inputs_is_not_written(tmp_path):
     with pytest.raises(ValueError, match=r"out.npz.parts lacks the inputs 2 to 3: all processes must write to one folder"):
         Sink(tmp_path / "out.npz").finish(parts, {})
     assert os.listdir(tmp_path) == ["out.npz.parts"]
+
+
+def test_a_part_that_was_not_written_whole_is_missing(tmp_path, monkeypatch):
+    def torn(file, **columns):
+        file.write(b"PK")
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez", torn)
+        with pytest.raises(OSError):
+            Parts(tmp_path / "o.npz", {"a": 1}, 2).add(0, [{"embedded": np.ones(1, bool)}])
+    assert Parts(tmp_path / "o.npz", {"a": 1}, 2).missing() == [(0, 2)]

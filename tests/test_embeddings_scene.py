@@ -13,6 +13,7 @@ from embedding_tools import ORIGIN, SIZE, make_ground, windows
 from geotiffs import write_scene, write_tif
 
 from geomoe import embeddings, landsat
+from geomoe.cli import embed as cli
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.scene import SceneError
 from geomoe.embeddings import sink as sinks, tokens
@@ -320,3 +321,10 @@ def test_values_of_no_unit_name_the_scene_and_the_rows(encoder, ground, tmp_path
     scene = write_tif(tmp_path / "mine.tif", reflectance, origin=ORIGIN)
     with pytest.raises(SceneError, match="mine, rows 0 to .*: values from -9999 .* are no reflectance.*; give .* NaN"):
         embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "o.tif"), scene, spec=InputSpec(unit="reflectance"))
+
+
+def test_the_time_that_the_command_is_given(ground, tmp_path):
+    path = write_tif(tmp_path / "s.tif", ground[20:28, 20:28])
+    command = ["--checkpoint", str(PTH), "--scene", str(path), "--output", str(tmp_path / "o.npz")]
+    cli.main([*command, "--time", "2020-05-18T10:00:00"])
+    assert str(embeddings.read(tmp_path / "o.npz")["time"][0]) == "2020-05-18T10:00:00"

@@ -9,6 +9,7 @@ from geotiffs import write_scene, write_tif
 
 import geomoe
 from geomoe import embeddings
+from geomoe.data.preprocess import InputSpec
 from geomoe.embeddings import tokens
 
 PATCH = 4  # of the tiny encoder
@@ -154,7 +155,7 @@ def test_clouds_leave_no_tokens(encoder, ground, tmp_path):
 @pytest.mark.parametrize("resolution", ["token", "pixel"])
 def test_an_interrupted_map_goes_on(encoder, scene_file, tmp_path, resolution, monkeypatch):
     """With another size of a batch, too, as one takes after memory ran out."""
-    monkeypatch.setattr(tokens, "_WINDOWS_OF_PART", 8)
+    monkeypatch.setattr(tokens, "_WINDOWS_OF_PART", 50 if resolution == "pixel" else 16)  # several rows of windows
     whole, cut = tmp_path / "whole.tif", tmp_path / "cut.tif"
     embeddings.embed_scene(encoder, embeddings.Sink(whole, batch_size=2), scene_file, resolution=resolution, time=TIME)
     stopped = []
@@ -195,3 +196,13 @@ def test_what_a_map_of_tokens_cannot_be(encoder, scene_file, tmp_path):
     with pytest.raises(ValueError, match="every token"):
         embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "x.tif", "tokens"), scene_file, time=TIME)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_of_which_half_lies_beyond_the_edge_has_no_vector(encoder, ground, tmp_path):
+    """Also where pixels without data are to speak: 21 pixels end a quarter into a patch."""
+    path = write_tif(tmp_path / "s.tif", ground[:21, 20:41], origin=ORIGIN)
+    options = dict(resolution="token", spec=InputSpec(nodata="published"), time=TIME)
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "m.tif"), path, **options)
+    with rasterio.open(tmp_path / "m.tif") as file:
+        lacking = np.isnan(file.read(1))
+    assert lacking[-1].all() and lacking[:, -1].all() and not lacking[:-1, :-1].any()

@@ -150,3 +150,9 @@ def test_the_commands(run_dir, scene_file, tmp_path, capsys):
     search.main(["--embeddings", f"{store}/", "--like", like, "-k", "3", "--output", str(tmp_path / "hits.geojson")])
     hits = json.loads((tmp_path / "hits.geojson").read_text())["features"]
     assert hits[0]["properties"]["id"] == table["id"][row] and len(hits) == 4
+
+
+def test_zero_is_a_number_like_any_other(tmp_path):
+    xarray = pytest.importorskip("xarray")
+    data = xarray.open_zarr(write(tmp_path / "m.zarr", np.zeros((HEIGHT, WIDTH, BANDS), np.float32)))["embedding"]
+    assert not np.isnan(data.values).any()

@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import PTH
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
 from geomoe import data
+from geomoe.cli import corpus as corpus_command
 from geomoe.data import corpus
 from geomoe.data.corpus import BATCH, HELD_OUT, SAMPLE, TRAINING, Source, training_mix
 from geomoe.experiments import held_out
@@ -176,3 +178,23 @@ def test_the_corpus_is_cut_and_an_encoder_scored_on_what_is_held_out(shared, tmp
     assert scores["oriented gradients"][-1] > 0.7 > scores["geomoe-xxs, mean"][-1] + 0.3  # the same ground on another date
     against = "geomoe-xxs, mean against random weights of geomoe-xxs, mean, another date, 30 labelled: pennsylvania_july"
     assert any(line.startswith(against) for line in lines[7:]) and len(lines) == 7 + 4 * 3
+
+
+def test_the_standard_error_of_a_paired_difference():
+    """Differences 0, 0.2 and 0.4: standard deviation 0.2 with n - 1."""
+    a, b = (
+        held_out.HeldOutScore({("indices", "s"): np.array(values)}, {}, 0.0, 0.0)
+        for values in ([0.5, 0.7, 0.9], [0.5, 0.5, 0.5])
+    )
+    assert held_out.paired_difference(a, b)["indices", "s"] == pytest.approx((0.2, 0.2 / 3**0.5))
+
+
+def test_the_command_scores_with_metadata_where_asked(monkeypatch, capsys):
+    given = []
+    monkeypatch.setattr(held_out, "load_held_out", lambda data_dir: [])
+    monkeypatch.setattr(held_out, "baselines", lambda windows: {})
+    monkeypatch.setattr(held_out, "encoder_features", lambda encoder, pool="mean", metadata=False: given.append(metadata))
+    score = held_out.HeldOutScore({("indices", "x"): np.arange(2.0)}, {("indices", "x"): 0.5}, 0.0, 0.0)
+    monkeypatch.setattr(held_out, "score_features", lambda *features, **options: score)
+    corpus_command.main(["--checkpoints", str(PTH), "--given_metadata"])
+    assert given == [False, False, True] and "metadata given" in capsys.readouterr().out

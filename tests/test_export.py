@@ -153,3 +153,12 @@ def test_a_pytorch_module_around_the_encoder(some):
     given = torch.from_numpy(z_scored).permute(0, 3, 1, 2)
     same = TorchEncoder(encoder, None)(given, **place, valid=torch.from_numpy(valid))
     np.testing.assert_allclose(same.numpy(), out.numpy(), atol=1e-5)
+
+
+def test_a_pixel_that_lacks_one_band_is_no_data_in_an_exported_encoder(tmp_path):
+    encoder, rng = geomoe.load(PTH), np.random.default_rng(0)
+    images = rng.integers(7000, 20000, (1, 8, 8, 7)).astype(np.float32)
+    images[0, :3, :3, 3] = 0
+    stablehlo.export_encoder(encoder, tmp_path / "e", platforms=("cpu",))
+    found = stablehlo.load_exported(tmp_path / "e").call(images, *metadata.encode([np.nan], [np.nan], [None]))
+    np.testing.assert_allclose(found, encoder.embed(images.astype(np.uint16)), atol=1e-5)

@@ -12,6 +12,7 @@ from geomoe.models import MAE, ModelConfig, build_encoder, build_mae, count_para
 from geomoe.models.block import Block, MixtureOfExperts, Stochastic
 from geomoe.models.kernels import Draws
 from geomoe.models.mae import uniform_by_position
+from geomoe.models.reconstruction import reconstruct
 from geomoe.training import init_params
 
 RNGS = {"router": jax.random.key(0), "dropout": jax.random.key(1)}
@@ -264,3 +265,18 @@ def test_the_router_z_loss_is_that_of_encoder_and_decoder():
         parts[part] = np.mean(np.log(np.exp(np.asarray(logits)).sum(axis=1)) ** 2)
     assert float(out.encoded.router_z_loss) == pytest.approx(parts["encoder"], rel=1e-4)
     assert float(out.router_z_loss) == pytest.approx(sum(parts.values()), rel=1e-4)
+
+
+def test_reconstructions_of_normalised_patches_are_put_back_by_their_valid_pixels(encoder):
+    """As training normalises them: what pixels without data hold must not matter."""
+    image = np.random.default_rng(0).standard_normal((1, 8, 8, 7)).astype(np.float32)
+    valid = np.ones((1, 8, 8), bool)
+    valid[0, :1, :4] = False
+    batch = {"image": image, **{name: np.zeros((1, 2), np.float32) for name in FIELDS}}
+    other = np.where(valid[..., None], image, -50.0).astype(np.float32)
+    one, two = (
+        reconstruct(MAE(encoder.config), encoder.params, batch | {"image": pixels}, 0, True, valid).reconstruction
+        for pixels in (image, other)
+    )
+    np.testing.assert_allclose(one, two, atol=1e-4)
+    assert np.abs(one).max() < 20

@@ -345,3 +345,26 @@ def test_a_run_with_damaged_weights_is_refused_by_parameter(encoder, tmp_path, p
 def test_a_warning_names_the_unit_that_was_taken(encoder):
     with pytest.warns(preprocess.StatisticsWarning, match="Is unit='collection2_dn' what they are"):
         encoder.embed(np.full((2, 8, 8, 7), 60000, np.uint16))
+
+
+def test_a_window_without_data_has_no_embedding_whatever_speaks(encoder):
+    scene = np.random.default_rng(0).integers(7000, 20000, (8, 16, 7)).astype(np.uint16)
+    scene[:, :8] = 0
+    z = encoder.embed_scene(scene, stride=8, min_valid=0.0, nodata="published")
+    assert np.isnan(z[0, 0]).all() and np.isfinite(z[0, 1]).all()
+
+
+def test_what_xarray_says_counts_for_reconstructions_and_routing_too(encoder):
+    """Bands in another order, a place and a time."""
+    xarray = pytest.importorskip("xarray")
+    images = np.random.default_rng(0).integers(7000, 20000, (2, 8, 8, 7)).astype(np.uint16)
+    times = np.array(["2020-05-01T10:00", "2020-07-02T10:10"], "datetime64[ns]")
+    coords = {"band": list(landsat.BANDS[::-1]), "time": times, "latitude": 47.5, "longitude": 11.0}
+    labelled = xarray.DataArray(images[..., ::-1], dims=("time", "y", "x", "band"), coords=coords)
+    where = dict(lat=[47.5] * 2, lon=[11.0] * 2, time=times)
+    one, two = encoder.reconstruct(labelled), encoder.reconstruct(images, **where)
+    for a, b in zip(one, two):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert np.abs(one.reconstruction - encoder.reconstruct(images).reconstruction).max() > 1e-4
+    for a, b in zip(encoder.routing(labelled).gates, encoder.routing(images, **where).gates):
+        np.testing.assert_allclose(a, b, atol=1e-5)

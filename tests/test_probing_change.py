@@ -53,3 +53,10 @@ def test_a_probe_learns_from_the_training_pairs_and_is_scored_on_the_others():
     assert 2 * (decided & train[2]).sum() / (decided.sum() + train[2].sum()) == pytest.approx(max(f1.values()))
     expected = change_distance(*test[:2], "euclidean") > result.settings["threshold"]
     np.testing.assert_array_equal(result.predictions[:, 1] > 0, expected)
+
+
+def test_a_threshold_halfway_counts_what_lies_on_it():
+    """Of distances 2 and 1 the second has changed: the best threshold takes both, F1 = 2/3."""
+    pairs = np.zeros((2, 1)), np.array([[2.0], [1.0]]), np.array([False, True])
+    result = change_probe(pairs, pairs, method="threshold", metric="euclidean", resamples=0)
+    assert result.metrics["f1"] == pytest.approx(2 / 3)

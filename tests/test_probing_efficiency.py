@@ -38,3 +38,12 @@ def test_points_are_means_over_probes_on_nested_subsets():
         values = [single[i].mean["accuracy"] for single in singles]
         assert point.mean["accuracy"] == pytest.approx(np.mean(values))
         assert point.std["accuracy"] == pytest.approx(np.std(values, ddof=1))
+
+
+def test_a_protocol_asks_for_no_more_neighbours_than_there_are_rows():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((100, 4)), np.arange(100) % 2
+    options = dict(task="multiclass", fractions=(0.02, 1.0), seeds=(0,), probe=knn_probe)
+    few, all_rows = label_efficiency((x, y), (x, y), protocol="landsat_bench", **options)
+    assert few.rows == 2 and few.mean == label_efficiency((x, y), (x, y), k=2, **options)[0].mean
+    assert all_rows.mean == label_efficiency((x, y), (x, y), k=5, **options)[1].mean

@@ -67,14 +67,17 @@ if process == 0:
 
 
 def test_every_held_out_example_counts_once_on_any_number_of_devices_and_processes(tmp_path, free_port):
-    """11 examples in batches of 4, against each example evaluated by itself; 3 on four devices, fewer than there are."""
+    """11 examples in batches of 4, against each example evaluated by itself; 3 on four devices, fewer than there are.
+
+    11 on two devices leave a batch of which part divides over them.
+    """
 
     def start(where, count, devices, coordinator="", process=0):
         arguments = [coordinator, process, count, str(tmp_path / where)]
         return start_script(["-c", UNEVEN, json.dumps(arguments)], devices=devices)
 
     address = f"localhost:{free_port}"
-    finish(start("one", 11, 1), start("four", 11, 4), start("few", 3, 4))
+    finish(start("one", 11, 1), start("pair", 11, 2), start("four", 11, 4), start("few", 3, 4))
     finish(*(start("two", 11, 2, address, i) for i in (0, 1)))
     model = build_mae(**MICRO)
     params, key, step = init_params(model, 0), jax.random.key(3), jax.jit(make_eval_step(model, axis_name=None))
@@ -83,6 +86,7 @@ def test_every_held_out_example_counts_once_on_any_number_of_devices_and_process
     first, second = [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)], [(0, 2), (0, 3), (1, 2), (1, 3), (2, 2)]
     places = {
         "one": whole,
+        "pair": whole,
         "four": whole,
         "two": dict(enumerate(first + second)),
         "few": dict(enumerate([(0, 0), (0, 1), (0, 2)])),

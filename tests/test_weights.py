@@ -323,3 +323,14 @@ def test_views_of_a_storage_are_read_where_they_stand():
     np.testing.assert_array_equal(state["part"], whole[5:11])
     np.testing.assert_array_equal(state["columns"], whole.reshape(4, 6).T)
     np.testing.assert_array_equal(state["step"], whole[2:20:3])
+
+
+def test_numbers_in_the_other_order_of_bytes_are_refused(tmp_path):
+    with zipfile.ZipFile(PTH) as old, zipfile.ZipFile(tmp_path / "big.pth", "w") as new:
+        root = next(name for name in old.namelist() if name.endswith("/data.pkl")).removesuffix("/data.pkl")
+        for name in old.namelist():
+            if not name.endswith("/byteorder"):
+                new.writestr(name, old.read(name))
+        new.writestr(f"{root}/byteorder", b"big")
+    with pytest.raises(TorchFormatError, match="big-endian"):
+        read_torch_checkpoint(tmp_path / "big.pth")

@@ -29,6 +29,7 @@ _PICTURES = {
     "browse",
     "reduced_resolution_browse",
 }  # roles, keys
+_SCALING = {"scale": 1.0, "offset": 0.0}  # fields of a band -> what they are where it says nothing
 _QA_KEYS = {"qa_pixel": "QA_PIXEL", "fmask": "FMASK", "qa": "QA_PIXEL"}
 
 
@@ -101,7 +102,12 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
             if name is None or name in files:
                 continue
             files[name] = (href, index)
-            if unit := landsat.unit_of_scale(float(band.get("scale", 1)), float(band.get("offset", 0))):
+            try:
+                pair = [default if band.get(field) is None else float(band[field]) for field, default in _SCALING.items()]
+            except (TypeError, ValueError):
+                said = ", ".join(f"{field} = {band.get(field)!r}" for field in _SCALING)
+                raise SceneError(f"{item.id}: asset {key}: {said} are no numbers") from None
+            if unit := landsat.unit_of_scale(*pair):
                 units[unit] = key
     if not files:
         raise SceneError(f"{item.id}: none of its assets ({', '.join(item.assets)}) is a band of {sensor}")

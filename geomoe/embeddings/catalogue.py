@@ -74,8 +74,13 @@ def _encoder(checkpoint: str, which: str | int) -> PretrainedEncoder:
 def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
     """What makes an output what it is, in text: the encoder's weights, how it is used, the scene's files as they are now."""
     files = []
-    if isinstance(scene, str) and os.path.exists(scene):
-        paths = [entry.path for entry in os.scandir(scene)] if os.path.isdir(scene) else [scene]
+    if isinstance(scene, SceneFiles):
+        paths = [path for path, _ in scene.files.values()] + ([scene.qa[0]] if scene.qa else [])
+    elif os.path.isdir(scene):
+        paths = [entry.path for entry in os.scandir(scene)]
+    else:
+        paths = [scene]
+    if paths := [path for path in set(paths) if os.path.exists(path)]:
         files = sorted((path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths)
     used = dataclasses.replace(job, checkpoint=encoder.fingerprint, which="", folder="", batch_size=1)
     return repr((used, scene, files))

@@ -31,6 +31,15 @@ class Reconstruction(NamedTuple):
         return np.sqrt(np.mean(np.square(self.reconstruction - self.original), axis=-1))
 
 
+def patch_moments(patches: jax.Array, valid: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of the L values of each patch, (B, P, L) -> (B, P, 1) each; of those alone where `valid` is 1."""
+    if valid is None:
+        return jnp.mean(patches, axis=-1, keepdims=True), jnp.var(patches, axis=-1, keepdims=True)
+    count = jnp.maximum(jnp.sum(valid, axis=-1, keepdims=True), 1)
+    mean = jnp.sum(patches * valid, axis=-1, keepdims=True) / count
+    return mean, jnp.sum(jnp.square(patches - mean) * valid, axis=-1, keepdims=True) / count
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _forward(
     model: MAE, params: Any, images: jax.Array, metadata: list[jax.Array], noise: jax.Array, valid: jax.Array | None
@@ -54,7 +63,7 @@ def reconstruct(
         batch: image (N, S, S, C) normalised; week, hour, lat, lon (N, 2).
         seed: of the mask.
         normalised_targets: whether the model was trained on patches normalised each by itself; its predictions are then put
-            back on the original patch's own mean and standard deviation, which the model does not know.
+            back on the original patch's own mean and standard deviation, over its valid pixels, which it does not know.
         valid: (N, S, S) bool, the pixels that hold data; None is all.
     """
     cfg = model.config
@@ -63,7 +72,11 @@ def reconstruct(
     pred, mask = _forward(model, params, images, [jnp.asarray(batch[name]) for name in FIELDS], noise, valid)
     if normalised_targets:
         target = patchify(images, cfg.patch_size)
-        pred = pred * jnp.std(target, axis=-1, keepdims=True) + jnp.mean(target, axis=-1, keepdims=True)
+        holds = None
+        if valid is not None:
+            holds = patchify(jnp.broadcast_to(jnp.asarray(valid, images.dtype)[..., None], images.shape), cfg.patch_size)
+        mean, variance = patch_moments(target, holds)
+        pred = pred * jnp.sqrt(variance) + mean
     values = cfg.in_channels * cfg.patch_size**2
     pixels = unpatchify(jnp.repeat(mask[:, :, None], values, axis=2), cfg.patch_size, cfg.img_size)[..., 0]
     decoded = unpatchify(pred, cfg.patch_size, cfg.img_size)

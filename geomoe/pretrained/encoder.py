@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from geomoe import compilation, landsat
-from geomoe.data import arrays, preprocess
+from geomoe.data import preprocess
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.windows import check_share, window_stride
 from geomoe.landsat import Statistics
@@ -26,7 +26,7 @@ from geomoe.models.pooling import TOKENS, Pool, check_pool, check_pooled, pool_n
 from geomoe.models.reconstruction import Reconstruction, reconstruct
 from geomoe.models.routing import Routing
 from geomoe.pretrained import programs
-from geomoe.pretrained.inputs import Images, describe, read_images, read_labelled
+from geomoe.pretrained.inputs import Given, Images, describe, read_given, read_images
 from geomoe.pretrained.scene import read_dates
 from geomoe.training.checkpoints import write_run
 from geomoe.training.state import init_params
@@ -155,31 +155,19 @@ class PretrainedEncoder:
         """
         check_pool(pool)
         pool = pool if isinstance(pool, str) else tuple(pool)
-        spec = describe(spec, description, normalized)
-        labelled, valid = None, arrays.as_numpy(valid)
-        if arrays.is_xarray(images):
-            labelled = read_labelled(images, spec, layout)
-            images, spec = labelled.images, labelled.spec
-            time = labelled.time if time is None else time
-            if lat is None and lon is None:
-                lat, lon = labelled.place(*((length - 1) / 2 for length in images.shape[1:3])) or (None, None)
-            valid = None if valid is None else labelled.mask(valid)
-        else:
-            images = arrays.channels_last(images, layout)
-        lat, lon, time = map(arrays.as_numpy, (lat, lon, time))
+        given = read_given(images, lat, lon, time, describe(spec, description, normalized), valid, layout)
         shape = (self.config.num_tokens,) * (pool == TOKENS) + (pool_width(self.config, pool),)
-        batches = self._batches(images, lat, lon, time, spec, batch_size, valid)
         parts = []
-        for batch, meta, size, holds in batches:
+        for batch, meta, size, holds in self._batches(given, batch_size):
             parts.append(self.embed_batch(batch, meta, pool, size, holds))
             if holds is not None:
                 some = np.expand_dims(holds.any(axis=(1, 2)), tuple(range(1, parts[-1].ndim)))
                 parts[-1] = np.where(some, parts[-1], np.nan)
         z = np.concatenate([np.zeros((0, *shape), np.float32), *parts])
-        record = {"normalized": True} if spec is None else self.record(spec)
-        if labelled is not None:
+        record = {"normalized": True} if given.spec is None else self.record(given.spec)
+        if given.labelled is not None:
             dims = ("token", "embedding") if pool == TOKENS else ("embedding",)
-            z = labelled.wrap(z, dims, {}, self._attributes(pool, record))
+            z = given.labelled.wrap(z, dims, {}, self._attributes(pool, record))
         return (z, record) if return_record else z
 
     def embed_scene(
@@ -266,9 +254,9 @@ class PretrainedEncoder:
         """
         if "decoder" not in self.params:
             raise ValueError(f"{self.source} holds no decoder, so there is nothing to reconstruct with")
-        spec = describe(spec, description, normalized)
+        given = read_given(images, lat, lon, time, describe(spec, description, normalized))
         parts = []
-        for i, (batch, meta, _, holds) in enumerate(self._batches(images, lat, lon, time, spec, batch_size)):
+        for i, (batch, meta, _, holds) in enumerate(self._batches(given, batch_size)):
             fields = {"image": batch, **dict(zip(FIELDS, meta))}
             parts.append(reconstruct(MAE(self.config), self.params, fields, seed + i, self.normalised_targets, holds))
         return Reconstruction(*(np.concatenate(field) for field in zip(*parts)))
@@ -286,15 +274,15 @@ class PretrainedEncoder:
         **description: Any,
     ) -> Routing:
         """Which experts the tokens of images go to; arguments as for `embed`."""
-        spec = describe(spec, description, normalized)
+        given = read_given(images, lat, lon, time, describe(spec, description, normalized))
         gates = []
-        for batch, meta, size, holds in self._batches(images, lat, lon, time, spec, batch_size):
+        for batch, meta, size, holds in self._batches(given, batch_size):
             padded = programs.pad((batch, *meta, *(() if holds is None else (holds,))), size)
             gates.append([np.asarray(layer)[: len(batch)] for layer in self.apply_tokens(*padded).gates])
         return Routing([np.concatenate(layer) for layer in zip(*gates)], self.config)
 
     def _batches(
-        self, images: Any, lat: Any, lon: Any, time: Any, spec: InputSpec | None, batch_size: int, valid: Any = None
+        self, given: Given, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Sequence[np.ndarray], int, np.ndarray | None]]:
         """z-scored images, metadata, padded size and valid pixels of each batch; warns where the images are far off.
 
@@ -302,8 +290,8 @@ class PretrainedEncoder:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        cfg, spec = self.config, None if spec is None else spec.known()
-        user = read_images(images, lat, lon, time, spec, valid, (cfg.img_size, cfg.img_size, cfg.in_channels))
+        cfg, spec = self.config, None if given.spec is None else given.spec.known()
+        user = read_images(given, spec, (cfg.img_size, cfg.img_size, cfg.in_channels))
         for rows, part in user.parts(batch_size):
             if spec is None:
                 batch, holds = np.asarray(part.images, np.float32), part.valid

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,6 +39,36 @@ def read_labelled(images: Any, spec: InputSpec | None, layout: str) -> arrays.La
     return arrays.read_xarray(images, spec)
 
 
+class Given(NamedTuple):
+    """Images and what is known of them as numpy arrays, whoever held them before; fields as for `PretrainedEncoder.embed`."""
+
+    images: Any
+    lat: Any
+    lon: Any
+    time: Any
+    spec: InputSpec | None
+    valid: Any
+    labelled: arrays.Labelled | None  # what xarray said, where it held them
+
+
+def read_given(
+    images: Any, lat: Any, lon: Any, time: Any, spec: InputSpec | None, valid: Any = None, layout: str = "NHWC"
+) -> Given:
+    """Bring xarray's and torch's to numpy arrays. What is None here an xarray object may say: time and place."""
+    labelled, valid = None, arrays.as_numpy(valid)
+    if arrays.is_xarray(images):
+        labelled = read_labelled(images, spec, layout)
+        images, spec = labelled.images, labelled.spec
+        time = labelled.time if time is None else time
+        if lat is None and lon is None:
+            lat, lon = labelled.place(*((length - 1) / 2 for length in images.shape[1:3])) or (None, None)
+        valid = None if valid is None else labelled.mask(valid)
+    else:
+        images = arrays.channels_last(images, layout)
+    lat, lon, time = map(arrays.as_numpy, (lat, lon, time))
+    return Given(images, lat, lon, time, spec, valid, labelled)
+
+
 @dataclasses.dataclass(frozen=True)
 class UserImages:
     """N images that were checked, and what is known of each."""
@@ -55,14 +85,14 @@ class UserImages:
             yield part, UserImages(self.images[part], [field[part] for field in self.metadata], valid)
 
 
-def read_images(
-    images: Any, lat: Any, lon: Any, time: Any, spec: InputSpec | None, valid: Any, shape: tuple[int, int, int]
-) -> UserImages:
-    """Check a user's images and what is said of them; arguments as for `PretrainedEncoder.embed`.
+def read_images(given: Given, spec: InputSpec | None, shape: tuple[int, int, int]) -> UserImages:
+    """Check a user's images and what is said of them.
 
     Args:
-        spec: None where they are z-scored already, and then of the model's `shape` (S, S, C).
+        spec: that of `given`, complete; None where they are z-scored already, and then of the model's `shape` (S, S, C).
     """
+    images: Any = given.images
+    lat, lon, time, valid = given.lat, given.lon, given.time, given.valid
     several = not isinstance(images, np.ndarray) and len(images) > 0 and len({np.shape(image) for image in images}) > 1
     unit = "" if spec is None else str(spec.unit)
     masked = any(np.ma.is_masked(image) for image in (images if isinstance(images, list | tuple) else [images]))
@@ -88,7 +118,7 @@ def read_images(
         if spec is not None:
             spec.check_masked("valid")
         valid = [preprocess.read_mask(v) for v in valid] if several else preprocess.read_mask(valid)
-        if len(valid) != count or spec is None and valid.shape != (count, *shape[:2]):
+        if len(valid) != count or spec is None and np.shape(valid) != (count, *shape[:2]):
             raise ValueError(f"valid must be one for each pixel of the {count} images, got {np.shape(valid)}")
     return UserImages(images, meta, valid)
 

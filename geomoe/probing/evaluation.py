@@ -2,11 +2,12 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from geomoe.probing.config import protocol_options
 from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe
 from geomoe.probing.metrics import mean_and_std
@@ -91,6 +92,16 @@ class EfficiencyPoint:
     std: dict[str, float]
 
 
+def _for_rows(probe: Callable[..., ProbeResult], options: Mapping[str, Any], rows: int) -> Mapping[str, Any]:
+    """The options of a probe on so many rows: no more neighbours than there are, by a protocol, too."""
+    if probe is not knn_probe:
+        return options
+    protocol = options.get("protocol")
+    fixed = {} if protocol is None else protocol_options(protocol, "knn")
+    used = {**options, **fixed, "protocol": None}
+    return options if used.get("k", 5) <= rows else {**used, "k": rows}
+
+
 def label_efficiency(
     train: Split,
     test: Split,
@@ -126,7 +137,7 @@ def label_efficiency(
         for seed in seeds:
             rows = labelled_subset(y, seed, **({"per_class": int(size)} if per_class else {"fraction": size}))
             used = len(rows)
-            fewer = {"k": min(options.get("k", 5), used)} if probe is knn_probe else {}
-            runs.append(probe((x[rows], y[rows]), splits["test"], task=task, resamples=0, **{**options, **fewer}).metrics)
+            of_size = _for_rows(probe, options, used)
+            runs.append(probe((x[rows], y[rows]), splits["test"], task=task, resamples=0, **of_size).metrics)
         points.append(EfficiencyPoint(float(size), used, *mean_and_std(runs)))
     return points

@@ -6,6 +6,8 @@ Axes: B images, P patches, L = C * patch_size**2 values a patch.
 import jax.numpy as jnp
 from jax import Array
 
+from geomoe.models.reconstruction import patch_moments
+
 
 def reconstruction_losses(pred: Array, target: Array, mask: Array, valid: Array | None = None) -> tuple[Array, Array]:
     """Squared error summed over the L values of a patch, averaged over the hidden and over the visible patches.
@@ -37,10 +39,5 @@ def normalise_patches(patches: Array, valid: Array | None = None, epsilon: float
     Args:
         valid: (B, P, L), 1 for the values that both are taken over; None takes all.
     """
-    if valid is None:
-        mean = jnp.mean(patches, axis=-1, keepdims=True)
-        return (patches - mean) / jnp.sqrt(jnp.var(patches, axis=-1, keepdims=True) + epsilon)
-    count = jnp.maximum(jnp.sum(valid, axis=-1, keepdims=True), 1)
-    mean = jnp.sum(patches * valid, axis=-1, keepdims=True) / count
-    variance = jnp.sum(jnp.square(patches - mean) * valid, axis=-1, keepdims=True) / count
+    mean, variance = patch_moments(patches, valid)
     return (patches - mean) / jnp.sqrt(variance + epsilon)
