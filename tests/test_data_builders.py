@@ -448,6 +448,8 @@ def test_a_band_file_that_was_replaced_in_place_is_a_change(tmp_path):
     options = dict(source=tmp_path / "in", data_dir=tmp_path / "out", unit="collection2_dn")
     builder = prepared(LandsatScene(**options))
     assert not builder.source_has_changed()
+    (scene / "s_B4.TIF.aux.xml").write_text("<PAMDataset/>")  # as by looking at it
+    assert not LandsatScene(**options).source_has_changed()
     band = next(scene.glob("*B4.TIF"))
     before, times = scene.stat().st_mtime_ns, band.stat()
     with open(band, "r+b") as file:

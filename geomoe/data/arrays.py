@@ -271,9 +271,8 @@ def _crs(images: Any, first: Any, rows: str) -> "pyproj.CRS | None":
     import pyproj
 
     said = [text for array in (first, images) if (text := _mapping(images, array) or array.attrs.get("crs"))]
-    said += [
-        int(images.coords[name]) for name in ("epsg", "proj:epsg") if name in images.coords and not images.coords[name].dims
-    ]
+    codes = [images.coords[name] for name in ("epsg", "proj:epsg") if name in images.coords]
+    said += [int(code) for code in codes if not code.dims and code.dtype.kind in "iu"]
     if said:
         try:
             return pyproj.CRS.from_cf(said[0]) if isinstance(said[0], dict) else pyproj.CRS.from_user_input(said[0])

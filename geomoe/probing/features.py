@@ -182,7 +182,7 @@ class GaussianConvFeatures(_ConvFeatures):
 
     Args:
         channels: C of the images.
-        num_filters: of the filters; they give K = 2 * num_filters features.
+        num_filters: F; they give K = 2 F features.
         size: of a filter, in pixels.
         bias: added to the responses; its sign, and the filter's, is turned in the second half of the features.
         seed: of the numbers.

@@ -44,10 +44,14 @@ def _state(path: str) -> tuple[int, int]:
 
 
 def _state_of_source(path: str) -> tuple[Any, ...]:
-    """The state of a file of a source; of a folder, which is a scene, that of every file in it: its own time says nothing."""
+    """The state of a file of a source; of a folder, which is a scene, that of every file in it: its own time says nothing.
+
+    Statistics and overviews, which programs leave beside the files that they show, are no part of it.
+    """
     if not os.path.isdir(path):
         return _state(path)
-    return tuple((name, *_state(os.path.join(path, name))) for name in sorted(os.listdir(path)))
+    names = [name for name in os.listdir(path) if not name.endswith((".aux.xml", ".ovr"))]
+    return tuple((name, *_state(os.path.join(path, name))) for name in sorted(names))
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
