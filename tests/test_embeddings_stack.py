@@ -63,13 +63,13 @@ def test_each_date_and_the_mean_over_clear_dates(encoder, scenes, tmp_path, reso
     assert not list(tmp_path.glob("*.parts"))
 
 
-@pytest.mark.parametrize("name", ["map.parquet", "map.npz"])
 def test_dates_in_any_order_span_from_the_first_to_the_last(encoder, scenes, tmp_path):
     embeddings.embed_stack(encoder, embeddings.Sink(tmp_path / "m.npz"), scenes[::-1])
     facts = json.loads((tmp_path / "m.npz.stac.json").read_text())["properties"]
     assert facts["start_datetime"].startswith("2020-05-18") and facts["end_datetime"].startswith("2020-06-19")
 
 
+@pytest.mark.parametrize("name", ["map.parquet", "map.npz"])
 def test_the_mean_as_a_table(encoder, scenes, tmp_path, name):
     embeddings.embed_stack(encoder, embeddings.Sink(tmp_path / name), scenes, min_valid=0.6)
     table = embeddings.read(tmp_path / name)
