@@ -165,11 +165,12 @@ def test_the_corpus_is_cut_and_an_encoder_scored_on_what_is_held_out(shared, tmp
     command.main(["--data_dir", str(tmp_path), "--checkpoints", "geomoe-xxs", "--draws", "2"])
     lines = capsys.readouterr().out.splitlines()
     scores = {
-        line.split(" | ")[0].strip("| "): [float(cell) for cell in line.strip("| ").split(" | ")[1:]] for line in lines[2:7]
+        line.split(" | ")[0].strip("| "): [float(cell) for cell in line.strip("| ").split(" | ")[1:]] for line in lines[2:8]
     }
     assert list(scores) == [
         "band statistics",
         "random convolutional features",
+        "random convolutional features, Gaussian filters",
         "oriented gradients",
         "random weights of geomoe-xxs, mean",
         "geomoe-xxs, mean",
@@ -177,7 +178,7 @@ def test_the_corpus_is_cut_and_an_encoder_scored_on_what_is_held_out(shared, tmp
     assert scores["geomoe-xxs, mean"][1] > scores["random convolutional features"][1] + 0.03  # indices, all labels
     assert scores["oriented gradients"][-1] > 0.7 > scores["geomoe-xxs, mean"][-1] + 0.3  # the same ground on another date
     against = "geomoe-xxs, mean against random weights of geomoe-xxs, mean, another date, 30 labelled: pennsylvania_july"
-    assert any(line.startswith(against) for line in lines[7:]) and len(lines) == 7 + 4 * 3
+    assert any(line.startswith(against) for line in lines[8:]) and len(lines) == 8 + 5 * 3
 
 
 def test_the_standard_error_of_a_paired_difference():
