@@ -155,26 +155,26 @@ def test_clouds_leave_no_tokens(encoder, ground, tmp_path):
 @pytest.mark.parametrize("resolution", ["token", "pixel"])
 def test_an_interrupted_map_goes_on(encoder, scene_file, tmp_path, resolution, monkeypatch):
     """With another size of a batch, too, as one takes after memory ran out."""
-    monkeypatch.setattr(tokens, "_WINDOWS_OF_PART", 50 if resolution == "pixel" else 16)  # several rows of windows
+    monkeypatch.setattr(tokens, "_WINDOWS_OF_PART", 100 if resolution == "pixel" else 20)  # several rows of windows
     whole, cut = tmp_path / "whole.tif", tmp_path / "cut.tif"
     embeddings.embed_scene(encoder, embeddings.Sink(whole, batch_size=2), scene_file, resolution=resolution, time=TIME)
     stopped = []
 
     def stop(done, total):
         stopped.append(done)
-        if done > total / 2:
+        if done > total / 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         sink = embeddings.Sink(cut, batch_size=2, progress=stop)
         embeddings.embed_scene(encoder, sink, scene_file, resolution=resolution, time=TIME)
-    assert len(stopped) > 2 and not cut.exists()
+    assert len(stopped) >= 2 and not cut.exists()
     with pytest.raises(ValueError, match="parts of another run"):
         embeddings.embed_scene(encoder, embeddings.Sink(cut, batch_size=2), scene_file, time=TIME)
     done = []
     sink = embeddings.Sink(cut, batch_size=7, progress=lambda n, total: done.append(n))
     embeddings.embed_scene(encoder, sink, scene_file, resolution=resolution, time=TIME)
-    assert done[0] == stopped[-1] and len(done) > 2
+    assert done[0] == stopped[-1] and len(done) >= 2
     with rasterio.open(whole) as one, rasterio.open(cut) as two:
         np.testing.assert_allclose(one.read(), two.read(), atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
