@@ -305,7 +305,7 @@ def test_grids_that_differ_by_rounding_are_one(tmp_path):
         for i in range(7):
             origin = (9.0 + shift * (i == 3), 47.8)
             transform = rasterio.transform.from_origin(*origin, 0.00026949458523585647, 0.00026949458523585647)
-            write_tif(folder / f"{STEM}_B{i + 1}.TIF", image[..., i : i + 1], crs=None, transform=transform).exists()
+            write_tif(folder / f"{STEM}_B{i + 1}.TIF", image[..., i : i + 1], crs=None, transform=transform)
             with rasterio.open(folder / f"{STEM}_B{i + 1}.TIF", "r+") as file:
                 file.crs = "EPSG:4326"
         (folder / f"{STEM}_MTL.txt").write_text(MTL)

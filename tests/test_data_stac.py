@@ -207,7 +207,6 @@ def test_a_span_of_time_is_its_start(tmp_path):
 
 def test_a_folder_whose_name_looks_quoted(tmp_path):
     folder = tmp_path / "100%25"
-    (folder / "..").resolve().mkdir(exist_ok=True)
     assets = band_assets(folder, pixels())
     (folder / "item.json").write_text(json.dumps(item("anything", assets)))
     assert open_scene(read_items(folder / "item.json")[0]).height == 41

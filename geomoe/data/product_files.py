@@ -37,6 +37,11 @@ class SceneFiles:
     origin: str = ""  # what an error of the product's facts names: the metadata file, else the name
 
 
+def paths_of(files: Mapping[str, tuple[str, int]], qa: tuple[str, str] | None) -> list[str]:
+    """The paths of a scene's files, each once, that of its quality band among them; arguments as in `SceneFiles`."""
+    return sorted({path for path, _ in files.values()} | ({qa[0]} if qa else set()))
+
+
 def holds_band_files(folder: str | os.PathLike[str]) -> bool:
     """Say whether a folder has files of single bands, and so is a scene."""
     return any(_BAND_FILE.search(name) for name in os.listdir(folder) if not name.startswith("._"))

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from geomoe import beam
+from geomoe.data.folder import File, fingerprint
 from geomoe.data.preprocess import InputSpec
-from geomoe.data.product_files import SceneFiles
+from geomoe.data.product_files import SceneFiles, paths_of
 from geomoe.embeddings.results import SceneResult, write_results
 from geomoe.embeddings.scene import embed_scene
 from geomoe.embeddings.sink import Sink
@@ -73,15 +74,11 @@ def _encoder(checkpoint: str, which: str | int) -> PretrainedEncoder:
 
 def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
     """What makes an output what it is, in text: the encoder's weights, how it is used, the scene's files as they are now."""
-    files = []
     if isinstance(scene, SceneFiles):
-        paths = [path for path, _ in scene.files.values()] + ([scene.qa[0]] if scene.qa else [])
-    elif os.path.isdir(scene):
-        paths = [entry.path for entry in os.scandir(scene)]
+        paths = paths_of(scene.files, scene.qa)
     else:
-        paths = [scene]
-    if paths := [path for path in set(paths) if os.path.exists(path)]:
-        files = sorted((path, os.stat(path).st_size, os.stat(path).st_mtime_ns) for path in paths)
+        paths = sorted(entry.path for entry in os.scandir(scene)) if os.path.isdir(scene) else [scene]
+    files = fingerprint([File(path, path) for path in paths])
     used = dataclasses.replace(job, checkpoint=encoder.fingerprint, which="", folder="", batch_size=1)
     return repr((used, scene, files))
 

@@ -121,8 +121,8 @@ def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
         features, targets = x.astype(np.float64), y.astype(np.float64).reshape(len(y), -1)
         if features.ndim != 2 or len(features) != len(targets):
             raise ValueError(f"{name}: features {features.shape} and targets {targets.shape} do not fit together")
-        if not (np.isfinite(features).all() and np.isfinite(targets).all()):
-            raise ValueError(f"{name} holds NaN or infinite values")
+        check_finite(f"{name} features", features)
+        check_finite(f"{name} targets", targets)
         out[name] = features, targets
     return out
 
