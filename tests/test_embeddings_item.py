@@ -97,7 +97,7 @@ def valid_item(path):
 def test_what_an_item_says(encoder, scene_file, tmp_path, name, resolution, dtype):
     embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / name, dtype=dtype), scene_file, resolution=resolution)
     item = valid_item(tmp_path / f"{name}.stac.json")
-    assert item.id == "a" and item.datetime.isoformat().startswith("2020-05-18")
+    assert item.id == "a" and item.common_metadata.start_datetime.isoformat().startswith("2020-05-18")
     facts = item.properties
     assert facts["emb:type"] == ("pixel" if resolution == "token" else "chip") and facts["emb:dimensions"] == 16
     assert facts["geomoe:encoder_sha256"] == encoder.fingerprint and facts["gsd"] == 120
@@ -123,6 +123,16 @@ def test_a_scene_without_a_time_has_none(encoder, tmp_path):
     scene = write_tif(tmp_path / "scene.tif", make_ground()[:20, :20])
     embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "a.npz"), scene)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "scene.tif"]
+
+
+def test_when_a_scene_was_taken(encoder, scene_file, tmp_path):
+    """A name says the day alone: STAC's item spans it, and says no midnight that nobody measured."""
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "day.npz"), scene_file)
+    day = valid_item(tmp_path / "day.npz.stac.json")
+    assert day.datetime is None
+    assert day.properties["start_datetime"] == "2020-05-18T00:00:00Z" and day.properties["end_datetime"] == "2020-05-18T23:59:59Z"
+    embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "hour.npz"), scene_file, time="2020-05-18T10:07:00")
+    assert valid_item(tmp_path / "hour.npz.stac.json").datetime.isoformat() == "2020-05-18T10:07:00+00:00"
 
 
 def test_a_scene_across_180_degrees(encoder, tmp_path):

@@ -58,7 +58,7 @@ def test_each_date_and_the_mean_over_clear_dates(encoder, scenes, tmp_path, reso
     assert len(facts["times"]) == 3 and facts["times"][1].startswith("2020-06-03") and "time" not in facts
     item = pystac.Item.from_file(f"{output}.stac.json")
     assert item.datetime is None and item.properties["start_datetime"] == "2020-05-18T00:00:00Z"
-    assert item.properties["end_datetime"] == "2020-06-19T00:00:00Z"
+    assert item.properties["end_datetime"] == "2020-06-19T23:59:59Z"
     assert done == sorted(done) and done[-1] == 1
     assert not list(tmp_path.glob("*.parts"))
 

@@ -66,10 +66,11 @@ def write_item(output: str, facts: Mapping[str, Any], grid: Mapping[str, Any], p
 
 
 def _when(times: list[str]) -> dict[str, Any]:
-    stamps = sorted(f"{np.datetime64(time, 's')}Z" for time in times)
-    if len(stamps) == 1:
-        return {"datetime": stamps[0]}
-    return {"datetime": None, "start_datetime": stamps[0], "end_datetime": stamps[-1]}
+    """STAC's fields of one time, or of the span of several: a day whose hour is not known is a span too."""
+    starts = [np.datetime64(time) for time in times]
+    ends = [(start + 1).astype("datetime64[s]") - 1 if np.datetime_data(start)[0] == "D" else start for start in starts]
+    first, last = (f"{time.astype('datetime64[s]')}Z" for time in (min(starts), max(ends)))
+    return {"datetime": first} if first == last else {"datetime": None, "start_datetime": first, "end_datetime": last}
 
 
 def _outline(grid: Mapping[str, Any]) -> np.ndarray:
