@@ -1,5 +1,7 @@
 """Each objective against numbers worked out here, and all of them in one batch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -254,9 +256,7 @@ def test_held_out_losses_are_those_of_the_two_crops():
     images = np.concatenate([batch["image"], batch["second_view"]])
     metadata = [np.concatenate([batch[name], np.zeros_like(batch[name])]) for name in FIELDS]
     valid = np.concatenate([batch["valid"], batch["second_valid"]])
-    out = model.apply(
-        {"params": params}, images, *metadata, rngs={"mask": key}, mask_noise=_mask_noise(key, 8, 16), valid=valid
-    )
+    out = jax.jit(model.apply)({"params": params}, images, *metadata, mask_noise=_mask_noise(key, 8, 16), valid=valid)
     z = np.stack([tokens[present].mean(axis=0) for tokens, present in zip(*map(np.asarray, tokens_of(out)))])
     linear = lambda name, x: np.asarray(x) @ params["heads"][name]["kernel"] + params["heads"][name]["bias"]
     predicted = {name: linear(name, z) for name in ("info_nce", "spectral_indices", "metadata")}
@@ -303,7 +303,9 @@ def test_a_crop_without_data_counts_in_no_objective():
     def values(rows):
         some = {name: value[rows] for name, value in batch.items()}
         positions = np.array([rows, np.asarray(rows) + 4])  # the masks of these rows in the whole batch
-        return batch_losses(model, params, some, loss, rngs={"mask": key}, positions=positions, statistics=STATISTICS)[0]
+        options = dict(rngs={"mask": key}, statistics=STATISTICS)
+        run = jax.jit(lambda params, some: batch_losses(model, params, some, loss, positions=positions, **options)[0])
+        return run(params, some)
 
     whole, others, alone = values([0, 1, 2, 3]), values([0, 1, 3]), values([2])
     for name in ("info_nce", "vicreg"):
@@ -332,10 +334,12 @@ def test_a_teacher_sees_no_pixels_without_data_and_no_patch_of_them_is_a_target(
     teacher = init_params(model, 1)["encoder"]
     batch = with_gaps(full_batch(model, 4))
     rngs = {name: jax.random.key(i) for i, name in enumerate(("mask", "router", "dropout"))}
-    options = dict(rngs=rngs, positions=global_positions(4, 1, None), router_noise=0.0, teacher=teacher)
-    value = batch_losses(model, params, batch, loss, **options)[0]["data2vec"]
+    options = dict(rngs=rngs, positions=global_positions(4, 1, None), router_noise=0.0)
+    losses = jax.jit(lambda params, teacher: batch_losses(model, params, batch, loss, teacher=teacher, **options)[0])
+    value = losses(params, teacher)["data2vec"]
     inputs = [batch[name] for name in ("image", *FIELDS)]
-    out = model.apply({"params": params}, *inputs, mask_noise=_mask_noise(rngs["mask"], 4, 16), valid=batch["valid"])
+    noise = _mask_noise(rngs["mask"], 4, 16)
+    out = jax.jit(model.apply)({"params": params}, *inputs, mask_noise=noise, valid=batch["valid"])
     whole = encode(model.config, teacher, *inputs, valid=batch["valid"])
     target = np.asarray(data2vec_targets(whole.layer_tokens, 5))
     share = batch["valid"].reshape(4, 4, 4, 4, 4).mean(axis=(2, 4)).reshape(4, 16)
@@ -387,10 +391,12 @@ def test_reconstruction_is_of_the_hidden_patches_of_the_decoded_views():
     for views in (1, 2):
         loss = LossConfig.from_section({"info_nce_weight": 1.0, "decoded_views": views})
         options = dict(rngs=rngs, positions=global_positions(2, 2, None), router_noise=0.0)
-        values[views] = float(batch_losses(model, params, batch, loss, **options)[0]["masked"])
+        run = jax.jit(functools.partial(batch_losses, model, config=loss, **options))
+        values[views] = float(run(params, batch)[0]["masked"])
         images = np.concatenate([batch["image"], batch["second_view"]])[: 2 * views]
         metadata = [np.concatenate([batch[n], np.zeros_like(batch[n])])[: 2 * views] for n in FIELDS]
-        out = model.apply({"params": params}, images, *metadata, mask_noise=_mask_noise(rngs["mask"], 2 * views, 16))
+        noise = _mask_noise(rngs["mask"], 2 * views, 16)
+        out = jax.jit(model.apply)({"params": params}, images, *metadata, mask_noise=noise)
         expected, _ = reconstruction_losses(out.pred, patchify(images, 4), out.mask)
         assert values[views] == pytest.approx(float(expected), rel=1e-4)
     assert values[1] != pytest.approx(values[2], rel=1e-5)
