@@ -19,6 +19,7 @@ _SENTINEL_STAMP = re.compile(r"(?<!\d)(\d{8})T(\d{5,6})(?!\d)", re.ASCII)
 _LANDSAT_STAMP = re.compile(
     r"(?<![A-Za-z])L[COTEM]0?\d_(?:L\w{3}|CU|AK|HI)_\d{6}_(\d{8})", re.ASCII | re.IGNORECASE
 )  # and of tiles (ARD)
+_EARTH_ENGINE_STAMP = re.compile(r"(?<![A-Za-z])L[COTE]0[4-9]_\d{6}_((?:19|20)\d{6})(?!\d)", re.ASCII | re.IGNORECASE)
 _ESPA_STAMP = re.compile(r"(?<![A-Za-z])L[COTEM]0[4-9]\d{6}(\d{8})\d\d(?:T1|T2|RT)", re.ASCII | re.IGNORECASE)
 _HLS_STAMP = re.compile(r"HLS\.[LS]30\.T\w{5}\.(\d{4})(\d{3})(T\d{6})", re.ASCII)
 _LANDSAT_SCENE = re.compile(r"(?<![A-Za-z])L[COTEM][1-9]\d{6}(\d{4})(\d{3})(?!\d)", re.ASCII | re.IGNORECASE)
@@ -215,15 +216,15 @@ def time_from_name(name: str) -> np.datetime64:
     """Read the time of acquisition from the name of a file or product; NaT if it has none.
 
     Knows Sentinel-2 stamps as BigEarthNet patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading
-    zero of its hour), HLS product names, and names of Landsat's collections, of its tiles (ARD), of ESPA's orders and of scenes
-    before the collections (a date alone). A stamp that is no time is a ValueError.
+    zero of its hour), HLS product names, and names of Landsat's collections, of its tiles (ARD), of Earth Engine's
+    images, of ESPA's orders and of scenes before the collections (a date alone). A stamp that is no time is a ValueError.
 
     >>> str(time_from_name("S2B_MSIL2A_20180525T94030_78_30"))
     '2018-05-25T09:40:30'
     """
     if match := _SENTINEL_STAMP.search(name):
         return parse_time(f"{match[1]}T{match[2].zfill(6)}")
-    if match := _LANDSAT_STAMP.search(name) or _ESPA_STAMP.search(name):
+    if match := _LANDSAT_STAMP.search(name) or _EARTH_ENGINE_STAMP.search(name) or _ESPA_STAMP.search(name):
         return parse_time(match[1])
     for pattern in (_LANDSAT_SCENE, _HLS_STAMP):
         if match := pattern.search(name):

@@ -13,7 +13,7 @@ from geomoe import landsat
 from geomoe.data import geotiff
 from geomoe.data.geotiff import PatchError, read_patch
 from geomoe.data.preprocess import InputSpec
-from geomoe.data.scene import open_scene
+from geomoe.data.scene import SceneReader, open_scene
 
 FORMS = [
     {},
@@ -101,6 +101,42 @@ def test_each_flaw_of_a_patch_has_its_name(tmp_path):
     np.testing.assert_array_equal(read_patch(tmp_path / "eight.tif", drop_extra=1).image, pixels(8)[..., :7])
     with pytest.raises(PatchError, match="name the sensor: landsat7"):
         read_patch(tmp_path / "six.tif")
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32", "float64"])
+def test_numbers_of_other_types_are_taken_where_the_unit_is_given(tmp_path, dtype):
+    """Medians of dates are floats, in which reflectance would be as well."""
+    path = write_tif(tmp_path / "median.tif", pixels().astype(dtype))
+    with pytest.raises(PatchError, match=f"{dtype} where unit='collection2_dn' needs uint16; name the unit"):
+        read_patch(path)
+    np.testing.assert_array_equal(read_patch(path, InputSpec("collection2_dn")).image, pixels())
+
+
+def test_bands_that_a_patch_lacks_may_be_filled(tmp_path):
+    path = write_tif(tmp_path / "four.tif", pixels(4), descriptions=["red", "green", "blue", "nir"])
+    with pytest.raises(PatchError, match="SR_B6, SR_B7 of landsat8 are not among its bands"):
+        read_patch(path)
+    patch = read_patch(path, InputSpec(fill_missing=True))
+    assert patch.bands == landsat.BANDS[1:5]
+    np.testing.assert_array_equal(patch.image, pixels(4)[..., [2, 1, 0, 3]])
+
+
+@pytest.mark.parametrize("described", [True, False])
+def test_a_fourth_band_that_is_named_is_no_alpha(tmp_path, described):
+    """GDAL makes the last of four bands of bytes alpha, unless it is told otherwise."""
+    image = (pixels(4) // 100).astype(np.uint8)
+    names = ("red", "green", "blue", "nir")
+    path = write_tif(tmp_path / "four.tif", image, descriptions=names if described else None)
+    with rasterio.open(path) as file:
+        assert file.colorinterp[3].name == "alpha"
+    bands = None if described else names
+    spec = InputSpec("uint8", bands=bands, fill_missing=True)
+    np.testing.assert_array_equal(read_patch(path, spec).image, image[..., [2, 1, 0, 3]] if described else image)
+    info = open_scene(path, bands)
+    with SceneReader(info, landsat.BANDS[1:5], "uint8") as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 41, 43), image[..., [2, 1, 0, 3]])
+    with pytest.raises(PatchError, match="3 bands|SR_B5"):  # of one that nobody names it is alpha
+        read_patch(write_tif(tmp_path / "alpha.tif", image), InputSpec("uint8"))
 
 
 @pytest.mark.parametrize("read", [geotiff._read_plain, geotiff._read_any])

@@ -63,6 +63,62 @@ def test_the_bits_of_bqa_are_those_of_its_collection(tmp_path, stem, kind):
         assert (reader.clouds(0, 0, 41, 43) == (kind == "BQA_C1")).all()
 
 
+def test_the_quality_band_is_the_scenes_own(tmp_path):
+    """Beside it may lie those of other dates; one without a product's name is taken where it is alone."""
+    other = "LC08_L2SP_193026_20200613_20200622_02_T1"
+    write_scene(tmp_path / "own", STEM, pixels(), prefix="SR_B", qa=np.full((41, 43), 2))
+    write_scene(tmp_path / "none", STEM, pixels(), prefix="SR_B")
+    for folder in ("own", "none"):
+        write_tif(tmp_path / folder / f"{other}_QA_PIXEL.TIF", np.full((41, 43, 1), 8, np.uint16))
+    assert open_scene(tmp_path / "own").qa.path.endswith(f"{STEM}_QA_PIXEL.TIF") and open_scene(tmp_path / "none").qa is None
+    write_tif(tmp_path / "none" / "clouds_qa_pixel.tif", np.full((41, 43, 1), 8, np.uint16))
+    assert open_scene(tmp_path / "none").qa.path.endswith("clouds_qa_pixel.tif")
+
+
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 4, 5, 6, 7), (1, 2, 3, 4, 5, 7)])
+def test_files_named_by_their_band_alone_and_earth_engines(tmp_path, numbers):
+    """Earth Engine's downloads have a dot before the band; a thermal band is none of reflectance, wherever its name stands."""
+    sensor, stem = ("LC08", "193026_20210613") if 6 in numbers else ("LE07", "193026_20050613")
+    image = pixels(len(numbers))
+    for folder, start in (("alone", ""), ("engine", f"{sensor}_{stem}.")):
+        for channel, number in enumerate(numbers):
+            write_tif(tmp_path / folder / f"{start}SR_B{number}.TIF", image[..., channel : channel + 1])
+        write_tif(tmp_path / folder / f"{start}ST_B{10 if 6 in numbers else 6}.TIF", image[..., :1])
+        write_tif(tmp_path / folder / f"{start}QA_PIXEL.TIF", np.full((41, 43, 1), 8, np.uint16))
+    found = open_scene(tmp_path / "engine")
+    assert (found.name, str(found.time)) == (f"{sensor}_{stem}", "2021-06-13" if 6 in numbers else "2005-06-13")
+    alone = open_scene(tmp_path / "alone", sensor=found.sensor)
+    assert alone.name == "alone" and np.isnat(alone.time)
+    product = f"{sensor}_L2SP_193026_20010613_20210622_02_T1"
+    (tmp_path / "alone" / f"{product}_MTL.txt").write_text('PROCESSING_LEVEL = "L2SP"\nDATE_ACQUIRED = 2001-06-13')
+    described = open_scene(tmp_path / "alone")
+    assert (described.name, described.sensor, str(described.time)) == (product, found.sensor, "2001-06-13")
+    for info in (found, alone, described):
+        assert info.unit == "collection2_dn" and sorted(info.files) == sorted(landsat.sensor_bands(found.sensor))
+        with SceneReader(info, list(info.files)) as reader:
+            np.testing.assert_array_equal(reader.read(0, 0, 41, 43), image)
+            assert reader.clouds(0, 0, 41, 43).all()
+
+
+def test_a_quality_band_among_the_bands_of_a_file(tmp_path):
+    """As Earth Engine exports an image: one file, floats with NaN where there is nothing."""
+    image = np.concatenate([pixels(), np.full((41, 43, 1), 2)], axis=-1).astype(np.float32)
+    image[:9, :, 7], image[9, :, 7] = 8, np.nan
+    path = write_tif(tmp_path / "export.tif", image, descriptions=[*landsat.BANDS, "QA_PIXEL"])
+    for bands in (None, [*landsat.BANDS, "QA_PIXEL"]):
+        info = open_scene(path, bands)
+        assert info.qa == (str(path), "QA_PIXEL", 8) and list(info.files) == list(landsat.BANDS)
+        with SceneReader(info, landsat.BANDS) as reader:
+            np.testing.assert_array_equal(reader.clouds(0, 0, 12, 43), np.arange(12)[:, None].repeat(43, 1) != 9)
+            assert reader.flagged(("fill",), 9, 0, 1, 43).all() and reader.flagged(("cloud",), 0, 0, 9, 43).all()
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / f"{STEM}.tar").write_bytes(b"")
+    with pytest.raises(SceneError, match="no band files .*; unpack the archive first"):
+        open_scene(tmp_path)
+
+
 def test_the_unit_of_scale_and_offset_tags(tmp_path):
     def scaled(name, scale, offset):
         path = write_tif(tmp_path / name, pixels())

@@ -60,7 +60,7 @@ def test_an_item_of_surface_reflectance(tmp_path):
     (found,) = read_items(tmp_path / "item.json")
     info = open_scene(found)
     assert (info.name, info.sensor, info.unit, str(info.time)) == (STEM, "landsat8", "collection2_dn", "2021-06-13T10:02:31")
-    assert info.qa == (str(tmp_path / "qa.tif"), "QA_PIXEL") and sorted(info.files) == sorted(landsat.BANDS)
+    assert info.qa == (str(tmp_path / "qa.tif"), "QA_PIXEL", 1) and sorted(info.files) == sorted(landsat.BANDS)
     np.testing.assert_array_equal(read(info), image[3:8, 4:10])
     with pytest.raises(SceneError, match="unit='level1_dn' was given, but"):
         info.spec(InputSpec(unit="level1_dn"))
@@ -222,3 +222,44 @@ def test_a_scale_may_be_null_or_text(tmp_path, scale):
     (tmp_path / "item.json").write_text(json.dumps(item(STEM, assets)))
     with pytest.raises(SceneError, match=f"{STEM}: asset red: scale = '2.75e-5 per count', .* are no numbers"):
         read_items(tmp_path / "item.json")
+
+
+def test_the_quality_of_the_surface_temperature_is_none_of_pixels(tmp_path):
+    """In items of Collection 2 `qa` is ST_QA, an uncertainty in hundredths of a kelvin."""
+    assets = band_assets(tmp_path, pixels())
+    write_tif(tmp_path / "st_qa.tif", np.full((41, 43, 1), 8 + 2, np.uint16))
+    temperature = {"href": "./st_qa.tif", "title": "Surface Temperature Quality Assessment Band"}
+    for quality in ({}, {"qa_pixel": {"href": "./st_qa.tif"}}):
+        (tmp_path / "item.json").write_text(
+            json.dumps(item(STEM, {**assets, **quality, "qa": temperature, "fmask": temperature}))
+        )
+        (found,) = read_items(tmp_path / "item.json")
+        assert found.qa.kind == ("QA_PIXEL" if quality else "FMASK")
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, {**assets, "qa": temperature})))
+    assert read_items(tmp_path / "item.json")[0].qa is None
+
+
+@pytest.mark.parametrize(
+    ("end", "time"),
+    [("2021-06-13T00:00:27Z", "2021-06-13T00:00:00"), ("2021-06-13T23:59:59Z", "2021-06-13"), ("2021-12-31T23:59:59Z", "NaT")],
+)
+def test_the_time_of_a_span(tmp_path, end, time):
+    """Of a scan of seconds, of a day, and of a composite of months, which is of no week."""
+    span = {"datetime": None, "start_datetime": "2021-06-13T00:00:00Z", "end_datetime": end}
+    (tmp_path / "item.json").write_text(json.dumps(item("composite", band_assets(tmp_path, pixels()), **span)))
+    assert str(open_scene(read_items(tmp_path / "item.json")[0]).time) == time
+
+
+def test_what_an_item_leaves_empty_and_what_contradicts_it(tmp_path):
+    def found(name, assets, **properties):
+        (tmp_path / "item.json").write_text(json.dumps(item(name, assets, **properties)))
+        return open_scene(read_items(tmp_path / "item.json")[0])
+
+    hls = band_assets(tmp_path, pixels(), scale=0.0001, offset=0.0)
+    for asset in hls.values():
+        asset["href"] = (tmp_path / asset["href"]).as_uri()
+    assert found("HLS.L30.T33UUP.2021164T100231.v2.0", hls, platform=None).unit == "hls"
+    with pytest.raises(SceneError, match=f"{STEM}: asset coastal is level1_dn by its scale, but by the id collection2_dn"):
+        found(STEM, band_assets(tmp_path, pixels(), names=NAMES[:1], scale=0.00002, offset=-0.1))
+    with pytest.raises(SceneError, match="asset coastal: scale 0.0001 and offset -0.1 are of no unit"):
+        found("mine", band_assets(tmp_path, pixels(), scale=0.0001, offset=-0.1))

@@ -65,7 +65,21 @@ def test_a_dark_pixel_keeps_its_data_in_the_coastal_band():
 
 def test_names_that_are_no_products_have_no_sensor():
     assert landsat.sensor_of("lc7_0001") is landsat.sensor_of("le5") is None
+    assert [landsat.sensor_of(name) for name in ("LC7_0012", "LC5_0012", "LC4_1", "LT8_1", "LC07_1", "LE08_1")] == [None] * 6
     assert landsat.sensor_of("lt05_l2sp_193026_20050613_20200902_02_t1") == "landsat5"
+
+
+def test_products_behind_words_of_programs_and_users():
+    for prefix in ("", "subset_0_of_", "clip-", "2_", "1_2_"):
+        assert landsat.sensor_of(f"{prefix}LE07_193026_20050613") == "landsat7"
+        name = f"{prefix}LT05_L1TP_193026_20050613_20200902_02_T1"
+        assert (landsat.sensor_of(name), landsat.unit_of_name(name)) == ("landsat5", "level1_dn")
+        assert landsat.unit_of_name(f"{prefix}HLS.L30.T33UUP.2021164T100231.v2.0") == "hls"
+        with pytest.raises(ValueError, match="Sentinel-2"):
+            landsat.check_name(f"{prefix}HLS.S30.T33UUP.2021164T100231.v2.0")
+        with pytest.raises(ValueError, match="MSS"):
+            landsat.check_name(f"{prefix}LM05_L1TP_193026_19850613_20200902_02_T2")
+    assert landsat.sensor_of("lulc08_l2sp_193026_20210613") is landsat.unit_of_name("xLC08_L1TP_193026_20210613") is None
 
 
 def test_names_as_users_write_them():
@@ -73,3 +87,12 @@ def test_names_as_users_write_them():
         assert landsat.band_name(name) == landsat.BANDS[band]
     names = ["ultra blue", "blue", "green", "red", "NIR", "SWIR 1", "SWIR 2"]
     assert landsat.bands_of_file(names) == dict(zip(landsat.BANDS, range(7)))
+
+
+def test_masked_numbers_are_no_data():
+    masked = np.ma.MaskedArray([[20000] * 6, [14000] * 6], [[False] * 6, [True] * 6])
+    assert (landsat.with_coastal(masked)[1] == 0).all() and (landsat.with_coastal(masked)[0, 1:] == 20000).all()
+    dn = masked[:, 0]
+    assert landsat.dn_to_reflectance(dn)[0] == pytest.approx(0.35) and np.isnan(landsat.dn_to_reflectance(dn)[1])
+    assert np.isnan(landsat.level1_to_reflectance(dn, 30.0)[1]) and np.isfinite(landsat.level1_to_reflectance(dn, 30.0)[0])
+    assert landsat.reflectance_to_dn(np.ma.MaskedArray([0.35, 0.2], [False, True])).tolist() == [20000, 0]

@@ -33,3 +33,10 @@ def test_each_class_by_itself():
     assert not landsat.is_flagged(bits, "QA_PIXEL", ()).any()
     with pytest.raises(ValueError, match="'shadow' is no class that a quality band BQA tells"):
         landsat.is_flagged(bits, "BQA", ("shadow",))
+
+
+def test_what_is_masked_or_nan_is_fill():
+    masked = np.ma.MaskedArray([0, 8], [True, False])
+    for qa in (masked, np.array([np.nan, 8.0], np.float32)):
+        assert landsat.is_flagged(qa, "QA_PIXEL", ("fill",)).tolist() == [True, False]
+        assert landsat.is_cloud(qa, "QA_PIXEL").tolist() == [False, True]

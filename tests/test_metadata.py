@@ -240,9 +240,17 @@ def test_stamps_of_tiles_of_orders_and_of_names_in_lower_case():
         "LC08_CU_012008_20210613_20210622_02_SR_B1": "2021-06-13",
         "LC080200392015080401T1_1": "2015-08-04",
         "lc08_l2sp_193026_20210613_20210622_02_t1": "2021-06-13",
+        "LC08_193026_20210613": "2021-06-13",
+        "1_2_LE07_193026_20050613": "2005-06-13",
     }.items():
         assert str(metadata.time_from_name(name)) == day
-    for name in ("tile20150612093015", "sample20200101000000", "tile20190704123456"):
+    for name in (
+        "LC08_193026_12345678",
+        "LC08_193026_202106130",
+        "tile20150612093015",
+        "sample20200101000000",
+        "tile20190704123456",
+    ):
         assert np.isnat(metadata.time_from_name(name))
     for text in ("    :  :     :  :  ", "0000:00:00 00:00:00", "1970:01:01 00:00:00", "\x00"):
         assert np.isnat(metadata.acquisition_time(date_tag=text, strict=True))

@@ -112,7 +112,7 @@ def _of_scene(path: Any) -> dict[str, Any]:
         "size": f"{info.height} x {info.width} pixels",
         "CRS": info.crs.to_string() if info.crs else "none",
         "bands": ", ".join(info.files),
-        "quality band": info.qa[1] if info.qa else "none",
+        "quality band": info.qa.kind if info.qa else "none",
     }
 
 

@@ -123,10 +123,10 @@ def _read_plain(path: str, unit: str, max_side: int) -> _Raster | None:
         return _Raster(image, descriptions, (x, y), f"EPSG:{epsg}", date, [(each["SCALE"], each["OFFSET"]) for each in scales])
 
 
-def _read_any(path: str, unit: str, max_side: int) -> _Raster:
+def _read_any(path: str, unit: str, max_side: int, count: int | None = None) -> _Raster:
     """Read any raster with rasterio."""
     with open_raster(path) as src:
-        bands = data_bands(src)
+        bands = data_bands(src, count)
         check_size(src.height, src.width, len(bands), max(np.dtype(kind).itemsize for kind in src.dtypes), max_side)
         image = np.stack([read_band(src, index, unit) for index in bands], axis=-1)
         transform, crs = georeference(src)
@@ -170,7 +170,7 @@ def read_patch(
     unit, sensor = str(spec.known().unit), spec.sensor
     if not os.path.exists(path):
         raise PatchError("missing image", path, "there is no such file")
-    raster = _read(path, unit, max_side)
+    raster = _read(path, unit, max_side, None if spec.bands is None else len(spec.bands))
     of_name = landsat.sensor_of(os.path.basename(path))
     if sensor and of_name and not landsat.same_bands(sensor, of_name):
         raise PatchError("wrong sensor", path, f"by its name it is {of_name}'s, not {sensor}'s, whose bands have other numbers")
@@ -179,12 +179,13 @@ def read_patch(
         spec.known(sensor=sensor)
     except ValueError as error:
         raise PatchError("wrong unit", path, str(error)) from None
-    channels = _channels(path, raster, sensor, spec.bands, drop_extra)
+    channels = _channels(path, raster, sensor, spec.bands, drop_extra, spec.fill_missing)
     _check_unit(path, raster, list(channels.values()), spec.unit)
     image = raster.image[:, :, list(channels.values())]
-    dtypes = landsat.FILE_DTYPES[unit]
+    dtypes = landsat.FILE_DTYPES[unit] if spec.unit else landsat.FILE_DTYPES[unit][:1]
     if image.dtype.name not in dtypes:
-        raise PatchError("wrong dtype", path, f"{image.dtype} where unit={unit!r} needs {' or '.join(dtypes)}")
+        ask = "" if spec.unit else "; name the unit"
+        raise PatchError("wrong dtype", path, f"{image.dtype} where unit={unit!r} needs {' or '.join(dtypes)}{ask}")
     try:
         check_values(image, unit)
     except ValueError as error:
@@ -218,19 +219,21 @@ def _check_unit(path: str, raster: _Raster, channels: Sequence[int], given: str 
             raise PatchError("wrong unit", path, f"{said} say {of_tags}, {ask}")
 
 
-def _read(path: str, unit: str, max_side: int) -> _Raster:
+def _read(path: str, unit: str, max_side: int, count: int | None) -> _Raster:
     try:
         check_regular(path)
         with contextlib.suppress(Exception):  # whatever tifffile cannot read, GDAL may; if it cannot either, its error is shown
             if raster := _read_plain(path, unit, max_side):
                 return raster
-        return _read_any(path, unit, max_side)
+        return _read_any(path, unit, max_side, count)
     except Exception as error:
         message = str(error) if isinstance(error, RasterError) else f"{type(error).__name__}: {error}"
         raise PatchError("too large" if isinstance(error, TooLargeError) else "unreadable image", path, message) from None
 
 
-def _channels(path: str, raster: _Raster, sensor: str, names: Sequence[str] | None, drop_extra: int) -> dict[str, int]:
+def _channels(
+    path: str, raster: _Raster, sensor: str, names: Sequence[str] | None, drop_extra: int, fill_missing: bool
+) -> dict[str, int]:
     """Which of a file's bands to take, by name, in order."""
     count, wanted = raster.image.shape[2], landsat.sensor_bands(sensor)
     try:
@@ -251,7 +254,8 @@ def _channels(path: str, raster: _Raster, sensor: str, names: Sequence[str] | No
                 hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
             raise PatchError("wrong band count", path, f"{count} bands where {counts} are needed ({hint})")
         return {band: i for i, band in enumerate(wanted)}
-    if missing := [band for band in wanted if band not in found and band != landsat.BANDS[0]]:
+    missing = [band for band in wanted if band not in found and band != landsat.BANDS[0]]
+    if missing and not (fill_missing and found):
         named = ", ".join(text or "(no name)" for text in raster.descriptions)
         raise PatchError("wrong bands", path, f"{', '.join(missing)} of {sensor} are not among its bands, {named}")
     return {band: found[band] for band in wanted if band in found}

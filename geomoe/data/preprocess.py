@@ -6,7 +6,7 @@ Axes: N images, H and W pixels, C bands, S the model's image side.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any, Self
 
 import numpy as np
@@ -83,6 +83,10 @@ class InputSpec:
             raise ValueError(f"nodata = {self.nodata!r} is not one of {', '.join(NODATA_MODES)}")
         if isinstance(self.bands, str):
             raise ValueError(f"bands = {self.bands!r} must be a sequence of names, not one string")
+        if isinstance(self.bands, Set | Mapping) or not all(isinstance(band, str) for band in self.bands or ()):
+            raise ValueError(f"bands = {self.bands!r} must be a sequence of names, in their order")
+        if np.ma.is_masked(self.sun_elevation):
+            raise ValueError("sun_elevation is masked for some images; give it in degrees, or leave these images out")
         for name in ("sun_elevation", "level1_factors"):
             if getattr(self, name) is not None and self.unit not in (None, "level1_dn"):
                 raise ValueError(f"{name} is for unit='level1_dn'; with unit={self.unit!r} it would be ignored")

@@ -4,17 +4,21 @@ import dataclasses
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from geomoe import landsat
+from geomoe import landsat, metadata
 from geomoe.data.raster import RasterError, data_bands, is_remote, open_raster, read_text
 
-# Files of Landsat products ("_SR_B4.TIF", "_B4.TIF"), of ESPA's ("_sr_band4.tif") and of HLS (".B04.tif").
-_BAND_FILE = re.compile(r"(?<!_ST)[_.](SR_B[1-7]|B0?[1-7]|SR_BAND[1-7])\.TIFF?$", re.IGNORECASE)
+# Files of Landsat products ("_SR_B4.TIF", "_B4.TIF"), of ESPA's ("_sr_band4.tif"), of HLS (".B04.tif") and of Earth Engine's
+# downloads (".SR_B4.tif"), or named by their band alone; none of surface temperature ("_ST_B6.TIF").
+_BAND_FILE = re.compile(r"(?:^|(?<![_.]ST)(?<!^ST)[_.])(SR_B[1-7]|B0?[1-7]|SR_BAND[1-7])\.TIFF?$", re.IGNORECASE)
 _SENTINEL_FILE = re.compile(r"[_.]B(8A|12)\.(TIFF?|JP2)$", re.IGNORECASE)
-_QA_FILE = re.compile(r"[_.](QA_PIXEL|BQA|PIXEL_QA|FMASK)\.TIFF?$", re.IGNORECASE)
+_QA_FILE = re.compile(r"(?:^|[_.])(QA_PIXEL|BQA|PIXEL_QA|FMASK)\.TIFF?$", re.IGNORECASE)
+_QA_NAME = re.compile(r"(?:^|[_.])(QA_PIXEL|BQA|PIXEL_QA|FMASK)$", re.IGNORECASE)
 _MTL_FILE = re.compile(r"_MTL\.(txt|json|xml)$", re.IGNORECASE)
+_ARCHIVE_FILE = re.compile(r"\.(tar|tar\.gz|tgz|zip)$", re.IGNORECASE)
 _IMAGE_FILE = re.compile(r"\.(tiff?|jp2)$", re.IGNORECASE)
 _MTL_BYTES = 4 << 20  # the largest have some 20 kB
 
@@ -23,13 +27,21 @@ class SceneError(ValueError):
     """A scene that cannot be used; the message names the file."""
 
 
+class Quality(NamedTuple):
+    """A quality band: its file, its kind (as for `geomoe.landsat.is_flagged`) and its index in the file, from 1."""
+
+    path: str
+    kind: str
+    index: int = 1
+
+
 @dataclasses.dataclass(frozen=True)
 class SceneFiles:
     """The files of a scene and what the product says of itself."""
 
     name: str  # of the product
     files: Mapping[str, tuple[str, int]]  # band name -> (path, index of the band in it, from 1)
-    qa: tuple[str, str] | None  # path and kind (as for `geomoe.landsat.is_flagged`) of the quality band
+    qa: Quality | None
     sensor: str
     product: landsat.Product
     unit: str | None  # of the numbers, where the product says it
@@ -37,9 +49,9 @@ class SceneFiles:
     origin: str = ""  # what an error of the product's facts names: the metadata file, else the name
 
 
-def paths_of(files: Mapping[str, tuple[str, int]], qa: tuple[str, str] | None) -> list[str]:
+def paths_of(files: Mapping[str, tuple[str, int]], qa: Quality | None) -> list[str]:
     """The paths of a scene's files, each once, that of its quality band among them; arguments as in `SceneFiles`."""
-    return sorted({path for path, _ in files.values()} | ({qa[0]} if qa else set()))
+    return sorted({path for path, _ in files.values()} | ({qa.path} if qa else set()))
 
 
 def holds_band_files(folder: str | os.PathLike[str]) -> bool:
@@ -56,13 +68,14 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     if len(paths) == 1:
         paths = _list_folder(paths[0])
     matches = {p: match for p in paths if (match := _BAND_FILE.search(_basename(p)))}
-    qa = next(((p, _qa_kind(match)) for p in paths if (match := _QA_FILE.search(_basename(p)))), None)
     stems = sorted({match.string[: match.start()] for match in matches.values()})
     if len(stems) > 1:
         raise SceneError(f"{where}: holds more than one scene: {', '.join(stems)}; name the files of one")
     if not stems and not (len(paths) == 1 and _IMAGE_FILE.search(_basename(paths[0]))):
-        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there")
-    name = stems[0] if stems else os.path.splitext(_basename(paths[0]))[0]
+        archive = "; unpack the archive first" * any(bool(_ARCHIVE_FILE.search(_basename(p))) for p in paths)
+        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there{archive}")
+    folder = os.path.dirname(next(iter(matches), paths[0]))
+    name = (stems[0] or _name_of_folder(folder)) if stems else os.path.splitext(_basename(paths[0]))[0]
     try:
         landsat.check_name(name)
     except ValueError as error:
@@ -71,11 +84,12 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
         raise SceneError(
             f"{foreign[0]} is a band of Sentinel-2, whose numbers have other wavelengths; the model takes Landsat's"
         )
-    product, origin = _read_product(name, os.path.dirname(next(iter(matches), paths[0])), alone=len(stems) == 1)
+    product, origin = _read_product(name, folder, alone=len(stems) == 1)
     if sensor and product.sensor and not landsat.same_bands(sensor, product.sensor):
         raise SceneError(f"{name}: sensor={sensor!r} was given, but by its name and metadata it is {product.sensor!r}")
     sensor = product.sensor or sensor or "landsat8"
     files = _band_files(matches, sensor) if matches else _bands_of_file(paths[0], bands, sensor)
+    qa = _find_qa(paths, stems[0]) if stems else _qa_of_file(paths[0], bands)
     unit = _unit(name, product, {match[1].upper() for match in matches.values()})
     return SceneFiles(name, files, qa, sensor, product, unit, origin=origin)
 
@@ -95,13 +109,40 @@ def _list_folder(path: str) -> list[str]:
     folder = path.rstrip("/")
     name = os.path.basename(folder)
     product = landsat.product_of(name, {})
-    if name.startswith("HLS.L30"):
+    if landsat.is_hls(name):
         return [f"{folder}/{name}.{band}.tif" for band in (*(f"B0{i}" for i in range(1, 8)), "Fmask")]
     if product.sensor is None or product.level is None:
         raise SceneError(f"{path}: neither the address of a GeoTIFF nor of a folder with the name of a Landsat product")
     numbers = landsat.band_numbers(product.sensor)
     prefix = "SR_" if product.level == 2 else ""
     return [f"{folder}/{name}_{band}.TIF" for band in (*(f"{prefix}{number}" for number in numbers), "QA_PIXEL")]
+
+
+def _find_qa(paths: Sequence[str], stem: str) -> Quality | None:
+    """The quality band, and its kind, of the bands of a stem: the one of that stem, else the only one that is not another's."""
+    found = {p: match for p in paths if (match := _QA_FILE.search(_basename(p)))}
+    stems = {p: match.string[: match.start()] for p, match in found.items()}
+    own = [p for p in found if stems[p] == stem]
+    if not own:
+        unnamed = lambda text: landsat.sensor_of(text) is None and np.isnat(metadata.acquisition_time(name=text))
+        own = [p for p in found if stems[p] in stem or stem in stems[p] or unnamed(stems[p])]
+        own = own if len(own) == 1 else []
+    return Quality(own[0], _qa_kind(found[own[0]])) if own else None
+
+
+def _qa_of_file(path: str, bands: Sequence[str] | None) -> Quality | None:
+    """The quality band among the bands of a file, by the names that a user gives them, else by their descriptions."""
+    with open_raster(path) as src:
+        indexes = data_bands(src, None if bands is None else len(bands))
+        names = [src.descriptions[index - 1] or "" for index in indexes] if bands is None else bands
+    found = {index: match for index, name in zip(indexes, names) if (match := _QA_NAME.search(name))}
+    return next((Quality(path, _qa_kind(match), index) for index, match in found.items()), None)
+
+
+def _name_of_folder(folder: str) -> str:
+    """The name of a scene whose files are named by their bands alone: that of its metadata file, else its folder's."""
+    path = _find_mtl("", folder, alone=True)
+    return _MTL_FILE.sub("", os.path.basename(path)) if path else os.path.basename(os.path.abspath(folder))
 
 
 def _qa_kind(match: re.Match[str]) -> str:
@@ -132,7 +173,7 @@ def _unit(name: str, product: landsat.Product, bands: set[str]) -> str | None:
     """What the numbers of a product are, by the names of its band files and what it says of itself."""
     if any(band.startswith("SR_BAND") for band in bands):  # as ESPA delivered collection 1
         return "collection1_sr"
-    if name.startswith("HLS.L30"):
+    if landsat.is_hls(name):
         return "hls"
     surface = any(band.startswith("SR_") for band in bands)
     if surface and product.level == 1:
@@ -165,7 +206,7 @@ def _find_mtl(name: str, folder: str, alone: bool) -> str | None:
     found = [
         entry.path for entry in os.scandir(folder or ".") if _MTL_FILE.search(entry.name) and not entry.name.startswith("._")
     ]
-    if of_name := sorted(path for path in found if os.path.basename(path).startswith(name)):
+    if of_name := sorted(path for path in found if name and os.path.basename(path).startswith(name)):
         return of_name[-1]
     return max(found) if alone and len({_MTL_FILE.sub("", path) for path in found}) == 1 else None
 
@@ -174,7 +215,7 @@ def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[
     """Band name -> (path, index of the band from 1) of a file with several bands."""
     try:
         with open_raster(path) as src:
-            indexes = data_bands(src)
+            indexes = data_bands(src, None if bands is None else len(bands))
             descriptions = [src.descriptions[index - 1] for index in indexes]
         if bands is not None:
             if len(bands) != len(indexes):

@@ -133,18 +133,25 @@ def same_transform(one: Affine, other: Affine, height: int, width: int) -> bool:
     return bool(np.abs(moved).max() < 0.01)
 
 
-def data_bands(source: rasterio.DatasetReader) -> list[int]:
-    """List the bands of a file, from 1, that hold an image: all but alpha."""
-    return [index for index, meaning in zip(source.indexes, source.colorinterp) if meaning != ColorInterp.alpha]
+def data_bands(source: rasterio.DatasetReader, count: int | None = None) -> list[int]:
+    """List the bands of a file, from 1, that hold an image: all but alpha.
+
+    Of four bands of bytes GDAL makes the last alpha unless it is told otherwise. It is none where it is described as a band,
+    nor in a file that has just the `count` of bands that a user names.
+    """
+    if source.count == count:
+        return list(source.indexes)
+    facts = zip(source.indexes, source.colorinterp, source.descriptions)
+    return [index for index, meaning, text in facts if meaning != ColorInterp.alpha or landsat.is_band(text or "")]
 
 
-def read_quality(source: rasterio.DatasetReader, kind: str, window: Window | None = None) -> np.ndarray:
+def read_quality(source: rasterio.DatasetReader, kind: str, window: Window | None = None, index: int = 1) -> np.ndarray:
     """Read the bits (H, W) uint16 of a quality band; its class "fill" where the no-data value stands, or what is no bits.
 
     `kind` is as for `geomoe.landsat.is_flagged`. USGS's own files have the fill bit as their no-data value.
     """
-    values = source.read(1, window=window)
-    lacking = values == source.nodatavals[0]
+    values = source.read(index, window=window)
+    lacking = values == source.nodatavals[index - 1]
     if values.dtype.itemsize > 2:  # int16 has bit 15 as its sign
         lacking |= ~((values >= 0) & (values <= np.iinfo(np.uint16).max))
     bits = np.where(lacking, 0, values).astype(np.uint16)

@@ -14,7 +14,7 @@ from rasterio.windows import Window
 
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, UnitWarning
-from geomoe.data.product_files import SceneError, SceneFiles, find_scene
+from geomoe.data.product_files import Quality, SceneError, SceneFiles, find_scene
 from geomoe.data.raster import RasterError, georeference, open_raster, read_band, read_options, read_quality, same_transform
 
 
@@ -24,7 +24,7 @@ class SceneInfo:
 
     name: str  # of the product
     files: dict[str, tuple[str, int]]  # band name -> (path, index of the band in it, from 1)
-    qa: tuple[str, str] | None  # path and kind (as for `geomoe.landsat.is_flagged`) of the quality band
+    qa: Quality | None
     height: int  # in pixels
     width: int
     transform: Any  # of pixels to `crs`, affine
@@ -99,7 +99,7 @@ def open_scene(
         paths = [os.fspath(path)] if isinstance(path, str | os.PathLike) else [os.fspath(p) for p in path]
         found = find_scene(paths, bands, sensor)
     grid, units, unknown = None, {} if found.unit is None else {found.unit: found.name}, ""
-    for band, (p, index) in [*found.files.items(), *([("quality", (found.qa[0], 1))] if found.qa else [])]:
+    for band, (p, index) in [*found.files.items(), *([("quality", (found.qa.path, found.qa.index))] if found.qa else [])]:
         with _opened(p) as src:
             of_file = (src.height, src.width, *georeference(src))
             if band != "quality" and src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16", "int32"):
@@ -145,11 +145,13 @@ def check_mask(info: SceneInfo, classes: Sequence[str]) -> None:
     if not classes:
         return
     if info.qa is None:
-        raise SceneError(f"{info.name} has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF) to mask {', '.join(classes)} by")
+        raise SceneError(
+            f"{info.name} has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF, or a band QA_PIXEL) to mask {', '.join(classes)} by"
+        )
     try:
-        landsat.is_flagged(np.zeros(1, np.uint16), info.qa[1], classes)
+        landsat.is_flagged(np.zeros(1, np.uint16), info.qa.kind, classes)
     except ValueError as error:
-        raise SceneError(f"{info.qa[0]}: {error}") from None
+        raise SceneError(f"{info.qa.path}: {error}") from None
 
 
 class SceneReader(contextlib.AbstractContextManager):
@@ -160,7 +162,7 @@ class SceneReader(contextlib.AbstractContextManager):
 
     def __init__(self, info: SceneInfo, bands: Sequence[str], unit: str = "collection2_dn") -> None:
         self.info, self.bands, self.unit = info, tuple(bands), unit
-        paths = {info.files[band][0] for band in bands} | ({info.qa[0]} if info.qa else set())
+        paths = {info.files[band][0] for band in bands} | ({info.qa.path} if info.qa else set())
         self._files = {path: _opened(path) for path in paths}
         self._to_wgs84 = None
         if info.crs is None:
@@ -189,24 +191,23 @@ class SceneReader(contextlib.AbstractContextManager):
         """Find clouds by the quality band: (height, width) bool, or None without one."""
         if self.info.qa is None:
             return None
-        return landsat.is_cloud(self._quality(self.info.qa, row, column, height, width), self.info.qa[1])
+        return landsat.is_cloud(self._quality(self.info.qa, row, column, height, width), self.info.qa.kind)
 
     def flagged(self, classes: Sequence[str], row: int, column: int, height: int, width: int) -> np.ndarray:
         """Find the pixels that the quality band says to be of some classes (see `check_mask`): (height, width) bool."""
         if self.info.qa is None or not classes:
             return np.zeros((height, width), bool)
-        return landsat.is_flagged(self._quality(self.info.qa, row, column, height, width), self.info.qa[1], classes)
+        return landsat.is_flagged(self._quality(self.info.qa, row, column, height, width), self.info.qa.kind, classes)
 
     def _band(self, path: str, index: int, row: int, column: int, height: int, width: int) -> np.ndarray:
         dtype = np.dtype(self._files[path].dtypes[index - 1])
         out = np.full((height, width), landsat.nodata_value(self.unit, dtype), dtype)
         return self._fill(out, path, lambda file, window: read_band(file, index, self.unit, window), row, column)
 
-    def _quality(self, qa: tuple[str, str], row: int, column: int, height: int, width: int) -> np.ndarray:
+    def _quality(self, qa: Quality, row: int, column: int, height: int, width: int) -> np.ndarray:
         """The bits of the quality band, those of no class beyond the edges: (height, width) uint16."""
-        path, kind = qa
         out = np.zeros((height, width), np.uint16)
-        return self._fill(out, path, lambda file, window: read_quality(file, kind, window), row, column)
+        return self._fill(out, qa.path, lambda file, window: read_quality(file, qa.kind, window, qa.index), row, column)
 
     def _fill(
         self, out: np.ndarray, path: str, read: Callable[[rasterio.DatasetReader, Window], np.ndarray], row: int, column: int

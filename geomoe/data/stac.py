@@ -3,17 +3,19 @@
 An item says more than its files: bands by common name, scale and offset, platform, time and sun.
 """
 
+import datetime
 import json
 import os
 import re
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from geomoe import landsat, metadata
-from geomoe.data.product_files import SceneError, SceneFiles
+from geomoe.data.product_files import Quality, SceneError, SceneFiles
 from geomoe.data.raster import is_remote, read_text
 
 if TYPE_CHECKING:
@@ -30,7 +32,7 @@ _PICTURES = {
     "reduced_resolution_browse",
 }  # roles, keys
 _SCALING = {"scale": 1.0, "offset": 0.0}  # fields of a band -> what they are where it says nothing
-_QA_KEYS = {"qa_pixel": "QA_PIXEL", "fmask": "FMASK", "qa": "QA_PIXEL"}
+_QA_KEYS = {"qa_pixel": "QA_PIXEL", "fmask": "FMASK"}  # "qa" is of surface temperature
 
 
 def read_items(path: str | os.PathLike[str]) -> list[SceneFiles]:
@@ -67,13 +69,13 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
         SceneError: it is not of Landsat, or holds none of the bands.
     """
     properties = item.properties
-    platform = str(properties.get("platform", ""))
+    platform = str(properties.get("platform") or "")
     try:
         product = landsat.product_of(item.id, {})
     except ValueError as error:
         raise SceneError(f"{item.id}: {error}") from None
     makers = [properties.get("constellation", ""), platform, *(properties.get("instruments") or []), item.collection_id or ""]
-    ours = re.match("landsat", platform, re.IGNORECASE) or product.sensor or item.id.startswith("HLS.L30.")
+    ours = re.match("landsat", platform, re.IGNORECASE) or product.sensor or landsat.is_hls(item.id)
     if foreign := [text for text in makers if not ours and re.match(r"sentinel|msi$", str(text), re.IGNORECASE)]:
         raise SceneError(f"{item.id}: {foreign[0]!r} is none of Landsat 4, 5, 7, 8 and 9, which the model takes")
     if match := re.search(r"landsat[-_ ]?([45789])", platform, re.IGNORECASE):
@@ -91,8 +93,8 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
         href = _address(item, asset)
         if _is_picture(key, asset):
             continue
-        if kind := _QA_KEYS.get(key.lower()):
-            qa = (href, kind)
+        if (kind := _QA_KEYS.get(key.lower())) and qa is None:
+            qa = Quality(href, kind)
         for index, band in enumerate(_bands_of(asset.extra_fields), start=1):
             try:
                 landsat.check_band_names([str(band.get("name", key))])
@@ -107,13 +109,22 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
             except (TypeError, ValueError):
                 said = ", ".join(f"{field} = {band.get(field)!r}" for field in _SCALING)
                 raise SceneError(f"{item.id}: asset {key}: {said} are no numbers") from None
-            if unit := landsat.unit_of_scale(*pair):
+            unit = landsat.unit_of_scale(*pair)
+            if unit is None and pair != list(_SCALING.values()):
+                raise SceneError(
+                    f"{item.id}: asset {key}: scale {pair[0]:g} and offset {pair[1]:g} are of no unit that is known"
+                )
+            if unit:
                 units[unit] = key
     if not files:
         raise SceneError(f"{item.id}: none of its assets ({', '.join(item.assets)}) is a band of {sensor}")
     if len(units) > 1:
         raise SceneError(f"{item.id}: its assets hold {' and '.join(units)}; give the files of one product")
-    if not units and (unit_of_id := landsat.unit_of_name(item.id)):
+    unit_of_id = landsat.unit_of_name(item.id)
+    if units and unit_of_id not in (None, *units):
+        of_scale, key = next(iter(units.items()))
+        raise SceneError(f"{item.id}: asset {key} is {of_scale} by its scale, but by the id {unit_of_id}: which is right?")
+    if not units and unit_of_id:
         units[unit_of_id] = item.id
     elevation = properties.get("view:sun_elevation")
     try:
@@ -121,12 +132,22 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
     except (TypeError, ValueError):
         raise SceneError(f"{item.id}: view:sun_elevation = {elevation!r} is no number") from None
     facts = landsat.Product(sensor, product.level, "", elevation)
-    when = item.datetime or item.common_metadata.start_datetime
-    time = metadata.read_times([when])[0] if when is not None else np.datetime64("NaT", "s")
+    time = _time(item)
     of_id = metadata.acquisition_time(name=item.id)
     if not (np.isnat(of_id) or np.isnat(time)) and abs(time - of_id).astype("timedelta64[D]").astype(int) > 1:
         raise SceneError(f"{item.id}: its datetime is {time}, but by its id it is of {str(of_id)[:10]}: which is right?")
     return SceneFiles(item.id, files, qa, sensor, facts, next(iter(units), None), time, item.id)
+
+
+def _time(item: "pystac.Item") -> np.datetime64:
+    """When an item's scene was taken; of a span up to a day, the day it began on; NaT of a longer one."""
+    first, last = item.common_metadata.start_datetime, item.common_metadata.end_datetime
+    if item.datetime is not None:
+        return metadata.read_times([item.datetime])[0]
+    if first is None or last is None or last - first > datetime.timedelta(days=1):
+        return metadata.NAT
+    time = metadata.read_times([first])[0]
+    return time if last - first < datetime.timedelta(hours=1) else time.astype("datetime64[D]")
 
 
 def _is_picture(key: str, asset: "pystac.Asset") -> bool:
@@ -140,6 +161,8 @@ def _is_picture(key: str, asset: "pystac.Asset") -> bool:
 
 def _address(item: "pystac.Item", asset: "pystac.Asset") -> str:
     """Where an asset is. A relative one of an item on disk is a path, in which # and ? mean themselves."""
+    if asset.href.startswith("file://"):
+        return urllib.request.url2pathname(urllib.parse.urlsplit(asset.href).path)
     own = item.get_self_href() or ""
     if is_remote(own) or is_remote(asset.href) or os.path.isabs(asset.href) or "://" in asset.href:
         return asset.get_absolute_href() or asset.href

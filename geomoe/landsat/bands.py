@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from geomoe.landsat.statistics import Statistics
-from geomoe.landsat.units import NODATA
+from geomoe.landsat.units import NODATA, unmasked
 
 # Landsat 8/9 OLI Collection 2 surface reflectance bands, in the order that the model takes.
 BANDS = ("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B6", "SR_B7")
@@ -90,6 +90,14 @@ def band_name(name: str, sensor: str = "landsat8") -> str:
     return band
 
 
+def is_band(name: str) -> bool:
+    """Say whether a name is that of a band that the model takes."""
+    try:
+        return band_name(name) in BANDS
+    except ValueError:
+        return False
+
+
 def is_other_band(name: str, sensor: str = "landsat8") -> bool:
     """Say whether a name is that of a band of Landsat products that the model does not take, as "ST_B10" or "QA_PIXEL"."""
     thermal = ("B6", "B06", "SR_B6") if lacks_coastal(sensor) else ()
@@ -139,7 +147,8 @@ def with_coastal(dn: np.ndarray) -> np.ndarray:
     nearly the same (over the pixels of 199 BigEarthNet-L patches they correlate by 0.999). What has no data stays so.
     """
     published = Statistics.published("bigearthnet_landsat")
-    blue = np.asarray(dn)[..., :1]
+    dn = unmasked(dn, NODATA)
+    blue = dn[..., :1]
     z = (blue - published.mean[1]) / published.std[1]
     coastal = np.clip(np.rint(z * published.std[0] + published.mean[0]), 1, 65535)
     return np.concatenate([np.where(blue == NODATA, NODATA, coastal), dn], axis=-1).astype(np.uint16)

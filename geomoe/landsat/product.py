@@ -12,14 +12,21 @@ Groups = dict[str, dict[str, str]]  # of a metadata file: name of a group -> key
 # Groups that speak of the product itself, the first first. A level-2 product repeats keys in the record of its level-1 input.
 _OWN_GROUPS = ("PRODUCT_CONTENTS", "PRODUCT_METADATA", "METADATA_FILE_INFO", "IMAGE_ATTRIBUTES", "LEVEL2_PROCESSING_RECORD")
 _FACTOR = re.compile(r"REFLECTANCE_(MULT|ADD)_BAND_(\d+)")
-_COLLECTION_NAME = re.compile(r"L[COTEM]0(\d)_L([12])[A-Z]{2}_(?:\d{6}_(\d{8}))?", re.IGNORECASE)  # of collections 1 and 2
-_SCENE_NAME = re.compile(r"L[COTEM]?(\d)\d{13}", re.IGNORECASE)  # before the collections
+# Names of products, wherever they stand in a file's: programs and users put words before them ("subset_0_of_", "clip_").
+_COLLECTION_NAME = re.compile(r"(?<![A-Z])L[COTEM]0\d_L([12])[A-Z]{2}_(?:\d{6}_(\d{8}))?", re.IGNORECASE)  # 1 and 2
+_HLS_NAME = re.compile(r"(?<![A-Za-z])HLS\.L30\.")
 _FOREIGN = {
-    "HLS S30 is Sentinel-2's; the model takes Landsat's, HLS L30": re.compile(r"HLS\.S30\."),
+    "HLS S30 is Sentinel-2's; the model takes Landsat's, HLS L30": re.compile(r"(?<![A-Za-z])HLS\.S30\."),
     "MSS has four bands, none of them coastal or blue; the model takes those of TM, ETM+ and OLI": re.compile(
-        r"LM(0[1-5]_L|[1-5]\d{13})", re.IGNORECASE
+        r"(?<![A-Z])LM(0[1-5]_L|[1-5]\d{13})", re.IGNORECASE
     ),
 }
+# The sensor, by a whole name, of a collection, a tile (ARD), an image of Earth Engine, an order or a scene; and by a name's start,
+# which has its zero: LC7 and lc08 are classes of land cover.
+_SENSOR = re.compile(
+    r"(?<![A-Z])L(?:[CO]0?([89])|E0?(7)|T0?([45]))(?=_L[12][A-Z]{2}_|_(?:CU|AK|HI)_|_\d{6}_\d{8}|\d{10})", re.IGNORECASE
+)
+_SENSOR_AT_START = re.compile(r"L(?:[CO]0([89])|E0(7)|T0([45]))")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,18 +44,22 @@ class Product:
 def sensor_of(product: str) -> str | None:
     """Read the sensor from a product's name: "landsat7" for "LE07_L2SP_..." or "LE7...", None for other names.
 
-    >>> sensor_of("LC08_L1TP_224078_20200518_20200518_01_RT")
-    'landsat8'
+    >>> sensor_of("LC08_L1TP_224078_20200518_20200518_01_RT"), sensor_of("2_LE07_193026_20050613")
+    ('landsat8', 'landsat7')
     """
-    lower = r"L[COTE]0?([45789])(?=_L[12]\w\w_|_(?:CU|AK|HI)_|\d{13})"  # in lower case of a whole name alone: lc7 is a class
-    match = re.match(r"L[COTE]0?([45789])", product) or re.match(lower, product, re.IGNORECASE)
-    return f"landsat{match[1]}" if match else None
+    match = _SENSOR.search(product) or _SENSOR_AT_START.match(product)
+    return f"landsat{match[match.lastindex or 0]}" if match else None
+
+
+def is_hls(name: str) -> bool:
+    """Say whether a product is of HLS L30, by its name."""
+    return bool(_HLS_NAME.search(name))
 
 
 def check_name(name: str) -> None:
     """Raise ValueError for the name of a product whose bands are not those that the model takes: of HLS S30, of MSS."""
     for reason, pattern in _FOREIGN.items():
-        if pattern.match(name):
+        if pattern.search(name):
             raise ValueError(reason)
 
 
@@ -121,19 +132,19 @@ def product_of(name: str, groups: Groups) -> Product:
     """
     check_name(name)
     spacecraft, level_text = _find(groups, "SPACECRAFT_ID"), _find(groups, "PROCESSING_LEVEL", "DATA_TYPE", "PRODUCT_TYPE")
-    by_name = _COLLECTION_NAME.match(name)
-    of_name = sensor_of(name) if by_name or _SCENE_NAME.match(name) else None
+    by_name = _COLLECTION_NAME.search(name)
+    of_name = sensor_of(name) if _SENSOR.search(name) else None
     sensor, level = _spacecraft(spacecraft) if spacecraft else None, re.match(r"L([12])", level_text)
     if sensor and of_name and sensor != of_name:
         raise ValueError(f"SPACECRAFT_ID = {spacecraft!r}, but by its name {name} is {of_name}'s: which is right?")
-    if level and by_name and level[1] != by_name[2]:
-        raise ValueError(f"the metadata say level {level[1]} ({level_text}), but by its name {name} is of level {by_name[2]}")
+    if level and by_name and level[1] != by_name[1]:
+        raise ValueError(f"the metadata say level {level[1]} ({level_text}), but by its name {name} is of level {by_name[1]}")
     date, clock = (
         _find(groups, "DATE_ACQUIRED", "ACQUISITION_DATE"),
         _find(groups, "SCENE_CENTER_TIME", "SCENE_CENTER_SCAN_TIME"),
     )
-    if by_name and by_name[3] and re.fullmatch(r"\d{4}-\d\d-\d\d", date) and date.replace("-", "") != by_name[3]:
-        raise ValueError(f"DATE_ACQUIRED = {date}, but by its name {name} is of {by_name[3]}: which is right?")
+    if by_name and by_name[2] and re.fullmatch(r"\d{4}-\d\d-\d\d", date) and date.replace("-", "") != by_name[2]:
+        raise ValueError(f"DATE_ACQUIRED = {date}, but by its name {name} is of {by_name[2]}: which is right?")
     elevation = _find(groups, "SUN_ELEVATION")
     try:
         sun_elevation = float(elevation) if elevation else None
@@ -143,7 +154,7 @@ def product_of(name: str, groups: Groups) -> Product:
         raise ValueError(f"SUN_ELEVATION = {elevation} is beyond 90 degrees")
     return Product(
         sensor=sensor or of_name or sensor_of(name),
-        level=int(level[1]) if level else int(by_name[2]) if by_name else None,
+        level=int(level[1]) if level else int(by_name[1]) if by_name else None,
         acquired=f"{date}T{clock}" if date and clock else date,
         sun_elevation=sun_elevation,
         level1_factors=_level1_factors(groups),
@@ -156,7 +167,7 @@ def unit_of_name(name: str) -> str | None:
     >>> unit_of_name("HLS.L30.T33UUP.2021164T100231.v2.0"), unit_of_name("LC08_L1TP_224078_20200518_20200518_01_RT")
     ('hls', 'level1_dn')
     """
-    if name.startswith("HLS.L30."):
+    if is_hls(name):
         return "hls"
     level = product_of(name, {}).level
     return None if level is None else "level1_dn" if level == 1 else "collection2_dn"

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from geomoe.landsat.units import unmasked
+
 QUALITY_CLASSES = ("fill", "dilated_cloud", "cirrus", "cloud", "shadow", "snow")
 _CLOUDY = ("dilated_cloud", "cirrus", "cloud", "shadow")
 # Class -> first bit, number of bits, the number that says yes: a flag, or a confidence of which 3 is high.
@@ -24,6 +26,8 @@ _LAYOUTS = {
 def is_flagged(qa: np.ndarray, kind: str, classes: Sequence[str]) -> np.ndarray:
     """Find the pixels that a quality band says to be of some classes: uint16 -> bool of the same shape.
 
+    What is masked, or NaN where the bits are held as floats, is of the class "fill".
+
     Args:
         kind: "QA_PIXEL" (Collection 2), "BQA_C1" (Collection 1), "PIXEL_QA" (its surface reflectance by ESPA), "BQA" (before
             the collections) or "FMASK" (HLS).
@@ -36,7 +40,10 @@ def is_flagged(qa: np.ndarray, kind: str, classes: Sequence[str]) -> np.ndarray:
     [False, True, True]
     """
     layout = _layout(kind)
-    qa = np.asarray(qa, np.uint16)
+    qa = unmasked(qa, fill_bits(kind))
+    if qa.dtype.kind == "f":
+        qa = np.nan_to_num(qa, nan=fill_bits(kind))
+    qa = qa.astype(np.uint16)
     flagged = np.zeros(qa.shape, bool)
     for name in classes:
         if name not in layout:

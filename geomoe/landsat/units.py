@@ -1,5 +1,7 @@
 """Numbers in Landsat files: digital numbers of the collections and of level 1, and reflectance."""
 
+from typing import Any
+
 import numpy as np
 
 NODATA = 0  # digital number of pixels without data
@@ -16,9 +18,9 @@ SCALED_FILL = -9999
 SCALED_SATURATED = (16000, 20000)  # the sensor was at its limit: no measurement
 SCALED_UNITS = ("collection1_sr", "hls")
 UNITS = ("collection2_dn", "collection1_sr", "hls", "reflectance", "level1_dn", "uint8")  # what the numbers of an image can be
-# Types in which files hold each unit.
+# Types in which files hold each unit, the products' own first.
 FILE_DTYPES = {
-    "collection2_dn": ("uint16",),
+    "collection2_dn": ("uint16", "int32", "float32", "float64"),
     **dict.fromkeys(SCALED_UNITS, ("int16", "uint16", "int32", "float32")),
     "reflectance": ("float32", "float64"),
     "level1_dn": ("uint16", "uint8"),
@@ -53,13 +55,19 @@ def nodata_value(unit: str, dtype: np.dtype) -> float:
     return SCALED_FILL if unit in SCALED_UNITS and dtype.kind == "i" else NODATA
 
 
+def unmasked(values: Any, nodata: float, dtype: Any = None) -> np.ndarray:
+    """Bring numbers to a plain array, in which the value of no data stands where one of numpy's masked type is masked."""
+    array = np.ma.asarray(values) if dtype is None else np.ma.asarray(values).astype(dtype)
+    return array.filled(array.dtype.type(nodata))
+
+
 def dn_to_reflectance(dn: np.ndarray) -> np.ndarray:
     """Convert Collection 2 digital numbers to surface reflectance, float64; digital number 0 (no data) becomes NaN.
 
     >>> dn_to_reflectance(np.array([20000])).round(4).tolist()
     [0.35]
     """
-    dn = np.asarray(dn)
+    dn = unmasked(dn, NODATA)
     return np.where(dn == NODATA, np.nan, dn * REFLECTANCE_SCALE + REFLECTANCE_OFFSET)
 
 
@@ -69,7 +77,7 @@ def reflectance_to_dn(reflectance: np.ndarray) -> np.ndarray:
     >>> int(reflectance_to_dn(np.array([0.35]))[0])
     20000
     """
-    dn = np.rint((np.asarray(reflectance, np.float64) - REFLECTANCE_OFFSET) / REFLECTANCE_SCALE)
+    dn = np.rint((unmasked(reflectance, np.nan, np.float64) - REFLECTANCE_OFFSET) / REFLECTANCE_SCALE)
     return np.where(np.isnan(dn), NODATA, np.clip(np.nan_to_num(dn), 1, 65535)).astype(np.uint16)
 
 
@@ -87,7 +95,7 @@ def level1_to_reflectance(
     >>> level1_to_reflectance(np.array([10000]), 30.0).round(4).tolist()
     [0.2]
     """
-    dn = np.asarray(dn)
+    dn = unmasked(dn, NODATA)
     reflectance = np.where(dn == NODATA, np.nan, dn * np.asarray(scale, np.float64) + np.asarray(offset, np.float64))
     if sun_elevation is None:
         return reflectance
