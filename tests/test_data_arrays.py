@@ -363,3 +363,84 @@ def test_where_else_an_object_holds_its_place_and_time(encoder):
 def test_several_poolings_may_be_a_list(encoder):
     images = numbers(2, SIZE, SIZE, 7)
     np.testing.assert_array_equal(encoder.embed(images, pool=["mean", "cls"]), encoder.embed(images, pool=("mean", "cls")))
+
+
+def test_coordinates_that_pass_180_degrees(encoder):
+    """The middle of the image lies at 180 degrees, not at 0, where the mean of its first and last longitude is."""
+    image = numbers(7, SIZE, 24)
+    lon = (180 - 0.001 * 11.5 + 0.001 * np.arange(24) + 180) % 360 - 180
+    lat = -16 - 0.001 * np.arange(SIZE)
+    coords = {"band": list(landsat.BANDS), "latitude": lat, "longitude": lon}
+    array = xr.DataArray(image, dims=("band", "latitude", "longitude"), coords=coords)
+    assert lon[0] > 179 and lon[-1] < -179
+    columns = array.isel(longitude=slice(8, 16))
+    np.testing.assert_allclose(
+        encoder.embed(columns).values,
+        encoder.embed(image[None, :, :, 8:16].transpose(0, 2, 3, 1), lat=[lat[3:5].mean()], lon=[180.0])[0],
+        atol=1e-5,
+    )
+    found = encoder.embed_scene(array, stride=8).longitude.values
+    np.testing.assert_allclose(found % 360, [179.992, 180.0, 180.008], atol=1e-9)
+    assert found[0] > 0 > found[2]
+    with pytest.raises(ValueError, match="coordinates of longitude are not evenly spaced; fill the gap"):
+        encoder.embed_scene(array.isel(longitude=[*range(8), *range(12, 24)]))
+
+
+@pytest.mark.parametrize("form", ["each pixel's", "stackstac's code"])
+def test_other_ways_to_say_a_place(encoder, form):
+    images = numbers(1, 7, SIZE, SIZE)
+    array = stack(images).drop_vars("spatial_ref")
+    lat, lon = lat_lon(3.5, 3.5)
+    if form == "each pixel's":
+        degrees = [np.array([[lat_lon(row, column)[i] for column in range(SIZE)] for row in range(SIZE)]) for i in (0, 1)]
+        array = array.drop_vars(["y", "x"]).assign_coords(
+            latitude=(("y", "x"), degrees[0]), longitude=(("x", "y"), degrees[1].T)
+        )
+    else:
+        array = array.assign_coords({"proj:code": "EPSG:32632"})
+    expected = encoder.embed(images.transpose(0, 2, 3, 1), [lat], [lon], TIMES[:1])
+    np.testing.assert_allclose(encoder.embed(array).values, expected, atol=1e-4)
+
+
+def test_attributes_as_files_keep_them(encoder):
+    """netCDF gives arrays where rioxarray had tuples, and of one number an array too; old rioxarray has `nodatavals`."""
+    images = numbers(1, 7, SIZE, SIZE)
+    order = [6, 5, 4, 3, 2, 1, 0]
+    array = stack(images).isel(band=order).drop_vars("band")
+    names = np.array([landsat.BANDS[i] for i in order])
+    expected = encoder.embed(stack(images)).values
+    np.testing.assert_allclose(encoder.embed(array.assign_attrs(long_name=names)).values, expected, atol=1e-5)
+    for attrs in (dict(scales=np.full(7, 0.0001)), dict(scale_factor=np.array([0.0001]), add_offset=np.array([0.0]))):
+        found = read_xarray((stack(images) // 4).assign_attrs(attrs), InputSpec())
+        assert found.spec.unit == "hls"
+    edge = images.copy()
+    edge[:, :, :4] = 65535
+    for bands in ((65535,) * 7, np.full(7, 65535)):
+        assert read_xarray(stack(edge).assign_attrs(nodatavals=bands), InputSpec()).images.mask[:, :4].all()
+    mixed = read_xarray(stack(edge).assign_attrs(nodatavals=(65535, 0, 0, 0, 0, 0, None)), InputSpec()).images.mask
+    assert mixed[..., 0].any() and not mixed[..., 1:].any()
+    encoded = stack(edge)
+    encoded.encoding["_FillValue"] = 65535
+    assert read_xarray(encoded, InputSpec()).images.mask[:, :4].all()
+
+
+def test_what_is_no_scene_is_named_before_it_is_cut(encoder):
+    scene = numbers(7, 30, 20)
+    for wrong in (scene, np.stack([scene, scene])):
+        with pytest.raises(ValueError, match=r"layout='NCHW' says that the bands come first"):
+            encoder.embed_scene(wrong)
+    with pytest.raises(ValueError, match=r"the model takes SR_B1, .*; bands=\(...\) says"):
+        encoder.embed_scene(scene.transpose(1, 2, 0)[:2, :2, :3])
+    for empty in (np.zeros((0, 30, 20, 7), np.uint16), np.zeros((30, 0, 7), np.uint16)):
+        with pytest.raises(ValueError, match="has no pixel"):
+            encoder.embed_scene(empty)
+    with pytest.raises(ValueError, match="lat must be one number, of the whole scene"):
+        encoder.embed_scene(scene.transpose(1, 2, 0), lat=[48.0, 48.0], lon=11.0)
+
+
+def test_options_may_be_numpys_numbers(encoder):
+    array = stack(numbers(1, 7, 24, 24))
+    found = encoder.embed_scene(array, stride=np.int64(4), min_valid=np.float32(0.5))
+    xr.testing.assert_identical(found, encoder.embed_scene(array, stride=4, min_valid=0.5))
+    with pytest.raises(ValueError, match="stride = 2.5 must be a whole number"):
+        encoder.embed_scene(array, stride=2.5)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geomoe import landsat
+from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, read_mask
 
 if TYPE_CHECKING:
@@ -66,12 +66,50 @@ class Labelled:
 
     def place(self, row: float, column: float) -> tuple[np.ndarray, np.ndarray] | None:
         """Latitude and longitude (N,) of a place between pixels, 0 being the first one's middle; None where nothing says it."""
-        if self._place_of_batch is not None or self._to_degrees is None:
+        if self._place_of_batch is not None:
             return self._place_of_batch
-        y, x = (_between(self.source.coords[dim].values, at) for dim, at in zip(self.dims, (row, column)))
-        lon, lat = self._to_degrees(x, y)
+        if self._to_degrees is not None:
+            y, x = (_between(self._axis(dim), at) for dim, at in zip(self.dims, (row, column)))
+            lon, lat = self._to_degrees(x, y)
+        elif self._place_of_pixels is not None:
+            at = tuple(int(np.clip(round(p), 0, side - 1)) for p, side in zip((row, column), self.images.shape[1:3]))
+            lat, lon = (values[at] for values in self._place_of_pixels)
+        else:
+            return None
         count = len(self.images)
-        return np.full(count, lat), np.full(count, lon)
+        return np.full(count, lat), np.full(count, metadata.wrap_longitude(lon))
+
+    def _axis(self, dim: str) -> np.ndarray:
+        """The coordinates along rows or columns, evenly spaced; longitudes go on beyond 180 degrees where they pass it."""
+        values = np.asarray(self.source.coords[dim].values, np.float64)
+        if self._is_longitude(dim):
+            values = np.unwrap(values, period=360)
+        steps = np.diff(values)
+        if len(steps) and (np.abs(steps - np.median(steps)) > 0.5 * np.abs(np.median(steps))).any():
+            raise ValueError(
+                f"the coordinates of {dim} are not evenly spaced; fill the gap (reindex), or embed the parts apart"
+            )
+        return values
+
+    def _is_longitude(self, dim: str) -> bool:
+        return dim == self.dims[1] and self.crs is not None and self.crs.is_geographic
+
+    def middles(self, dim: str, count: int, stride: int, size: int) -> np.ndarray:
+        """The coordinates, of rows or columns, of the middles of `count` windows of `size` pixels, one every `stride`."""
+        values = self._axis(dim)
+        middles = np.array([_between(values, i * stride + (size - 1) / 2) for i in range(count)])
+        across = self._is_longitude(dim) and not np.array_equal(values, self.source.coords[dim].values)
+        return metadata.wrap_longitude(middles) if across else middles
+
+    @functools.cached_property
+    def _place_of_pixels(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Latitudes and longitudes of each pixel, (H, W) each."""
+        for names in zip(_LATITUDE, _LONGITUDE):
+            found = [self.source.coords[name] for name in names if name in self.source.coords]
+            if len(found) == 2 and all(set(each.dims) == set(self.dims) for each in found):
+                latitude, longitude = (np.asarray(each.transpose(*self.dims).values, np.float64) for each in found)
+                return latitude, longitude
+        return None
 
     @functools.cached_property
     def _place_of_batch(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -124,11 +162,6 @@ def _between(values: np.ndarray, at: float) -> float:
     """An evenly spaced coordinate at a place between pixels, also beyond the last."""
     step = (values[-1] - values[0]) / max(len(values) - 1, 1)
     return float(values[0] + at * step)
-
-
-def grid(values: np.ndarray, count: int, stride: int, size: int) -> np.ndarray:
-    """The coordinates of the middles of `count` windows of `size` pixels, one every `stride`."""
-    return np.array([_between(values, i * stride + (size - 1) / 2) for i in range(count)])
 
 
 def read_xarray(images: Any, spec: InputSpec) -> Labelled:
@@ -196,8 +229,8 @@ def _band_names(images: Any, band: str) -> tuple[str, ...] | None:
     """The names of the bands of a DataArray, None where they have numbers alone."""
     if band in images.coords and images.coords[band].dtype.kind in "OUST":
         return tuple(map(str, images.coords[band].values))
-    described = images.attrs.get("long_name")
-    if isinstance(described, list | tuple) and len(described) == images.sizes[band] and landsat.bands_of_file(described):
+    described = _listed(images.attrs.get("long_name"))
+    if described is not None and len(described) == images.sizes[band] and landsat.bands_of_file(described):
         return tuple(map(str, described))
     return None
 
@@ -214,13 +247,24 @@ def _bands_among(parts: dict[str, Any], sensor: str) -> dict[str, Any]:
 
 
 def _band_of(images: Any, band: str, index: int) -> Any:
-    """One band of a DataArray; where its bands differ, rioxarray has their scales and offsets as tuples."""
+    """One band of a DataArray; where its bands differ, rioxarray has their scales, offsets and no-data values as tuples."""
     array, count = images.isel({band: index}, drop=True), images.sizes[band]
-    for key, of_bands in (("scale_factor", "scales"), ("add_offset", "offsets")):
-        values = images.attrs.get(of_bands)
-        if isinstance(values, tuple | list) and len(values) == count:
+    for key, of_bands in (("scale_factor", "scales"), ("add_offset", "offsets"), ("nodata", "nodatavals")):
+        values = _listed(images.attrs.get(of_bands))
+        if values is not None and len(values) == count and values[index] is not None:
             array = array.assign_attrs({key: values[index]})
     return array
+
+
+def _listed(values: Any) -> list[Any] | None:
+    """An attribute of several values, which files keep as a tuple, a list or an array; None for any other."""
+    return list(values) if isinstance(values, tuple | list) or isinstance(values, np.ndarray) and values.ndim == 1 else None
+
+
+def _number(attrs: Mapping[str, Any], key: str, default: float) -> float:
+    """An attribute that is a number, which may be an array of one; the default where it is absent or None."""
+    value = attrs.get(key)
+    return default if value is None else float(np.asarray(value, np.float64).item())
 
 
 def _numbered(images: Any, band: str, sensor: str) -> np.ndarray:
@@ -240,16 +284,18 @@ def _numbered(images: Any, band: str, sensor: str) -> np.ndarray:
 
 
 def _is_scaled(attrs: Mapping[str, Any]) -> bool:
-    return (float(attrs.get("scale_factor") or 1), float(attrs.get("add_offset") or 0)) != (1.0, 0.0)
+    return (_number(attrs, "scale_factor", 1.0), _number(attrs, "add_offset", 0.0)) != (1.0, 0.0)
 
 
 def _masked(array: Any) -> np.ma.MaskedArray:
     """The values of a DataArray, masked where they are what its attributes say to be no data."""
     values = np.asarray(array.values)
     mask = np.zeros(values.shape, bool)
+    encoded = array.encoding if values.dtype.kind in "iu" else {}  # floats were decoded, with NaN where it stood
     for key in ("_FillValue", "missing_value", "nodata"):
-        if (fill := array.attrs.get(key)) is not None:
-            mask |= np.isin(values, np.asarray(fill))
+        for said in (array.attrs, encoded):
+            if (fill := said.get(key)) is not None:
+                mask |= np.isin(values, np.asarray(fill))
     return np.ma.MaskedArray(values, mask)
 
 
@@ -257,7 +303,7 @@ def _unit(array: Any) -> str | None:
     """The unit that scale and offset say, of values that were not multiplied by them yet or that xarray did; else None."""
     for attrs, decoded in ((array.attrs, False), (array.encoding, True)):
         if attrs.get("scale_factor") is not None:
-            unit = landsat.unit_of_scale(float(attrs["scale_factor"]), float(attrs.get("add_offset") or 0))
+            unit = landsat.unit_of_scale(_number(attrs, "scale_factor", 1.0), _number(attrs, "add_offset", 0.0))
             return "reflectance" if unit and decoded else unit
     return None
 
@@ -266,13 +312,13 @@ def _crs(images: Any, first: Any, rows: str) -> "pyproj.CRS | None":
     """The reference system that the images say, or the dimensions' names.
 
     A grid mapping says it: a coordinate, as rioxarray and odc-stac have it, or a variable, as xarray reads netCDF and Zarr; or
-    an attribute `crs`; or stackstac's coordinate `epsg`.
+    an attribute `crs`; or stackstac's coordinate `epsg` or `proj:code`.
     """
     import pyproj
 
     said = [text for array in (first, images) if (text := _mapping(images, array) or array.attrs.get("crs"))]
-    codes = [images.coords[name] for name in ("epsg", "proj:epsg") if name in images.coords]
-    said += [int(code) for code in codes if not code.dims and code.dtype.kind in "iu"]
+    codes = [images.coords[name] for name in ("epsg", "proj:epsg", "proj:code") if name in images.coords]
+    said += [code.item() for code in codes if not code.dims and code.dtype.kind in "iuUO" and code.item() is not None]
     if said:
         try:
             return pyproj.CRS.from_cf(said[0]) if isinstance(said[0], dict) else pyproj.CRS.from_user_input(said[0])

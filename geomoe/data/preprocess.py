@@ -305,6 +305,23 @@ def to_size(
     return images if side == size else resize(images, size, size)
 
 
+def check_channels(shape: Sequence[int], spec: InputSpec, bands: Sequence[str]) -> tuple[str, ...]:
+    """List the names of the channels of images of a shape (N, H, W, C), for a model that takes `bands`.
+
+    Raises:
+        ValueError: the images have more or fewer.
+    """
+    names = spec.channels(bands)
+    if shape[-1] != len(names):
+        lacking = spec.sensor and landsat.lacks_coastal(spec.sensor)
+        what = "bands names" if spec.bands is not None else f"{spec.sensor} has" if lacking else "the model takes"
+        needed = f"images must be (N, H, W, {len(names)}), got {tuple(shape)}: {what} {', '.join(names)}"
+        first = shape[1] == len(names)
+        hint = "layout='NCHW' says that the bands come first" if first else "bands=(...) says which bands there are"
+        raise ValueError(f"{needed}; {hint}")
+    return names
+
+
 def prepare(
     images: np.ndarray,
     spec: InputSpec,
@@ -331,13 +348,7 @@ def prepare(
     spec = spec.known()
     unit, sensor = str(spec.unit), str(spec.sensor)
     by_name = spec.bands is not None or landsat.lacks_coastal(sensor)
-    names = spec.channels(bands)
-    if images.shape[-1] != len(names):
-        what = "bands names" if spec.bands is not None else f"{sensor} has" if by_name else "the model takes"
-        needed = f"images must be (N, H, W, {len(names)}), got {images.shape}: {what} {', '.join(names)}"
-        first = images.shape[1] == len(names)
-        hint = "layout='NCHW' says that the bands come first" if first else "bands=(...) says which bands there are"
-        raise ValueError(f"{needed}; {hint}")
+    names = check_channels(images.shape, spec, bands)
     order = band_order(names, bands, spec.fill_missing, sensor) if by_name else list(range(len(names)))
     present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
     channels = [channel for channel in order if channel is not None]

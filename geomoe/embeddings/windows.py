@@ -12,7 +12,7 @@ from geomoe.data.folder import File, fingerprint
 from geomoe.data.preprocess import InputSpec, band_order, check_values, has_data
 from geomoe.data.product_files import SceneFiles, paths_of
 from geomoe.data.scene import SceneError, SceneInfo, SceneReader, check_mask, open_scene
-from geomoe.data.windows import check_share
+from geomoe.data.windows import read_share
 from geomoe.embeddings.vectors import Columns
 from geomoe.pretrained import PretrainedEncoder
 
@@ -94,13 +94,12 @@ def open_windows(
     time: np.datetime64 | str | None = None,
 ) -> SceneWindows:
     """Open a scene for an encoder; arguments and errors as for `geomoe.embeddings.embed_scene`."""
-    check_share("min_valid", min_valid)
-    check_share("max_cloud", max_cloud)
+    min_valid, max_cloud = read_share("min_valid", min_valid), read_share("max_cloud", max_cloud)
     given = spec or InputSpec()
     info = open_scene(scene, given.bands, given.sensor)
     spec = info.spec(given)
     if max_cloud < 1 and info.qa is None:
-        missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF)"
+        missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF, or a band QA_PIXEL)"
         raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing; 1 takes all windows")
     check_mask(info, mask)
     if mask:

@@ -21,8 +21,8 @@ _FOREIGN = {
         r"(?<![A-Z])LM(0[1-5]_L|[1-5]\d{13})", re.IGNORECASE
     ),
 }
-# The sensor, by a whole name, of a collection, a tile (ARD), an image of Earth Engine, an order or a scene; and by a name's start,
-# which has its zero: LC7 and lc08 are classes of land cover.
+# The sensor, by a whole name, of a collection, a tile (ARD), an image of Earth Engine, an order or a scene; and by the start of
+# a name, which has its zero: LC7 and lc08 are classes of land cover.
 _SENSOR = re.compile(
     r"(?<![A-Z])L(?:[CO]0?([89])|E0?(7)|T0?([45]))(?=_L[12][A-Z]{2}_|_(?:CU|AK|HI)_|_\d{6}_\d{8}|\d{10})", re.IGNORECASE
 )

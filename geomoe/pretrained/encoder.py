@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from geomoe import compilation, landsat
 from geomoe.data import preprocess
 from geomoe.data.preprocess import InputSpec
-from geomoe.data.windows import check_share, window_stride
+from geomoe.data.windows import read_share, window_stride
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE, ModelConfig, TokenOutput, count_params
@@ -211,11 +211,11 @@ class PretrainedEncoder:
         """
         check_pooled(pool)
         pool = pool if isinstance(pool, str) else tuple(pool)
-        check_share("min_valid", min_valid)
+        min_valid = read_share("min_valid", min_valid)
         size = self.config.img_size
         stride = window_stride(stride, size)
         described = describe(spec, description, normalized=False) or InputSpec()
-        dates = read_dates(scene, lat, lon, time, described, valid, layout)
+        dates = read_dates(scene, lat, lon, time, described, valid, layout, self.bands)
         z = np.full((*dates.grid(size, stride), pool_width(self.config, pool)), np.nan, np.float32)
         for part in dates.windows(size, stride, min_valid):
             options: dict[str, Any] = dict(batch_size=batch_size, spec=dates.spec, valid=part.valid)
@@ -333,9 +333,11 @@ class PretrainedEncoder:
             elevation = spec.sun_elevation
             record["sun_elevation"] = None if elevation is None else np.asarray(elevation).tolist()
             if spec.level1_factors is not None:
-                record["level1_factors"] = {band: list(pair) for band, pair in spec.level1_factors.items()}
+                record["level1_factors"] = {
+                    band: [float(factor) for factor in pair] for band, pair in spec.level1_factors.items()
+                }
         if spec.unit == "uint8":
-            record["uint8_range"] = list(spec.uint8_range)
+            record["uint8_range"] = [float(value) for value in spec.uint8_range]
         if spec.statistics is None:
             return record | {"statistics": dict(self.statistics), "statistics_unit": "collection2_dn"}
         return record | {"statistics": dict(Statistics.of(spec.statistics)), "statistics_unit": spec.unit}

@@ -4,7 +4,7 @@ Axes: T dates, H and W pixels of the scene, E windows, S pixels a side of a wind
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,15 +76,17 @@ class Dates:
         if self.labelled is None:
             return z[0] if self.is_single else z
         coords = {
-            dim: arrays.grid(self.labelled.source.coords[dim].values, steps, stride, size)
+            dim: self.labelled.middles(dim, steps, stride, size)
             for dim, steps in zip(self.labelled.dims, z.shape[1:3])
             if dim in self.labelled.source.coords
         }
         return self.labelled.wrap(z, (*self.labelled.dims, "embedding"), coords, attrs)
 
 
-def read_dates(scene: Any, lat: float | None, lon: float | None, time: Any, spec: InputSpec, valid: Any, layout: str) -> Dates:
-    """Read a scene in memory; arguments and errors as for `PretrainedEncoder.embed_scene`."""
+def read_dates(
+    scene: Any, lat: float | None, lon: float | None, time: Any, spec: InputSpec, valid: Any, layout: str, bands: Sequence[str]
+) -> Dates:
+    """Read a scene in memory; arguments and errors as for `PretrainedEncoder.embed_scene`, `bands` being the model's."""
     if spec.resize_mode != "exact":
         raise ValueError(f"resize_mode = {spec.resize_mode!r}: windows have the model's size already")
     labelled = None
@@ -99,7 +101,13 @@ def read_dates(scene: Any, lat: float | None, lon: float | None, time: Any, spec
         raise ValueError(f"a scene must be (H, W, C) or (T, H, W, C), got {images.shape}")
     is_single = images.ndim == 3
     images = images[None] if is_single else images
+    if 0 in images.shape:
+        raise ValueError(f"a scene of the shape {scene.shape} has no pixel")
+    preprocess.check_channels(images.shape, spec, bands)
     holds = preprocess.has_data(images, str(spec.unit))
+    for name, degrees in (("lat", lat), ("lon", lon)):
+        if np.ndim(degrees):
+            raise ValueError(f"{name} must be one number, of the whole scene, got {degrees}")
     if valid is not None:
         spec.check_masked("valid")
         valid = preprocess.read_mask(arrays.as_numpy(valid)) if labelled is None else labelled.mask(valid)
