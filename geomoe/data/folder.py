@@ -52,11 +52,15 @@ def find_geotiffs(folder: str | os.PathLike[str]) -> list[File]:
 
 
 def fingerprint(files: Sequence[File]) -> str:
-    """SHA-256 in hex of the names, sizes and times of modification of files: distinguishes two states of a folder."""
+    """SHA-256 in hex of the names, sizes and times of modification of files: distinguishes two states of a folder.
+
+    A mask beside a file (`.msk`) belongs to it.
+    """
     digest = hashlib.sha256()
     for file in files:
-        status = os.stat(file.path) if os.path.exists(file.path) else None
-        digest.update(repr((file.id, status and (status.st_size, status.st_mtime_ns))).encode())
+        paths = [path for path in (file.path, f"{file.path}.msk") if os.path.exists(path)]
+        states = [(path == file.path, status.st_size, status.st_mtime_ns) for path in paths if (status := os.stat(path))]
+        digest.update(repr((file.id, *states)).encode())
     return digest.hexdigest()
 
 

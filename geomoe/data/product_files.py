@@ -49,9 +49,15 @@ class SceneFiles:
     origin: str = ""  # what an error of the product's facts names: the metadata file, else the name
 
 
-def paths_of(files: Mapping[str, tuple[str, int]], qa: Quality | None) -> list[str]:
-    """The paths of a scene's files, each once, that of its quality band among them; arguments as in `SceneFiles`."""
-    return sorted({path for path, _ in files.values()} | ({qa.path} if qa else set()))
+def paths_of(files: Mapping[str, tuple[str, int]], qa: Quality | None, origin: str = "") -> list[str]:
+    """The paths of a scene's files, each once, with its quality band and metadata file; arguments as in `SceneFiles`."""
+    beside = ([qa.path] if qa else []) + ([origin] if _MTL_FILE.search(origin) else [])
+    return sorted({*(path for path, _ in files.values()), *beside})
+
+
+def unsigned(path: str) -> str:
+    """A path, or an address without what it is signed with, which another run has anew."""
+    return path.partition("?")[0] if is_remote(path) else path
 
 
 def holds_band_files(folder: str | os.PathLike[str]) -> bool:
@@ -95,7 +101,7 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
 
 
 def _basename(path: str) -> str:
-    return os.path.basename(path.partition("?")[0] if is_remote(path) else path)
+    return os.path.basename(unsigned(path))
 
 
 def _list_folder(path: str) -> list[str]:

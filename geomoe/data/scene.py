@@ -36,6 +36,7 @@ class SceneInfo:
     sun_elevation: float | None  # degrees, from the metadata file
     level1_factors: Mapping[str, tuple[float, float]] | None  # band name -> scale and offset, from the metadata file
     unknown_scale: str = ""  # which file has a scale and an offset that are of no unit
+    origin: str = ""  # where its facts are from: the path of its metadata file, else its name
 
     @property
     def level(self) -> int | None:
@@ -128,7 +129,7 @@ def open_scene(
     numbers = landsat.band_numbers(found.sensor)
     factors = {landsat.band_name(b, found.sensor): pair for b, pair in product.level1_factors.items() if b in numbers}
     facts = time, found.sensor, next(iter(units), None), dtype, product.sun_elevation, factors or None
-    return SceneInfo(found.name, dict(found.files), found.qa, height, width, transform, crs, *facts, unknown)
+    return SceneInfo(found.name, dict(found.files), found.qa, height, width, transform, crs, *facts, unknown, found.origin)
 
 
 def _opened(path: str) -> rasterio.DatasetReader:

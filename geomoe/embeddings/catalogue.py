@@ -11,7 +11,8 @@ from typing import Any
 from geomoe import beam
 from geomoe.data.folder import File, fingerprint
 from geomoe.data.preprocess import InputSpec
-from geomoe.data.product_files import SceneFiles, paths_of
+from geomoe.data.product_files import SceneFiles, find_scene, paths_of, unsigned
+from geomoe.data.raster import is_remote
 from geomoe.embeddings.results import SceneResult, write_results
 from geomoe.embeddings.scene import embed_scene
 from geomoe.embeddings.sink import Sink
@@ -62,7 +63,7 @@ class CatalogueJob:
 def _name(scene: Scene) -> str:
     if isinstance(scene, SceneFiles):
         return scene.name
-    base = os.path.basename(scene.rstrip("/"))
+    base = os.path.basename(unsigned(scene).rstrip("/"))
     stem, ending = os.path.splitext(base)
     return stem if ending.lower() in (".tif", ".tiff", ".jp2") else base
 
@@ -74,13 +75,28 @@ def _encoder(checkpoint: str, which: str | int) -> PretrainedEncoder:
 
 def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
     """What makes an output what it is, in text: the encoder's weights, how it is used, the scene's files as they are now."""
-    if isinstance(scene, SceneFiles):
-        paths = paths_of(scene.files, scene.qa)
-    else:
-        paths = sorted(entry.path for entry in os.scandir(scene)) if os.path.isdir(scene) else [scene]
-    files = fingerprint([File(path, path) for path in paths])
+    files = fingerprint([File(unsigned(path), path) for path in _paths(job, scene)])
     used = dataclasses.replace(job, checkpoint=encoder.fingerprint, which="", folder="", batch_size=1)
-    return repr((used, scene, files))
+    return repr((used, _unsigned(scene), files))
+
+
+def _paths(job: CatalogueJob, scene: Scene) -> list[str]:
+    """The files that say what is in a scene: those of its bands, its quality band, its metadata; a whole folder."""
+    if isinstance(scene, str) and os.path.isdir(scene):
+        return sorted(entry.path for entry in os.scandir(scene))
+    if isinstance(scene, str) and not is_remote(scene):
+        try:
+            scene = find_scene([scene], job.spec.bands, job.spec.sensor)
+        except (ValueError, OSError):  # which embedding it says
+            return [str(scene)]
+    return [scene] if isinstance(scene, str) else paths_of(scene.files, scene.qa, scene.origin)
+
+
+def _unsigned(scene: Scene) -> Scene:
+    if isinstance(scene, str):
+        return unsigned(scene)
+    files = {band: (unsigned(path), index) for band, (path, index) in scene.files.items()}
+    return dataclasses.replace(scene, files=files, qa=scene.qa and scene.qa._replace(path=unsigned(scene.qa.path)))
 
 
 def embed_one(job: CatalogueJob, scene: Scene) -> SceneResult:

@@ -13,6 +13,7 @@ import numpy as np
 import pyproj
 
 from geomoe.embeddings import footprints
+from geomoe.embeddings.files import RASTERS
 from geomoe.embeddings.vectors import INT8_NODATA, SCALE, Columns
 from geomoe.files import atomic_open
 
@@ -45,7 +46,7 @@ def write_item(output: str, facts: Mapping[str, Any], grid: Mapping[str, Any], p
             os.remove(path)
         return
     vector = next(iter(parts))["vector"]
-    outline = footprints.polygons(_outline(grid))
+    outline = footprints.polygons(_outline(grid, _margin(output, facts)))
     properties = {**_when(times), **_projection(grid), **_embedding(facts, vector.dtype, vector.shape[-1])}
     asset = _asset(output, facts, vector.dtype, vector.shape[-1])
     used = {field.partition(":")[0] for fields in (properties, asset, *asset["bands"]) for field in fields}
@@ -73,11 +74,17 @@ def _when(times: list[str]) -> dict[str, Any]:
     return {"datetime": first} if first == last else {"datetime": None, "start_datetime": first, "end_datetime": last}
 
 
-def _outline(grid: Mapping[str, Any]) -> np.ndarray:
-    """(M, 2) longitudes and latitudes around a raster, closed."""
+def _margin(output: str, facts: Mapping[str, Any]) -> float:
+    """By how many cells of its grid an output reaches beyond it: a raster has a cell a window, a table the whole windows."""
+    is_raster = os.path.splitext(output)[1] in RASTERS
+    return 0.0 if is_raster or facts["resolution"] != "window" else (facts["window"] / facts["stride"] - 1) / 2
+
+
+def _outline(grid: Mapping[str, Any], margin: float) -> np.ndarray:
+    """(M, 2) longitudes and latitudes around a raster, closed, and some of its cells beyond."""
     steps = np.linspace(0, 1, _OUTLINE)[:-1]
-    x = np.concatenate([0 * steps, steps, 0 * steps + 1, 1 - steps, [0]]) * grid["width"]
-    y = np.concatenate([steps, 0 * steps + 1, 1 - steps, 0 * steps, [0]]) * grid["height"]
+    x = np.concatenate([0 * steps, steps, 0 * steps + 1, 1 - steps, [0]]) * (grid["width"] + 2 * margin) - margin
+    y = np.concatenate([steps, 0 * steps + 1, 1 - steps, 0 * steps, [0]]) * (grid["height"] + 2 * margin) - margin
     a, b, c, d, e, f = tuple(grid["transform"])[:6]
     to_wgs84 = pyproj.Transformer.from_crs(grid["crs"].to_wkt(), "EPSG:4326", always_xy=True)
     return np.stack(to_wgs84.transform(a * x + b * y + c, d * x + e * y + f), axis=-1)

@@ -122,11 +122,16 @@ def read_geotiff(path: str) -> dict[str, Any]:
             raise ValueError(f"{path} is no file of embeddings: it has no geomoe metadata")
         facts = json.loads(source.tags()["geomoe"])
         height, width = source.shape
+        scales = source.scales
+        if SCALE in facts and set(scales) == {1.0}:  # a copy by a program that keeps the tags and not the scales
+            scales = facts[SCALE]
+            if len(scales) != source.count:
+                raise ValueError(f"{path} has {source.count} bands of {len(scales)}, and their scales are lost; copy these as well")
         vector = np.empty((height * width, source.count), np.float32)
         for row in range(0, height, TILE):
             rows = min(TILE, height - row)
             values = source.read(window=((row, row + rows), (0, width))).reshape(source.count, -1).T
-            vector[row * width : (row + rows) * width] = to_float32(values, source.scales)
+            vector[row * width : (row + rows) * width] = to_float32(values, scales)
         return pixel_table(vector, facts, source.shape, source.transform[:6], source.crs and source.crs.to_wkt())
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from geomoe import landsat, metadata
 from geomoe.data.folder import File, fingerprint
 from geomoe.data.preprocess import InputSpec, band_order, check_values, has_data
-from geomoe.data.product_files import SceneFiles, paths_of
+from geomoe.data.product_files import SceneFiles, paths_of, unsigned
 from geomoe.data.scene import SceneError, SceneInfo, SceneReader, check_mask, open_scene
 from geomoe.data.windows import read_share
 from geomoe.embeddings.vectors import Columns
@@ -34,8 +34,7 @@ class SceneWindows:
     def facts(self) -> dict[str, Any]:
         """Say which windows count and where they are, in plain values."""
         info = self.info
-        # By name without what is signed of an address, which another run has anew.
-        named = [File(os.path.basename(path.partition("?")[0]), path) for path in paths_of(info.files, info.qa)]
+        named = [File(os.path.basename(unsigned(path)), path) for path in paths_of(info.files, info.qa, info.origin)]
         place = dict(scene=info.name, height=info.height, width=info.width, window=self.size, time=str(info.time))
         place |= dict(min_valid=self.min_valid, max_cloud=self.max_cloud, mask=list(self.mask), files_sha256=fingerprint(named))
         return {**place, "transform": list(info.transform)[:6], "crs": info.crs.to_wkt() if info.crs else None}

@@ -28,6 +28,7 @@ class RunData:
     val: Callable[[], Batches]  # starts the stream of this process's held-out batches, the last one possibly smaller
     val_statistics: Statistics  # of their z-score
     val_share: int  # held-out examples that every process has at least; some have one more
+    records: Mapping[str, str]  # name of each dataset -> SHA-256 of its records
 
 
 def open_data(
@@ -99,7 +100,9 @@ def open_data(
         raise ValueError(f"{split} has {count} examples, fewer than the {jax.process_count()} processes; hold out more")
     mix = {name: {"rows": stream[2], "statistics": dict(stream[3])} for name, stream in zip(rows, streams[1:])}
     examples, val_share = data.num_examples(main, d.train_split), count // jax.process_count()
-    return RunData(statistics, main.info.full_name, mix, examples, train, val, val_statistics, val_share)
+    sources = {source.info.full_name: source for source in (*(stream[0] for stream in streams), held_out)}
+    records = {name: data.fingerprint(source) for name, source in sources.items()}
+    return RunData(statistics, main.info.full_name, mix, examples, train, val, val_statistics, val_share, records)
 
 
 def _own_statistics(which: str, source: Any, split: str) -> Statistics:
@@ -172,4 +175,5 @@ def _fake_data(config: ml_collections.ConfigDict, model: ModelConfig, loss: Loss
             yield batch
 
     statistics = Statistics((0.0,) * model.in_channels, (1.0,) * model.in_channels, "fake")
-    return RunData(statistics, "fake", {}, config.train.batch_size, stream, stream, statistics, local * config.log.eval_batches)
+    val_share = local * config.log.eval_batches
+    return RunData(statistics, "fake", {}, config.train.batch_size, stream, stream, statistics, val_share, {})

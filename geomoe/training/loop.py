@@ -158,6 +158,7 @@ class Trainer:
             "statistics": dict(self.data.statistics),
             "dataset": self.data.dataset,
             "mix": self.data.mix,
+            "records": self.data.records,
             "total_steps": self.total_steps,
         }
         if jax.process_index() == 0:

@@ -64,20 +64,25 @@ def known_statistics(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def open_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
-    """Write a new run's facts, or check that the run that is there has the same configuration.
+    """Write a new run's facts, or check that the run that is there has the same configuration and data.
 
     Raises:
-        ValueError: the folder holds a run with another configuration, or something else; the message names what differs. Or
-            its path has a character below which Orbax loses what it writes.
+        ValueError: the folder holds a run with another configuration, of datasets that were prepared anew since, or something
+            else; the message names what differs. Or its path has a character below which Orbax loses what it writes.
     """
     if odd := [character for character in "[\\" if character in os.path.abspath(workdir)]:
         raise ValueError(f"{workdir}: checkpoints cannot be written where the path has a {odd[0]}; take another --workdir")
     if is_run(workdir):
-        if changed := differences(read_run(workdir)["config"], facts["config"]):
+        run = read_run(workdir)
+        if changed := differences(run["config"], facts["config"]):
             raise ValueError(
                 f"{workdir} holds a run with another config; take another --workdir, or the config of that run. "
                 f"Differences: {'; '.join(changed)}"
             )
+        before = run.get("records", {})  # runs of older versions lack them
+        if other := [name for name, records in facts.get("records", {}).items() if before.get(name, records) != records]:
+            what = f"{', '.join(other)} holds other records than when the run in {workdir} began"
+            raise ValueError(f"{what}; prepare it from the same source again, or take another --workdir")
         return
     if os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
         raise ValueError(f"{workdir} has checkpoints but no {RUN_FILE}: it is no run directory of this version")
