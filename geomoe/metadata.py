@@ -199,7 +199,12 @@ def read_times(values: Any) -> np.ndarray | list[np.datetime64]:
 
 
 def _read_time(value: Any) -> np.datetime64:
-    if value is None or type(value).__name__ in ("NaTType", "NAType") or isinstance(value, float) and np.isnan(value):
+    if (
+        value is None
+        or type(value).__name__ in ("NaTType", "NAType")
+        or isinstance(value, float | np.floating)
+        and np.isnan(value)
+    ):
         return NAT
     if isinstance(value, np.datetime64):
         return value

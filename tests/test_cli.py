@@ -57,7 +57,7 @@ def test_zero_is_a_share_like_any_other():
     options = lambda *given: shared.window_options(parser.parse_args(given))
     assert options() == {}
     assert options("--min_valid", "0", "--max_cloud", "0") == {"min_valid": 0.0, "max_cloud": 0.0}
-    assert options("--mask", "cloud,shadow", "--stride", "4") == {"mask": ("cloud", "shadow"), "stride": 4}
+    assert options("--mask", "cloud, shadow", "--stride", "4") == {"mask": ("cloud", "shadow"), "stride": 4}
 
 
 @pytest.mark.parametrize("command", [convert, embed, report], ids=lambda module: module.__name__)

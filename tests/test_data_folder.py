@@ -72,10 +72,11 @@ def test_a_fingerprint_changes_with_names_sizes_and_times(tmp_path):
         lambda: os.rename(tmp_path / "b.tif", tmp_path / "c.tif"),
         lambda: (tmp_path / "c.tif").unlink(),
         lambda: os.symlink("nowhere", tmp_path / "d.tif"),
+        lambda: (tmp_path / "a.tif.msk").write_bytes(b"x"),  # which says where a.tif holds data
     ):
         change()
         seen.append(fingerprint(find_geotiffs(tmp_path)))
-    assert len(set(seen)) == 6
+    assert len(set(seen)) == 7
 
 
 FILES = [File(name, f"/in/{name}.tif") for name in ("Forest/0", "River/0", "River/1", "a", "x/a", "b.c", "k.TIF", "k.tif")]

@@ -12,8 +12,11 @@ from geotiffs import pixels, write_tif
 
 from geomoe import embeddings, landsat
 from geomoe.data.preprocess import InputSpec
-from geomoe.data.product_files import SceneFiles
+from geomoe.data.product_files import Quality, SceneFiles
+from geomoe.embeddings import catalogue
 from geomoe.embeddings.catalogue import CatalogueJob, embed_scenes
+
+COUNTS = {"patches": 4, "embedded": 4}
 
 
 @pytest.fixture
@@ -166,3 +169,36 @@ def test_a_scene_of_an_item_whose_files_changed_is_not_done(tmp_path):
     write_tif(tmp_path / "SR_B4.tif", pixels(bands=1, size=(20, 30), seed=5))
     os.utime(tmp_path / "SR_B4.tif", ns=(1, 1))
     assert "is there already" in embed_scenes(job, [scene])[0].error
+
+
+@pytest.mark.parametrize("beside", ["s_MTL.txt", "s.tif.msk"])
+def test_what_lies_beside_a_file_and_speaks_of_it_is_part_of_the_scene(tmp_path, beside):
+    path = str(write_tif(tmp_path / "s.tif", pixels(size=(20, 30))))
+    if beside.endswith("txt"):
+        (tmp_path / beside).write_text("DATE_ACQUIRED = 2021-06-13")
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"), ".npz", options={"stride": 8})
+    assert not embed_scenes(job, [path])[0].error and not embed_scenes(job, [path])[0].error
+    (tmp_path / "other_MTL.txt").write_text("DATE_ACQUIRED = 2001-06-13")  # of another scene in the folder
+    if beside.endswith("txt"):
+        assert not embed_scenes(job, [path])[0].error
+    (tmp_path / beside).write_text("DATE_ACQUIRED = 2021-06-15 ")
+    assert "is there already" in embed_scenes(job, [path])[0].error
+
+
+def test_addresses_signed_anew_are_those_of_before(tmp_path, monkeypatch):
+    def scene(signature):
+        files = {band: (f"https://host/x_{band}.TIF?sig={signature}/x", 1) for band in landsat.BANDS}
+        qa = Quality(f"https://host/x_QA_PIXEL.TIF?sig={signature}/x", "QA_PIXEL")
+        return SceneFiles(
+            "LC08_x", files, qa, "landsat8", landsat.Product(), "collection2_dn", np.datetime64("2021-06-13"), "x"
+        )
+
+    calls = []
+    monkeypatch.setattr(catalogue, "embed_scene", lambda encoder, sink, *args, **options: calls.append(sink.output) or COUNTS)
+    job = CatalogueJob(str(PTH), str(tmp_path), ".npz")
+    for signature in ("one", "two"):
+        for given in (scene(signature), f"https://host/scene.tif?sig={signature}/x"):
+            assert not embed_scenes(job, [given])[0].error
+            if signature == "one":
+                open(calls[-1], "w").close()
+    assert [os.path.basename(path) for path in calls] == ["LC08_x.npz", "scene.npz"]

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import pyarrow.parquet
 import pyproj
 import pystac
 import pytest
@@ -168,3 +169,15 @@ def test_the_size_of_a_pixel_is_in_metres(encoder, tmp_path):
     scene = write_tif(tmp_path / "s.tif", make_ground()[:20, :20], crs="EPSG:2263", origin=(984_000.0, 200_000.0))
     embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "m.npz"), scene, time="2020-05-18", stride=4)
     assert valid_item(tmp_path / "m.npz.stac.json").properties["gsd"] == pytest.approx(4 * 30 * 1200 / 3937)
+
+
+@pytest.mark.parametrize("stride", [4, 8])
+def test_the_item_of_a_table_spans_its_windows(encoder, tmp_path, stride):
+    scene = write_tif(tmp_path / "s.tif", make_ground()[:20, :28])
+    embeddings.embed_scene(
+        encoder, embeddings.Sink(tmp_path / "a.parquet"), scene, time="2020-05-18", stride=stride, min_valid=0
+    )
+    shapes = pyarrow.parquet.read_table(tmp_path / "a.parquet", columns=["bbox"])["bbox"].to_pylist()
+    bounds = [min(s["xmin"] for s in shapes), min(s["ymin"] for s in shapes)]
+    bounds += [max(s["xmax"] for s in shapes), max(s["ymax"] for s in shapes)]
+    np.testing.assert_allclose(valid_item(tmp_path / "a.parquet.stac.json").bbox, bounds, atol=1e-6)

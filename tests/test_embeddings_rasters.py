@@ -165,3 +165,21 @@ def test_a_file_whose_end_did_not_reach_the_disk_is_not_said_to_be_written(vecto
         with pytest.raises(OSError, match=r"x.tif cannot be written"):
             write(tmp_path / "x.tif", vectors, "float32")
     assert [path.name for path in tmp_path.iterdir()] == ["whole.tif"]
+
+
+def test_a_copy_that_lost_the_scales_has_those_of_its_tags(vectors, tmp_path):
+    """As rasterio's profile, pixels and tags make it; of some of its bands nothing says which scales are theirs."""
+    path = write(tmp_path / "map.tif", vectors, "int8")
+    whole = embeddings.read(path)["vector"].reshape(HEIGHT, WIDTH, BANDS)
+    with rasterio.open(path) as file:
+        profile = {**file.profile, "driver": "GTiff", "height": 2, "width": 2, "tiled": False}
+        part, tags = file.read(window=((90, 92), (60, 62))), file.tags()
+    for key in ("blockxsize", "blockysize"):
+        profile.pop(key, None)
+    for bands in (BANDS, BANDS - 1):
+        with rasterio.open(tmp_path / f"{bands}.tif", "w", **{**profile, "count": bands}) as file:
+            file.write(part[:bands])
+            file.update_tags(**tags)
+    np.testing.assert_array_equal(embeddings.read(tmp_path / f"{BANDS}.tif")["vector"], whole[90:92, 60:62].reshape(-1, BANDS))
+    with pytest.raises(ValueError, match=f"has {BANDS - 1} bands of {BANDS}, and their scales are lost"):
+        embeddings.read(tmp_path / f"{BANDS - 1}.tif")

@@ -144,6 +144,8 @@ def test_a_pytorch_module_around_the_encoder(some):
     out = module(tensor, **place)
     assert out.shape == (5, module.num_features) and out.dtype == torch.float32 and not out.requires_grad
     np.testing.assert_allclose(out.numpy(), encoder.embed(images, **place), atol=1e-6)
+    half = tensor.bfloat16()
+    np.testing.assert_allclose(module(half, **place).numpy(), module(half.float(), **place).numpy(), atol=1e-6)
     resized = torch.nn.functional.interpolate(tensor, (22, 22), mode="bilinear")
     assert module(resized).shape == (5, 16)
     six = TorchEncoder(encoder, InputSpec(bands=("B2", "B3", "B4", "B5", "B6", "B7"), fill_missing=True))

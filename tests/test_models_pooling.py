@@ -64,6 +64,7 @@ def test_pools_that_make_no_sense_are_named(pool, message):
 @given(st.lists(st.sampled_from(sorted(POOLINGS)), min_size=1, unique=True))
 def test_the_short_form_goes_there_and_back(names):
     pool = parse_pool("+".join(names))
+    assert parse_pool(" + ".join(names)) == pool
     assert check_pool(pool) == tuple(names) and parse_pool(pool_name(pool)) == pool
 
 

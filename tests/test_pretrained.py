@@ -368,3 +368,9 @@ def test_what_xarray_says_counts_for_reconstructions_and_routing_too(encoder):
     assert np.abs(one.reconstruction - encoder.reconstruct(images).reconstruction).max() > 1e-4
     for a, b in zip(encoder.routing(labelled).gates, encoder.routing(images, **where).gates):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_no_image_is_nothing_to_reconstruct_or_route(encoder):
+    for use, message in ((encoder.reconstruct, "no image to reconstruct"), (encoder.routing, "no image whose tokens")):
+        with pytest.raises(ValueError, match=message):
+            use(np.zeros((0, 8, 8, 7), np.uint16))

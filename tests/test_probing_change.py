@@ -1,6 +1,7 @@
 """Change detection."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -60,3 +61,15 @@ def test_a_threshold_halfway_counts_what_lies_on_it():
     pairs = np.zeros((2, 1)), np.array([[2.0], [1.0]]), np.array([False, True])
     result = change_probe(pairs, pairs, method="threshold", metric="euclidean", resamples=0)
     assert result.metrics["f1"] == pytest.approx(2 / 3)
+
+
+def test_labels_that_do_not_say_whether_a_pair_changed_are_named():
+    x = np.ones((4, 3))
+    for labels, message in (
+        (pd.array([True, None, False, True], "boolean"), "labels are (masked|missing) .*rows; leave these rows out"),
+        (np.eye(2)[[0, 1, 0, 1]], r"labels must be \(N,\), one of each pair, got \(4, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=f"train {message}"):
+            change_probe((x, x + 1, labels), (x, x, np.ones(4)))
+    with pytest.raises(ValueError, match="test labels must be"):
+        change_probe((x, x + 1, [0, 1, 0, 1]), (x[:0], x[:0], []))

@@ -182,7 +182,7 @@ def test_rows_without_a_value_are_named():
         with pytest.raises(ValueError, match=lacking):
             call()
     for labels in (np.where(y == 1, 1, np.nan), np.where(y == 1, 255, 0), np.where(y == 1, "changed", "unchanged")):
-        with pytest.raises(ValueError, match="test labels must be True where"):
+        with pytest.raises(ValueError, match="test labels (must be True where|are missing)"):
             change_probe(pairs, (x, x[::-1], labels))
     assert change_probe(pairs, (x, x[::-1], y), resamples=0).settings["test"] == 8
     for labels in ([0, 1, None, 1, 0, 1, 0, 1], [0, 1, pd.NA, 1, 0, 1, 0, 1]):

@@ -1,6 +1,7 @@
 """Fitted models and their files."""
 
 import dataclasses
+import pathlib
 import types
 
 import numpy as np
@@ -15,7 +16,9 @@ from geomoe.probing import LinearModel, linear_probe, load_probe
 
 def test_saved_probes_are_plain_and_come_back(tmp_path):
     x, y = problem(7, 100, 16, 3, False)
-    model = linear_probe((x, y), (x, y), task="multiclass", resamples=0, info={"classes": ["a", "b", "c"]}).model
+    facts = {"classes": np.array(["a", "b", "c"]), "rows": np.int64(100), "file": pathlib.Path("train.npz")}
+    model = linear_probe((x, y), (x, y), task="multiclass", resamples=0, info=facts).model
+    assert model.predict(x[:0]).shape == (0,) and model.probabilities(x[:0]).shape == (0, 3)
     for name in ("probe.npz", "probe.safetensors"):
         if name.endswith("safetensors"):
             pytest.importorskip("safetensors")
@@ -23,9 +26,11 @@ def test_saved_probes_are_plain_and_come_back(tmp_path):
         again = load_probe(tmp_path / name)
         np.testing.assert_array_equal(again.probabilities(x), model.probabilities(x))
         assert again.info["classes"] == ["a", "b", "c"] and again.task == "multiclass"
+        assert (again.info["rows"], again.info["file"]) == (100, "train.npz")
     encoder = geomoe.load(DATA / "reference_tiny_random.pth")
     images = np.full((4, 8, 8, 7), 12000, np.uint16)
     assert again.predict_images(encoder, images).tolist() == again.predict(encoder.embed(images)).tolist()
+    assert again.predict_images(encoder, images[:0]).tolist() == []
     dark = images.copy()
     dark[:, :, :4] = 0
     published = dataclasses.replace(model, info={**model.info, "input": encoder.record(InputSpec(nodata="published"))})

@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score, root_mean_squared_error
 
-from geomoe.probing import fit_ridge, ridge_probe
+from geomoe.probing import fit_ridge, regression_metrics, ridge_probe
 
 
 def test_ridge_is_scikit_learns():
@@ -36,3 +36,26 @@ def test_alpha_is_the_best_on_validation_rows_alone():
     joined = np.concatenate([train[0], val[0]]), np.concatenate([train[1], val[1]])
     again = ridge_probe(joined, test, alpha=result.settings["alpha"], resamples=0)
     np.testing.assert_array_equal(result.predictions, again.predictions)
+
+
+def test_a_target_that_is_the_same_in_all_validation_rows_chooses_no_alpha():
+    """A rare cover, 0 nearly everywhere, has no R2 there; the others choose as they would alone."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((300, 16))
+    y = np.concatenate([x @ rng.standard_normal((16, 2)) + 0.1 * rng.standard_normal((300, 2)), np.zeros((300, 1))], axis=1)
+    y[[3, 250], 2] = 0.4
+    train, val, test = ((x[s], y[s]) for s in (slice(150), slice(150, 200), slice(200, None)))
+    rare = ridge_probe(train, test, val=val, resamples=0)
+    alone = ridge_probe(*((z[0], z[1][:, :2]) for z in (train, test)), val=(val[0], val[1][:, :2]), resamples=0)
+    assert rare.settings["alpha"] == alone.settings["alpha"] < 1
+    np.testing.assert_allclose(rare.predictions[:, :2], alone.predictions, atol=1e-4)
+    with pytest.raises(ValueError, match="targets of the 1 validation rows are all the same, so that no alpha"):
+        ridge_probe(train, test, val=(x[:1], y[:1]), resamples=0)
+
+
+def test_targets_of_another_width_are_not_stretched():
+    x, y = np.ones((30, 3)), np.arange(60.0).reshape(30, 2)
+    with pytest.raises(ValueError, match="differ in width"):
+        ridge_probe((x, y), (x, y[:, 0]))
+    with pytest.raises(ValueError, match=r"targets \(30, 1\) and predictions \(30, 2\) differ in shape"):
+        regression_metrics(y[:, 0], y)

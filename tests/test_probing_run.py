@@ -304,6 +304,9 @@ def test_groups_of_patches_by_their_names(tmp_path):
     (tmp_path / "sites.csv").write_text("id,label,site\nx,1,north\ny,2,\n")
     group = f"{tmp_path}/sites.csv:site"
     assert groups_of(["x", "x"], group) == ["north", "north"]
+    (tmp_path / "twice.csv").write_text("id,site\nx,north\nx,north\nx,south\n")
+    with pytest.raises(ValueError, match="gives 'x' two groups, 'north' and 'south'"):
+        groups_of(["x"], f"{tmp_path}/twice.csv:site")
     for ids, given, message in (
         (["x", "y", "z"], group, "gives 2 of 3 patches no group, as 'y'"),
         (["S2A_1_2", "plain"], "scene", "gives 1 of 2 patches no group, as 'plain'"),

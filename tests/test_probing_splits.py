@@ -190,3 +190,17 @@ def test_labelled_subsets_are_nested_and_have_every_class(sizes):
         before = set(rows)
     assert before == set(range(200)) or set(labelled_subset(labels, 1, **sizes[-1])) != before
     assert set(labelled_subset(labels, 1, **sizes[1])) != set(labelled_subset(labels, 0, **sizes[1]))
+
+
+def test_groups_of_several_values_and_labels_that_are_none():
+    pairs = [(i // 6, "a" if i % 2 else "b") for i in range(36)]
+    for groups in (pairs, np.array([(i // 6, i % 2) for i in range(36)])):
+        for train, test in group_folds(groups, 3):
+            assert not {tuple(groups[i]) for i in train} & {tuple(groups[i]) for i in test}
+        assert len(group_folds(groups, 12)) == 12
+    with pytest.raises(ValueError, match=r"labels must be class indices \(N,\), or \(N, K\) of 0 and 1, got \(36, 1\)"):
+        stratified_folds(np.arange(36)[:, None] % 3, 3)
+    with pytest.raises(ValueError, match="labels must be class indices"):
+        stratified_folds(np.array([[1.0, np.nan]] * 36), 3)
+    with pytest.raises(ValueError, match="labels are missing"):
+        stratified_folds(np.array([1.0, np.nan] * 18), 3)

@@ -13,6 +13,7 @@ import pytest
 from conftest import finish, real_data_config, rows_of, start_script, tiny_config
 
 import geomoe
+from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
 from geomoe.training import load_params, loop, parallel, read_run
 from geomoe.training.evaluate import Evaluation
 from geomoe.training.run_file import locked
@@ -361,3 +362,21 @@ def test_every_option_of_the_config_reaches_the_step_and_the_evaluation(tmp_path
     for loss in (seen["loss"], seen["eval_loss"]):
         assert loss.weights["info_nce"] == 3.0 and loss.options["info_nce_temperature"] == 0.7 and loss.normalise_targets
     assert seen["statistics"].source == seen["eval_statistics"].source == "fake"
+
+
+def test_a_run_does_not_go_on_with_other_records(tmp_path):
+    """A dataset prepared again under its name: the same records go on, others are refused."""
+
+    def prepare(seed):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        own = SyntheticConfig(name="small", counts={"train": 16, "val": 8}, dominant=bool(seed))
+        SyntheticLandsat(config=own, data_dir=tmp_path / "data").download_and_prepare()
+
+    config = real_data_config(tmp_path / "data", **{"data.val_split": "val", "train.batch_size": 8})
+    prepare(0)
+    steps = loop.train(config, tmp_path / "run").step
+    prepare(0)
+    assert loop.train(config, tmp_path / "run").step == steps
+    prepare(1)
+    with pytest.raises(ValueError, match="synthetic_landsat/small.* holds other records than when the run in"):
+        loop.train(config, tmp_path / "run")

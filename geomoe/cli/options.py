@@ -64,5 +64,5 @@ def input_spec(args: argparse.Namespace, **options: Any) -> InputSpec:
 def window_options(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of `geomoe.embeddings.embed_scene` that were given."""
     options = {name: getattr(args, name) for name in OF_SCENES}
-    options["mask"] = args.mask and tuple(args.mask.split(","))
+    options["mask"] = args.mask and tuple(name.strip() for name in args.mask.split(","))
     return {name: value for name, value in options.items() if value is not None}

@@ -28,11 +28,11 @@ class SceneError(ValueError):
 
 
 class Quality(NamedTuple):
-    """A quality band: its file, its kind (as for `geomoe.landsat.is_flagged`) and its index in the file, from 1."""
+    """A quality band: its file, its kind (as for `geomoe.landsat.is_flagged`), and which band of the file it is, from 1."""
 
     path: str
     kind: str
-    index: int = 1
+    band: int = 1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,7 @@ def open_scene(
         paths = [os.fspath(path)] if isinstance(path, str | os.PathLike) else [os.fspath(p) for p in path]
         found = find_scene(paths, bands, sensor)
     grid, units, unknown = None, {} if found.unit is None else {found.unit: found.name}, ""
-    for band, (p, index) in [*found.files.items(), *([("quality", (found.qa.path, found.qa.index))] if found.qa else [])]:
+    for band, (p, index) in [*found.files.items(), *([("quality", (found.qa.path, found.qa.band))] if found.qa else [])]:
         with _opened(p) as src:
             of_file = (src.height, src.width, *georeference(src))
             if band != "quality" and src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16", "int32"):
@@ -208,7 +208,7 @@ class SceneReader(contextlib.AbstractContextManager):
     def _quality(self, qa: Quality, row: int, column: int, height: int, width: int) -> np.ndarray:
         """The bits of the quality band, those of no class beyond the edges: (height, width) uint16."""
         out = np.zeros((height, width), np.uint16)
-        return self._fill(out, qa.path, lambda file, window: read_quality(file, qa.kind, window, qa.index), row, column)
+        return self._fill(out, qa.path, lambda file, window: read_quality(file, qa.kind, window, qa.band), row, column)
 
     def _fill(
         self, out: np.ndarray, path: str, read: Callable[[rasterio.DatasetReader, Window], np.ndarray], row: int, column: int

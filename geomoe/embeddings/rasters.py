@@ -126,7 +126,9 @@ def read_geotiff(path: str) -> dict[str, Any]:
         if SCALE in facts and set(scales) == {1.0}:  # a copy by a program that keeps the tags and not the scales
             scales = facts[SCALE]
             if len(scales) != source.count:
-                raise ValueError(f"{path} has {source.count} bands of {len(scales)}, and their scales are lost; copy these as well")
+                raise ValueError(
+                    f"{path} has {source.count} bands of {len(scales)}, and their scales are lost; copy these as well"
+                )
         vector = np.empty((height * width, source.count), np.float32)
         for row in range(0, height, TILE):
             rows = min(TILE, height - row)

@@ -72,8 +72,8 @@ class SearchIndex:
 
     def nearest_row(self, lat: float, lon: float, within_km: float = 5.0) -> int:
         """Find the row that is nearest to a location in degrees; ValueError where none is within `within_km`."""
-        if not (-90 <= lat <= 90 and -180 <= lon <= 180):
-            raise ValueError(f"latitude {lat}, longitude {lon}: degrees from -90 to 90 and from -180 to 180")
+        if not (-90 <= lat <= 90 and -360 <= lon <= 360):
+            raise ValueError(f"latitude {lat}, longitude {lon}: degrees from -90 to 90 and from -180 to 180 (or 0 to 360)")
         distance = _kilometres(lat, lon, self.latitude, self.longitude)
         row = int(distance.argmin())
         if distance[row] > within_km:

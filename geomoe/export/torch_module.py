@@ -5,8 +5,6 @@ The module is a thin shell: tensors go to JAX and back, no gradient flows. Weigh
 
 from typing import Any
 
-import numpy as np
-
 try:
     import torch
 except ImportError as error:
@@ -45,7 +43,6 @@ class TorchEncoder(torch.nn.Module):
             valid: (N, H, W) bool, False for pixels to be taken for such without data; z-scored images need it to say which
                 those are, others say so themselves.
         """
-        array = np.ascontiguousarray(images.detach().cpu().numpy().transpose(0, 2, 3, 1))
         described: dict[str, Any] = {"normalized": self.spec is None, "spec": self.spec, "valid": valid}
-        z = self.encoder.embed(array, lat, lon, time, self.pool, **described)
+        z = self.encoder.embed(images, lat, lon, time, self.pool, layout="NCHW", **described)
         return torch.from_numpy(z).to(images.device)

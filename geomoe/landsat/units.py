@@ -57,7 +57,7 @@ def nodata_value(unit: str, dtype: np.dtype) -> float:
 
 def unmasked(values: Any, nodata: float, dtype: Any = None) -> np.ndarray:
     """Bring numbers to a plain array, in which the value of no data stands where one of numpy's masked type is masked."""
-    array = np.ma.asarray(values) if dtype is None else np.ma.asarray(values).astype(dtype)
+    array: np.ma.MaskedArray = np.ma.MaskedArray(values, dtype=dtype)
     return array.filled(array.dtype.type(nodata))
 
 

@@ -117,7 +117,7 @@ def parse_pool(text: str) -> Pool:
     >>> parse_pool("mean+metadata"), parse_pool("cls")
     (('mean', 'metadata'), 'cls')
     """
-    names = tuple(text.split("+"))
+    names = tuple(name.strip() for name in text.split("+"))
     pool = names[0] if len(names) == 1 else names
     check_pool(pool)
     return pool

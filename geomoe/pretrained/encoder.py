@@ -259,6 +259,8 @@ class PretrainedEncoder:
         for i, (batch, meta, _, holds) in enumerate(self._batches(given, batch_size)):
             fields = {"image": batch, **dict(zip(FIELDS, meta))}
             parts.append(reconstruct(MAE(self.config), self.params, fields, seed + i, self.normalised_targets, holds))
+        if not parts:
+            raise ValueError("there is no image to reconstruct")
         return Reconstruction(*(np.concatenate(field) for field in zip(*parts)))
 
     def routing(
@@ -279,6 +281,8 @@ class PretrainedEncoder:
         for batch, meta, size, holds in self._batches(given, batch_size):
             padded = programs.pad((batch, *meta, *(() if holds is None else (holds,))), size)
             gates.append([np.asarray(layer)[: len(batch)] for layer in self.apply_tokens(*padded).gates])
+        if not gates:
+            raise ValueError("there is no image whose tokens could be routed")
         return Routing([np.concatenate(layer) for layer in zip(*gates)], self.config)
 
     def _batches(

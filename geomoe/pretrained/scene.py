@@ -106,7 +106,7 @@ def read_dates(
     preprocess.check_channels(images.shape, spec, bands)
     holds = preprocess.has_data(images, str(spec.unit))
     for name, degrees in (("lat", lat), ("lon", lon)):
-        if np.ndim(degrees):
+        if degrees is not None and np.ndim(degrees):
             raise ValueError(f"{name} must be one number, of the whole scene, got {degrees}")
     if valid is not None:
         spec.check_masked("valid")

@@ -10,6 +10,7 @@ from geomoe.probing.linear import fit_logistic
 from geomoe.probing.linear_model import LinearModel
 from geomoe.probing.metrics import check_finite, check_unmasked
 from geomoe.probing.probe_result import ProbeResult, classification_result
+from geomoe.probing.splits import is_missing
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # before (N, D), after (N, D), changed (N,) bool
 
@@ -59,10 +60,14 @@ def change_probe(
     for name, (before, after, changed) in (("train", train), ("test", test)):
         if np.shape(before) != np.shape(after) or np.ndim(before) != 2 or len(before) != len(changed):
             raise ValueError(f"{name}: before {np.shape(before)}, after {np.shape(after)} and {len(changed)} labels do not fit")
+        if np.ndim(changed) != 1 or not len(changed):
+            raise ValueError(f"{name} labels must be (N,), one of each pair, got {np.shape(changed)}")
         check_unmasked(f"{name} labels", changed)
         for when, vectors in (("before", before), ("after", after)):
             check_unmasked(f"{name} features {when}", vectors)
             check_finite(f"{name} features {when}", np.asarray(vectors, np.float32))
+        if any(map(is_missing, changed)):
+            raise ValueError(f"{name} labels are missing (None, NaN or NA) in some rows; leave these rows out")
         if not np.isin(np.asarray(changed, object), (0, 1)).all():
             raise ValueError(f"{name} labels must be True where a location changed and False where not, or 1 and 0")
     truth, target = np.asarray(test[2], bool), np.asarray(train[2], bool)

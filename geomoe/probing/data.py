@@ -100,7 +100,11 @@ def groups_of(ids: Sequence[str] | np.ndarray, group: str) -> list[str]:
         if column not in (name.strip() for name in columns):
             raise ValueError(f"{path} has no column {column!r}; it has {', '.join(columns)}")
         table = read_table(path, ("id", *(name.strip() for name in columns)))
-        known = {row.fields["id"]: row.fields[column] for row in table}
+        known: dict[str, str] = {}
+        for row in table:
+            name, value = row.fields["id"], row.fields[column]
+            if known.setdefault(name, value) != value:
+                raise ValueError(f"{path} gives {name!r} two groups, {known[name]!r} and {value!r}")
         groups = [known.get(name, "") for name in ids]
     elif group == "folder":
         groups = [name.rpartition("/")[0] for name in ids]

@@ -14,7 +14,7 @@ from geomoe import compilation
 from geomoe.probing.config import protocol_options
 from geomoe.probing.linear_model import LinearModel
 from geomoe.probing.logistic import solve
-from geomoe.probing.metrics import bootstrap_regression, check_unmasked, main_score, regression_metrics
+from geomoe.probing.metrics import bootstrap_regression, check_unmasked, main_score, r2_of_columns, regression_metrics
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import (
     Fold,
@@ -242,12 +242,12 @@ def ridge_probe(
     Args:
         train, test, val: features (N, D) and real targets, (N,) or (N, K).
         alpha: strength, or several to choose from by R2 on the validation split (a fifth of the training rows without one),
-            the largest among equals; "sweep" is 21 values from 1e-4 to 1e6.
+            of the targets that vary there, the largest among equals; "sweep" is 21 values from 1e-4 to 1e6.
         standardise: as for `fit_ridge`.
         resamples, seed: as for `linear_probe`.
 
     Raises:
-        ValueError: shapes do not fit, or a value is NaN.
+        ValueError: shapes do not fit, a value is NaN, or no alpha can be chosen.
     """
     splits = regression_splits({"train": train, "test": test, "val": val})
     rows, (x_test, y_test) = splits["train"], splits["test"]
@@ -257,7 +257,12 @@ def ridge_probe(
     if choose:
         fit, (x_val, y_val), rows = validation_rows(rows, splits.get("val"), seed)
         models = fit_ridge(*fit, alpha=grid, standardise=standardise)
-        best = int(np.argmax([regression_metrics(y_val, model.decision(x_val))["r2"] for model in models]))
+        varies = np.ptp(y_val, axis=0) > 0  # of a target that is the same in all these rows there is no R2
+        if not varies.any():
+            rows_are = f"the targets of the {len(x_val)} validation rows are all the same"
+            raise ValueError(f"{rows_are}, so that no alpha can be chosen by them; give other rows as val, or one alpha")
+        scores = [r2_of_columns(y_val[:, varies], model.decision(x_val)[:, varies]).mean() for model in models]
+        best = int(np.argmax(scores))
         settings["val"] = len(x_val)
     settings["alpha"] = grid[best]
     model = fit_ridge(*rows, alpha=grid[best], standardise=standardise)[0]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from geomoe.data.arrays import as_numpy
 from geomoe.files import atomic_path
 from geomoe.models.pooling import parse_pool
 from geomoe.probing.metrics import check_finite, check_unmasked
@@ -31,7 +32,7 @@ class LinearModel:
     def decision(self, features: np.ndarray) -> np.ndarray:
         """Compute logits (or regression values): (N, D) -> (N, K)."""
         check_unmasked("features", features)
-        features = np.asarray(features, np.float32)
+        features = np.asarray(as_numpy(features), np.float32)
         if features.ndim != 2 or features.shape[1] != len(self.coef):
             raise ValueError(f"features must be (N, {len(self.coef)}), got {features.shape}")
         check_finite("features", features, "leave these rows out: what was not embedded, having no data, has no class")
@@ -82,16 +83,19 @@ class LinearModel:
             ValueError: the path ends in neither.
         """
         path = os.fspath(path)
-        facts = json.dumps({"task": self.task, "C": self.C, "info": dict(self.info), "format": "geomoe linear model 1"})
+        facts = {"task": self.task, "C": self.C, "info": dict(self.info), "format": "geomoe linear model 1"}
+        text = json.dumps(
+            facts, default=lambda value: value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+        )
         coef, intercept = np.ascontiguousarray(self.coef), np.ascontiguousarray(self.intercept)
         if path.endswith(".npz"):
             with atomic_path(path) as partial, open(partial, "wb") as file:
-                np.savez(file, facts=np.array(facts), coef=coef, intercept=intercept)
+                np.savez(file, facts=np.array(text), coef=coef, intercept=intercept)
         elif path.endswith(".safetensors"):
             from safetensors.numpy import save_file
 
             with atomic_path(path) as partial:
-                save_file({"coef": coef, "intercept": intercept}, partial, {"facts": facts})
+                save_file({"coef": coef, "intercept": intercept}, partial, {"facts": text})
         else:
             raise ValueError(f"{path}: a probe is saved as .npz or .safetensors")
 

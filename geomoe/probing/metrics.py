@@ -41,7 +41,7 @@ def check_unmasked(what: str, values: Any, advice: str = "leave these rows out")
 
 def check_finite(what: str, values: np.ndarray, advice: str = "leave these rows out") -> None:
     """Raise ValueError for NaN or infinite values of rows, (N, ...)."""
-    bad = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, np.ndim(values))))
     if bad.any():
         raise ValueError(f"{what} hold NaN or infinite values in {bad.sum()} of {len(bad)} rows; {advice}")
 
@@ -103,14 +103,21 @@ def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: 
 
 
 def regression_metrics(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Compute `r2` (mean over the columns) and `rmse` of (N,) or (N, K) values."""
+    """Compute `r2` (mean over the columns) and `rmse` of (N,) or (N, K) values; ValueError where their shapes differ."""
     for name, values in (("targets", targets), ("predictions", predictions)):
         check_unmasked(name, values)
     targets, predictions = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (targets, predictions))
+    if targets.shape != predictions.shape:
+        raise ValueError(f"targets {targets.shape} and predictions {predictions.shape} differ in shape")
+    mean_square = ((targets - predictions) ** 2).mean(axis=0)
+    return {"r2": float(r2_of_columns(targets, predictions).mean()), "rmse": float(np.sqrt(mean_square.mean()))}
+
+
+def r2_of_columns(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Compute the R2 of each column of values (N, K): (K,), NaN where its targets are all the same."""
     error = ((targets - predictions) ** 2).sum(axis=0)
     total = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
-    r2 = np.where(total > 0, 1 - error / np.where(total > 0, total, 1), np.nan)
-    return {"r2": float(r2.mean()), "rmse": float(np.sqrt((error / len(targets)).mean()))}
+    return np.where(total > 0, 1 - error / np.where(total > 0, total, 1), np.nan)
 
 
 @compilation.isolated

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from geomoe.data.arrays import as_numpy
 from geomoe.embeddings.files import read_facts, read_features
 from geomoe.probing.metrics import check_finite, check_task, check_unmasked, one_hot
 
@@ -24,11 +25,12 @@ def _read(splits: Mapping[str, Split | None], kind: str = "labels") -> dict[str,
     facts_of_files(splits)
     read = {name: read_features(s) if isinstance(s, str | os.PathLike) else s for name, s in splits.items() if s is not None}
     for name, (features, labels) in read.items():
-        if hasattr(features, "toarray"):
-            raise ValueError(f"{name} features are a sparse matrix; pass features.toarray()")
+        for what, values in (("features", features), (kind, labels)):
+            if hasattr(values, "toarray"):
+                raise ValueError(f"{name} {what} are a sparse matrix; pass {what}.toarray()")
         check_unmasked(f"{name} features", features, "leave these rows out, or fill them")
         check_unmasked(f"{name} {kind}", labels)
-    return {name: (np.asarray(x, np.float32), np.asarray(y)) for name, (x, y) in read.items()}
+    return {name: (np.asarray(as_numpy(x), np.float32), np.asarray(as_numpy(y))) for name, (x, y) in read.items()}
 
 
 def facts_of_files(splits: Mapping[str, Split | None]) -> dict[str, Any]:
@@ -70,7 +72,7 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
         if not len(features):
             raise ValueError(f"{name} is empty")
         check_finite(f"{name} features", features)
-        if labels.dtype.kind == "O" and any(_is_missing(label) for label in labels.reshape(-1)):
+        if labels.dtype.kind == "O" and any(is_missing(label) for label in labels.reshape(-1)):
             raise ValueError(f"{name} labels are missing (None, NaN or NA) in some rows; leave the rows without a label out")
         if labels.dtype.kind in "SUOT" and any(isinstance(label, str | bytes) for label in labels.reshape(-1)):
             raise ValueError(f"{name} labels are text; pass class indices: {_TO_INDICES}")
@@ -85,16 +87,14 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
     classes = _count_classes([labels for _, labels in out.values() if labels.ndim == 1])
     for name, (features, labels) in out.items():
         out[name] = features, (one_hot(labels, classes) if labels.ndim == 1 else labels.astype(np.int32))
-    first_x, first_y = next(iter(out.values()))
-    for name, (x, y) in out.items():
-        if x.shape[1] != first_x.shape[1] or y.shape[1] != first_y.shape[1]:
-            raise ValueError(f"train {first_x.shape}, {first_y.shape} and {name} {x.shape}, {y.shape} differ in width")
+    _check_widths(out)
+    for name, (_, y) in out.items():
         if task == "multiclass" and not (y.sum(axis=1) == 1).all():
             raise ValueError(f"task 'multiclass' needs exactly one label a row; {name} has others")
     return out
 
 
-def _is_missing(value: Any) -> bool:
+def is_missing(value: Any) -> bool:
     """Whether a value is None, NaN, which differs from itself, or pandas' NA, which cannot say whether it does."""
     try:
         return value is None or bool(value != value)
@@ -124,7 +124,16 @@ def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
         check_finite(f"{name} features", features)
         check_finite(f"{name} targets", targets)
         out[name] = features, targets
+    _check_widths(out)
     return out
+
+
+def _check_widths(splits: Mapping[str, Rows]) -> None:
+    """Raise ValueError where the features, or the labels or targets, of two splits differ in width."""
+    first_x, first_y = next(iter(splits.values()))
+    for name, (x, y) in splits.items():
+        if x.shape[1] != first_x.shape[1] or y.shape[1] != first_y.shape[1]:
+            raise ValueError(f"train {first_x.shape}, {first_y.shape} and {name} {x.shape}, {y.shape} differ in width")
 
 
 def strength_grid(name: str, value: float | str | Sequence[float], sweep: Sequence[float]) -> tuple[list[float], bool]:
@@ -203,10 +212,14 @@ def stratified_folds(labels: np.ndarray, count: int = 5, seed: int = 0) -> Folds
         labels: (N,) class indices, or (N, K) 0/1.
 
     Raises:
-        ValueError: `count` is below 2 or above the number of rows.
+        ValueError: `count` is below 2 or above the number of rows, or labels are neither.
     """
     check_unmasked("labels", labels)
     labels = np.asarray(labels)
+    if labels.ndim not in (1, 2) or labels.ndim == 2 and not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels must be class indices (N,), or (N, K) of 0 and 1, got {labels.shape}")
+    if any(map(is_missing, labels if labels.ndim == 1 else ())):
+        raise ValueError("labels are missing (None, NaN or NA) in some rows; leave these rows out")
     _check_count(count, len(labels))
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
@@ -256,16 +269,19 @@ def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 
     """Divide rows at random into `count` folds of about equal size, no group being in two: the patches of a scene, of a site.
 
     Args:
-        groups: (N,) text or numbers, the group of each row.
+        groups: (N,) text or numbers, or tuples of them, the group of each row.
 
     Raises:
         ValueError: there are fewer groups than folds, or a row has none (None, an empty text, NaN, NA).
     """
     check_unmasked("groups", groups)
-    none = [_is_missing(group) or group == "" for group in groups]
+    if np.ndim(groups) > 1:
+        groups = [tuple(group) for group in groups]
+    none = [is_missing(group) or group == "" for group in groups]
     if any(none):
         raise ValueError(f"{sum(none)} of {len(groups)} rows have no group")
-    names, index = np.unique(np.asarray(groups), return_inverse=True)
+    several = any(isinstance(group, tuple) for group in groups)  # a group may be told by several values: path and row
+    names, index = np.unique(np.asarray([repr(group) for group in groups] if several else groups), return_inverse=True)
     _check_count(count, len(names), "groups")
     tests = _deal_out(index, len(names), count, np.random.default_rng(seed))
     folds = _without(len(groups), tests, splits="group", groups=len(names), seed=seed)
