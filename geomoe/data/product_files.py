@@ -128,7 +128,7 @@ def _find_qa(paths: Sequence[str], stem: str) -> Quality | None:
     """The quality band, and its kind, of the bands of a stem: the one of that stem, else the only one that is not another's."""
     found = {p: match for p in paths if (match := _QA_FILE.search(_basename(p)))}
     stems = {p: match.string[: match.start()] for p, match in found.items()}
-    own = [p for p in found if stems[p] == stem]
+    own = sorted((p for p in found if stems[p] == stem), key=lambda p: _qa_kind(found[p]) != "QA_PIXEL")
     if not own:
         unnamed = lambda text: landsat.sensor_of(text) is None and np.isnat(metadata.acquisition_time(name=text))
         own = [p for p in found if stems[p] in stem or stem in stems[p] or unnamed(stems[p])]

@@ -280,7 +280,7 @@ def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 
     none = [is_missing(group) or group == "" for group in groups]
     if any(none):
         raise ValueError(f"{sum(none)} of {len(groups)} rows have no group")
-    several = any(isinstance(group, tuple) for group in groups)  # a group may be told by several values: path and row
+    several = any(isinstance(group, tuple) for group in groups)  # as path and row
     names, index = np.unique(np.asarray([repr(group) for group in groups] if several else groups), return_inverse=True)
     _check_count(count, len(names), "groups")
     tests = _deal_out(index, len(names), count, np.random.default_rng(seed))
