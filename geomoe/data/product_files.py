@@ -94,8 +94,10 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     if sensor and product.sensor and not landsat.same_bands(sensor, product.sensor):
         raise SceneError(f"{name}: sensor={sensor!r} was given, but by its name and metadata it is {product.sensor!r}")
     sensor = product.sensor or sensor or "landsat8"
-    files = _band_files(matches, sensor) if matches else _bands_of_file(paths[0], bands, sensor)
-    qa = _find_qa(paths, stems[0]) if stems else _qa_of_file(paths[0], bands)
+    if stems:
+        files, qa = _band_files(matches, sensor), _find_qa(paths, stems[0])
+    else:
+        files, qa = _bands_of_file(paths[0], bands, sensor)
     unit = _unit(name, product, {match[1].upper() for match in matches.values()})
     return SceneFiles(name, files, qa, sensor, product, unit, origin=origin)
 
@@ -134,15 +136,6 @@ def _find_qa(paths: Sequence[str], stem: str) -> Quality | None:
         own = [p for p in found if stems[p] in stem or stem in stems[p] or unnamed(stems[p])]
         own = own if len(own) == 1 else []
     return Quality(own[0], _qa_kind(found[own[0]])) if own else None
-
-
-def _qa_of_file(path: str, bands: Sequence[str] | None) -> Quality | None:
-    """The quality band among the bands of a file, by the names that a user gives them, else by their descriptions."""
-    with open_raster(path) as src:
-        indexes = data_bands(src, None if bands is None else len(bands))
-        names = [src.descriptions[index - 1] or "" for index in indexes] if bands is None else bands
-    found = {index: match for index, name in zip(indexes, names) if (match := _QA_NAME.search(name))}
-    return next((Quality(path, _qa_kind(match), index) for index, match in found.items()), None)
 
 
 def _name_of_folder(folder: str) -> str:
@@ -217,8 +210,8 @@ def _find_mtl(name: str, folder: str, alone: bool) -> str | None:
     return max(found) if alone and len({_MTL_FILE.sub("", path) for path in found}) == 1 else None
 
 
-def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[str, tuple[str, int]]:
-    """Band name -> (path, index of the band from 1) of a file with several bands."""
+def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> tuple[dict[str, tuple[str, int]], Quality | None]:
+    """Band name -> (path, index of the band from 1) of a file with several bands, and the quality band among them."""
     try:
         with open_raster(path) as src:
             indexes = data_bands(src, None if bands is None else len(bands))
@@ -242,4 +235,6 @@ def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> dict[
                 raise ValueError(f"its bands are named {', '.join(map(str, descriptions))}, none of which is one of {sensor}'s")
     except (ValueError, RasterError) as error:
         raise SceneError(f"{path}: {error}") from None
-    return {name: (path, indexes[i]) for name, i in names.items()}
+    said = zip(indexes, descriptions if bands is None else bands)
+    quality = [Quality(path, _qa_kind(match), index) for index, text in said if (match := _QA_NAME.search(text or ""))]
+    return {name: (path, indexes[i]) for name, i in names.items()}, next(iter(quality), None)

@@ -136,8 +136,8 @@ def same_transform(one: Affine, other: Affine, height: int, width: int) -> bool:
 def data_bands(source: rasterio.DatasetReader, count: int | None = None) -> list[int]:
     """List the bands of a file, from 1, that hold an image: all but alpha.
 
-    Of four bands of bytes GDAL makes the last alpha unless asked for something else. It is none where it is described as a band,
-    nor in a file that has just the `count` of bands that a user names.
+    Of four bands of bytes GDAL makes the last alpha unless asked for something else. It is none where it is described as a
+    band, nor in a file that has just the `count` of bands that a user names.
     """
     if source.count == count:
         return list(source.indexes)
