@@ -254,10 +254,10 @@ BOMBS = {
 def test_bombs_are_refused_at_once_and_in_little_memory(tmp_path, name):
     body, storages, message = BOMBS[name]
     path = archive(tmp_path / "bomb.pth", body, storages)
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(ValueError, match=f"bomb.pth.*{message}") as raised:
         load_torch_checkpoint(path)
-    assert time.perf_counter() - began < 2 and len(str(raised.value)) < 1000
+    assert time.process_time() - began < 2 and len(str(raised.value)) < 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kilobytes
 
 
@@ -276,10 +276,10 @@ def test_numbers_of_layers_that_leave_others_out_are_refused(tmp_path):
         ("decoder_layers.1000000000.norm1.weight", r"no decoder_layers.2, but others"),
     ):
         torch_format.write(tmp_path / "x.pth", {"model_state": {**state, name: np.zeros(1, np.float32)}})
-        began = time.perf_counter()
+        began = time.process_time()
         with pytest.raises(ValueError, match=f"x.pth: there is {message}"):
             load_torch_checkpoint(tmp_path / "x.pth")
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 2
 
 
 def test_a_larger_model_is_read_where_that_is_asked_for(tmp_path):
