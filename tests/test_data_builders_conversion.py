@@ -7,7 +7,7 @@ import pytest
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
 from geomoe.cli import prepare
-from geomoe.data.builders import BigearthnetLandsat, conversion
+from geomoe.data.builders import BigearthnetLandsat, LandsatFolder, conversion
 from geomoe.data.builders.listing import Entry, Listing
 
 
@@ -161,3 +161,45 @@ def test_a_source_that_has_changed_is_said_to_have(tmp_path, capsys):
     shutil.rmtree(source)
     prepare.main(command)
     assert changed not in capsys.readouterr().err
+
+
+def test_another_list_of_classes_is_another_source(tmp_path, monkeypatch):
+    """Records hold indices into the list, which a row without a file has a part in; and a mask beside a patch is part of it."""
+
+    def builder(ghost):
+        rows = "".join(f"p{i:02},{'Forest' if i % 2 else 'Water'}\n" for i in range(16))
+        (tmp_path / "l.csv").write_text(f"id,label\n{rows}ghost,{ghost}\n")
+        options = dict(source=tmp_path / "in", labels=tmp_path / "l.csv", data_dir=tmp_path / "out")
+        return LandsatFolder(**options)
+
+    for i in range(16):
+        write_tif(tmp_path / "in" / f"p{i:02}.tif", pixels(seed=i))
+    real, calls = conversion.write_shard, []
+
+    def interrupted(shard):
+        calls.append(shard)
+        if len(calls) > 4:
+            raise KeyboardInterrupt
+        return real(shard)
+
+    monkeypatch.setattr(conversion, "write_shard", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        builder("Zebra").download_and_prepare()
+    monkeypatch.setattr(conversion, "write_shard", real)
+    done = builder("Airport")
+    done.download_and_prepare()
+    assert done.resumed_shards == 0 and not done.source_has_changed()
+    names = done.info.features["labels"].feature.names
+    for example in done.as_dataset(split="train").as_numpy_iterator():
+        wanted = "Forest" if int(example["id"].decode()[1:]) % 2 else "Water"
+        assert [names[i] for i in example["labels"]] == [wanted]
+    assert builder("Moor").source_has_changed()
+    (tmp_path / "in" / "p03.tif.msk").write_bytes(b"x")
+    assert builder("Airport").source_has_changed()
+
+
+def test_labels_that_are_a_list_of_python_are_refused(tmp_path):
+    write_tif(tmp_path / "in" / "a.tif", pixels())
+    (tmp_path / "l.csv").write_text("id,labels\na,\"['Forest', 'River']\"\n")
+    with pytest.raises(ValueError, match="is a list as Python writes it; join the names by ';'"):
+        LandsatFolder(source=tmp_path / "in", labels=tmp_path / "l.csv", data_dir=tmp_path / "out").download_and_prepare()

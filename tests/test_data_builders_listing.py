@@ -44,7 +44,13 @@ def test_any_split_file_lists_patches_or_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    "first, ids", [("patch", ["S2_1", "S2_2"]), ("S2_0", ["S2_0", "S2_1", "S2_2"]), ('"S2_0.tif",5', ["S2_0", "S2_1", "S2_2"])]
+    "first, ids",
+    [
+        ("patch", ["S2_1", "S2_2"]),
+        ("patch_id", ["S2_1", "S2_2"]),
+        ("S2_0", ["S2_0", "S2_1", "S2_2"]),
+        ('"S2_0.tif",5', ["S2_0", "S2_1", "S2_2"]),
+    ],
 )
 def test_a_first_line_that_names_no_patch_is_a_header(tmp_path, first, ids):
     (tmp_path / "images").mkdir()

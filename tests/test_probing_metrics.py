@@ -98,3 +98,46 @@ def test_micro_averages_count_classes_that_never_occur():
     metrics = classification_metrics(labels, (scores > 0.5).astype(int), scores, "multilabel")
     assert metrics["micro_mAP"] == pytest.approx(5 / 6) and metrics["macro_mAP"] == 1
     assert metrics["micro_precision"] == pytest.approx(2 / 3) and metrics["macro_precision"] == 1
+
+
+def test_where_one_class_occurs_its_numbers_are_the_macro_averages():
+    """Seven of ten rows of the first class are found: precision 1, recall 0.7; the others count in micro alone."""
+    labels = np.eye(3, dtype=int)[np.zeros(10, int)]
+    predictions = np.eye(3, dtype=int)[[0] * 7 + [1, 2, 2]]
+    m = classification_metrics(labels, predictions, predictions * 0.9, "multiclass")
+    assert (m["macro_precision"], m["macro_recall"]) == (1.0, pytest.approx(0.7))
+    assert m["macro_f1"] == pytest.approx(1.4 / 1.7) and m["micro_f1"] == pytest.approx(0.7)
+    one = classification_metrics(*(a[:, :1] for a in (labels, predictions, predictions * 0.9)), "multilabel")
+    assert one["micro_f1"] == pytest.approx(1.4 / 1.7) and one["macro_recall"] == pytest.approx(0.7)
+    several = np.array([[1, 0], [0, 0], [0, 0], [1, 0]])
+    m = classification_metrics(several, several[[0, 1, 0, 1]], several * 0.5, "multilabel")
+    assert (m["macro_precision"], m["macro_recall"], m["macro_f1"]) == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("rows", [4, 30])
+def test_intervals_leave_out_classes_that_a_resample_lacks(rows):
+    """Four rows of four classes, all found: no resample has anything but 1; and a rare class against explicit resamples."""
+    rng = np.random.default_rng(0)
+    labels = np.eye(4, dtype=int)[np.arange(4) if rows == 4 else np.r_[3, rng.integers(0, 3, rows - 1)]]
+    scores = labels * 0.6 + 0.3 * rng.random(labels.shape) if rows == 4 else rng.random(labels.shape) + labels
+    predictions = np.eye(4, dtype=int)[scores.argmax(axis=1)]
+    found = bootstrap(labels, predictions, scores / 2, "multiclass", resamples=60, seed=3)
+    rng, runs = np.random.default_rng(3), []
+    for _ in range(60):
+        at = rng.integers(0, rows, rows)
+        runs.append(classification_metrics(labels[at], predictions[at], scores[at] / 2, "multiclass"))
+    for name, interval in found.items():
+        np.testing.assert_allclose(
+            interval, np.nanquantile([run[name] for run in runs], [0.025, 0.975]), atol=1e-5, err_msg=name
+        )
+    assert found["macro_f1"] == (1.0, 1.0) or rows == 30
+
+
+def test_a_resample_without_a_positive_leaves_an_interval():
+    labels = np.zeros((12, 2), int)
+    labels[0] = 1
+    scores = np.linspace(0.9, 0.1, 24).reshape(12, 2)
+    found = bootstrap(labels, (scores > 0.5).astype(int), scores, "multilabel", resamples=50)
+    assert np.isfinite([*found["micro_mAP"], *found["macro_mAP"], *found["macro_recall"]]).all()
+    nothing = bootstrap(labels * 0, (scores > 0.5).astype(int), scores, "multilabel", resamples=5)
+    assert np.isnan(nothing["macro_mAP"]).all()

@@ -31,7 +31,7 @@ def test_probing_run(run_dir, synthetic_dir, name, test_split):
     config.data.name = f"synthetic_landsat/{name}"
     config.data.data_dir = str(synthetic_dir)
     config.data.test_split = test_split
-    config.data.folds = 3
+    config.data.folds = 5 if test_split else 3
     config.seeds = (0, 1)
     rows, facts = probe_run.run(config)
     assert [(r.features, r.probe) for r in rows] == [(f, p) for f in ("pretrained", *BASELINES) for p in ("linear", "knn")]
@@ -223,7 +223,27 @@ def test_a_protocol_reaches_the_probes(config, calls):
     assert all(options["protocol"] == "torchgeo_bench" and "C" not in options for *_, options in calls)
 
 
+def test_the_saved_probe_is_that_of_the_result_beside_it(run_dir, synthetic_dir, tmp_path):
+    """Also where the result is taken from an earlier run: another run may have written its probe there, or none is there."""
+    config = default_probe_config()
+    config.checkpoint, config.output = str(run_dir), str(tmp_path)
+    config.data.name, config.data.data_dir = "synthetic_landsat/small", str(synthetic_dir)
+    config.probes, config.baselines, config.seeds, config.resamples = ("linear",), (), (0,), 0
+    path, found = tmp_path / "synthetic_landsat_small_linear.npz", {}
+    for C in (1.0, 1e-4, 1.0, None):
+        if C is None:
+            path.unlink()
+        else:
+            config.linear.C = C
+        probe_run.run(config)
+        model = load_probe(path)
+        assert model.C == config.linear.C
+        np.testing.assert_array_equal(found.setdefault(model.C, model.coef), model.coef)
+    assert len(Results(tmp_path / "results.csv").read()) == 2  # one row of each, whatever was fitted again
+
+
 def test_results_are_taken_for_their_own_key_alone(config, calls, monkeypatch):
+    config.save_probe = False
     probe_run.run(config)
     assert len(calls) == 2
     rows, _ = probe_run.run(config)

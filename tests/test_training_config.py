@@ -59,6 +59,7 @@ def test_the_multi_objective_recipe_has_the_size_asked_for():
         ({"loss.metadata_weight": 1.0}, "needs images whose encoder is not given"),
         ({"data.crop_sides": (22, 45)}, "crop_sides is for config.data.resize_mode"),
         ({"data.statistics": "mine"}, "config.data.statistics = 'mine'"),
+        ({"data.statistics": "computed", "data.statistics_dataset": "x"}, "statistics_dataset = 'x' is for .* 'published'"),
         ({"data.clip": (1.0,)}, "config.data.clip"),
         ({"data.name": ""}, "config.data.name"),
         ({"train.router_noise_end": 2.0}, "router_noise_end = 2.0"),

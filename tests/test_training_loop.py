@@ -380,3 +380,19 @@ def test_a_run_does_not_go_on_with_other_records(tmp_path):
     prepare(1)
     with pytest.raises(ValueError, match="synthetic_landsat/small.* holds other records than when the run in"):
         loop.train(config, tmp_path / "run")
+
+
+def test_the_best_checkpoint_is_the_best_by_its_own_loss(tmp_path):
+    """Checkpoints come twice as often as evaluations, and the state between has a loss of its own."""
+    changes = {"train.num_steps": 8, "log.eval_every_steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 9}
+    loop.train(tiny_config(**changes), tmp_path)
+    evaluated = {int(row["step"]): float(row["val_loss_masked"]) for row in rows_of(tmp_path) if row["val_loss_masked"]}
+    saved = {}
+    for step in (2, 4, 6, 8):
+        saved[step] = json.loads((tmp_path / "checkpoints" / str(step) / "metrics" / "metrics").read_text())["val_loss"]
+    assert evaluated == pytest.approx(saved, rel=1e-6) and len(set(saved.values())) == 4
+    assert load_params(tmp_path, "best")[0] == min(saved, key=saved.get)
+
+
+def test_part_of_an_epoch_is_a_step_at_least(tmp_path):
+    assert loop.train(tiny_config(**{"train.num_steps": 0, "train.num_epochs": 0.01}), tmp_path).step == 1

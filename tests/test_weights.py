@@ -334,3 +334,37 @@ def test_numbers_in_the_other_order_of_bytes_are_refused(tmp_path):
         new.writestr(f"{root}/byteorder", b"big")
     with pytest.raises(TorchFormatError, match="big-endian"):
         read_torch_checkpoint(tmp_path / "big.pth")
+
+
+@pytest.mark.parametrize("change", [dict(top_k=1), dict(stage_experts=(2, 2, 3)), dict(decoder_heads=2, decoder_groups=1)])
+def test_the_architecture_goes_with_the_weights(tmp_path, change):
+    """Nothing in the shapes of weights tells how many experts a token goes to, nor how many heads there are."""
+    model = build_mae("tiny", img_size=8, mask_ratio=0.5, **change)
+    statistics = Statistics((9000.0,) * 7, (3000.0,) * 7, "mine")
+    encoder = PretrainedEncoder(model.config, init_params(model, 0), statistics, "x")
+    save_torch_checkpoint(tmp_path / "a.pth", encoder.params, model.config, statistics)
+    again = geomoe.load(tmp_path / "a.pth")
+    assert again.config == model.config
+    images = np.random.default_rng(0).integers(8000, 12000, (2, 8, 8, 7)).astype(np.uint16)
+    np.testing.assert_allclose(again.embed(images), encoder.embed(images), atol=1e-6)
+    with pytest.raises(ValueError, match="the weights do not say .*; give the statistics as well"):
+        save_torch_checkpoint(tmp_path / "b.pth", encoder.params, model.config)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model."])
+@pytest.mark.parametrize("key", ["model_state", "state_dict", "model_state_dict", "model", None])
+def test_weights_as_wrappers_save_them(tmp_path, prefix, key):
+    state = {prefix + name: value for name, value in torch_format.read(PTH)["model_state"].items()}
+    torch_format.write(tmp_path / "a.pth", state if key is None else {key: state})
+    jax.tree.map(np.testing.assert_array_equal, load_torch_checkpoint(tmp_path / "a.pth")[1], load_torch_checkpoint(PTH)[1])
+
+
+def test_arguments_that_a_file_has_no_use_for_are_refused(tmp_path):
+    encoder = geomoe.load(PTH)
+    encoder.save_run(tmp_path / "run")
+    for path, arguments in (("geomoe-xxs", {"num_heads": 9}), (tmp_path / "run", {"num_heads": 9})):
+        with pytest.raises(TypeError, match="num_heads: a .* says its sizes itself"):
+            geomoe.load(path, **arguments)
+    for path in ("geomoe-xxs", PTH):
+        with pytest.raises(ValueError, match="checkpoint = 'best' is for a run directory"):
+            geomoe.load(path, "best")

@@ -70,8 +70,8 @@ class LoadOptions:
     Attributes:
         data_dir: where a dataset that is named by text is prepared.
         img_size: side S of the images, in pixels.
-        resize_mode: how an image gets that side: "centre_crop" (offset rounded down), "random_crop", "resize" (bilinear), or
-            "random_resized_crop" (a square of a side from `augment.crop_sides`, brought to it; training alone). The crops of
+        resize_mode: how an image gets that side: "centre_crop" (offset rounded down), "resize" (bilinear), or, in training,
+            "random_crop" or "random_resized_crop" (a square of a side from `augment.crop_sides`, brought to it). The crops of
             the model's size enlarge an image with a shorter side first.
         batch_size: examples a batch, over all processes; this process gives `batch_size // process_count` of them.
         statistics: for the z-score of each band; None takes those published for the dataset. Pixels without data (0) are
@@ -114,6 +114,8 @@ class LoadOptions:
     def __post_init__(self) -> None:
         if self.resize_mode not in _MODES:
             raise ValueError(f"resize_mode = {self.resize_mode!r} is not one of {', '.join(_MODES)}")
+        if self.clip is not None and not (len(self.clip) == 2 and self.clip[0] < self.clip[1]):
+            raise ValueError(f"clip = {self.clip} must be (lowest, highest)")
         if self.hour not in ("utc", "published"):
             raise ValueError(f"hour = {self.hour!r} is not 'utc' or 'published'")
         if self.batch_size % self.process_count:
@@ -127,9 +129,9 @@ class LoadOptions:
                 raise ValueError(f"batch_rows = {self.batch_rows} must be rows of {of}")
         if self.rows is not None and (self.train or self.process_count > 1):
             raise ValueError(f"rows = {self.rows} are for train=False and process_count=1")
-        random = self.augment != Augment() or self.views != 1 or self.resize_mode == "random_resized_crop"
+        random = self.augment != Augment() or self.views != 1 or self.resize_mode in RANDOM_RESIZE_MODES
         if self.views not in (1, 2) or random and not self.train:
-            training_only = "augment, two views and resize_mode = 'random_resized_crop' are for train=True"
+            training_only = f"augment, two views and resize_mode = {' or '.join(RANDOM_RESIZE_MODES)} are for train=True"
             raise ValueError(f"views = {self.views} must be 1 or 2, and {training_only}")
 
     @property
@@ -187,6 +189,9 @@ def load(
         few = f"{source.name} split {split} has {count} examples"
         raise ValueError(f"{few}, fewer than a batch of {local_batch}; lower batch_size")
     raw_records = _raw_records(source, split, options.rows)
+    if options.hour == "published":
+        for fields in raw_records.take(1).batch(1).map(records.parse):
+            metadata.published_hour(fields["id"].numpy()[0].decode())  # raises where names of this dataset have no stamp
     if options.cache:
         raw_records = raw_records.cache()
     classes = source.info.features["labels"].feature.num_classes

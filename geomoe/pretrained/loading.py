@@ -27,8 +27,9 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
 
     Raises:
         FileNotFoundError: there is nothing at `path`, or no such checkpoint.
-        ValueError: the file is no geo-moe-mae checkpoint, the checkpoint or the run directory's run.json is damaged, or a
-            parameter has a wrong shape, is NaN or infinite.
+        TypeError: there are options for what says its sizes itself.
+        ValueError: `checkpoint` is given for a file; the file is no geo-moe-mae checkpoint, the checkpoint or the run
+            directory's run.json is damaged, or a parameter has a wrong shape, is NaN or infinite.
     """
     path = os.fspath(path)
     source = path
@@ -42,7 +43,13 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
                 f"nothing at {path}; pass a run directory of train.py, a .safetensors or .pth file, an https:// address, or a "
                 f"name of published weights ({', '.join((*PACKAGED, *PUBLISHED))})"
             )
-    if os.path.isdir(path):
+    is_run = os.path.isdir(path)
+    if options and (is_run or path.endswith(".safetensors")):
+        kind = "run directory" if is_run else ".safetensors file"
+        raise TypeError(f"{', '.join(options)}: a {kind} says its sizes itself")
+    if checkpoint != "last" and not is_run:
+        raise ValueError(f"checkpoint = {checkpoint!r} is for a run directory; {source} holds one encoder")
+    if is_run:
         run = read_run(path)
         step, params = load_params(path, checkpoint)
         params.pop("heads", None)  # of the objectives, which end with pretraining
@@ -53,8 +60,6 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
             raise ValueError(f"{path} step {step}: {error}") from None
         return PretrainedEncoder(config, params, statistics, f"{path} step {step}", run["config"]["loss"]["normalise_targets"])
     if path.endswith(".safetensors"):
-        if options:
-            raise TypeError(f"{', '.join(options)}: a .safetensors file says its sizes itself")
         file = load_safetensors(path)
         return PretrainedEncoder(file.config, file.params, file.statistics, source, file.normalised_targets, file.card)
     weights = read_torch_checkpoint(path, **options)

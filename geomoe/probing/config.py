@@ -129,11 +129,18 @@ def validate(config: ml_collections.ConfigDict) -> None:
         used = not d.test_split and kind in ("", d.splits)
         needs = f"config.data.splits = {kind!r}" if kind else "config.data.test_split = ''"
         require(used or d[key] == defaults.data[key], f"config.data.{key} = {d[key]!r} needs {needs}; else it is ignored")
+    folds = f"config.data.folds = {d.folds} needs config.data.test_split = ''; else it is ignored"
+    require(not d.test_split or d.folds == defaults.data.folds, folds)
+    fractions = "config.label_fractions draws its own rows; config.data.train_fraction would be ignored"
+    require(not config.label_fractions or d.train_fraction == 1, fractions)
     require(d.block_km > 0, f"config.data.block_km = {d.block_km} must be above 0")
     require(d.buffer_km >= 0, f"config.data.buffer_km = {d.buffer_km} must be 0 or more")
     if not d.test_split:
         known = d.splits != "group" or d.group in ("scene", "folder") or ".csv:" in d.group
         require(known, f"config.data.group = {d.group!r} is not scene, folder or TABLE.csv:COLUMN")
+        for key in ("train_fraction", "val_split"):
+            named = f"config.data.{key} = {d[key]!r} needs config.data.test_split; cross-validation would ignore it"
+            require(d[key] == defaults.data[key], named)
         require(d.folds >= 2, f"config.data.folds = {d.folds} must be at least 2")
         for name in ("ridge", "finetune"):
             require(name not in config.probes, f"the {name} probe needs config.data.test_split; it is not cross-validated")

@@ -5,13 +5,13 @@ Axes: N rows, K classes, B resamples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sklearn.metrics import average_precision_score, precision_recall_fscore_support
+from sklearn.metrics import average_precision_score
 
 from geomoe import compilation
 
@@ -69,6 +69,12 @@ def mean_and_std(runs: Sequence[Mapping[str, float]]) -> tuple[dict[str, float],
     return mean, std
 
 
+def _precision_recall_f1(hit: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> list[np.ndarray]:
+    """Precision, recall and F1 by counts of hits, of what was predicted and of what is true; 0 where nothing is divided by."""
+    pairs = ((hit, predicted), (hit, true), (2 * hit, predicted + true))
+    return [np.where(below > 0, above / np.maximum(below, 1), 0.0) for above, below in pairs]
+
+
 def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, task: str) -> dict[str, float]:
     """Score one set of predictions.
 
@@ -87,13 +93,13 @@ def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: 
     labels, predictions, scores = _checked(labels, predictions, scores, task)
     present = labels.any(axis=0)
     metrics = {"accuracy": float((labels == predictions).all(axis=1).mean())}
-    micro = precision_recall_fscore_support(labels, predictions, average="micro", zero_division=0)
+    counts = [np.sum(values != 0, axis=0) for values in (labels * predictions, predictions, labels)]
+    micro = [float(value) for value in _precision_recall_f1(*(count.sum() for count in counts))]
     macro, average_precision = [float("nan")] * 3, dict.fromkeys(("micro_mAP", "macro_mAP"), float("nan"))
     if present.any():
-        columns = labels[:, present], predictions[:, present], scores[:, present]
-        macro = precision_recall_fscore_support(*columns[:2], average="macro", zero_division=0)
+        macro = [float(values.mean()) for values in _precision_recall_f1(*(count[present] for count in counts))]
         average_precision["micro_mAP"] = average_precision_score(labels, scores, average="micro")
-        average_precision["macro_mAP"] = average_precision_score(columns[0], columns[2], average="macro")
+        average_precision["macro_mAP"] = average_precision_score(labels[:, present], scores[:, present], average="macro")
     for name, values in (("micro", micro), ("macro", macro)):
         metrics |= {f"{name}_precision": values[0], f"{name}_recall": values[1], f"{name}_f1": values[2]}
     metrics |= average_precision
@@ -148,7 +154,7 @@ def bootstrap(
     micro = _sorted_once(labels.reshape(-1, 1), scores.reshape(-1, 1), labels.shape[1])
     macro = _sorted_once(labels[:, present], scores[:, present], 1)
     right = (labels == predictions).all(axis=1)
-    table = [np.asarray(a, np.float32) for a in (right, labels, predictions, *_calibration(labels, scores, task), present)]
+    table = [np.asarray(a, np.float32) for a in (right, labels, predictions, *_calibration(labels, scores, task))]
     rng = np.random.default_rng(seed)
     n, out = len(labels), []
     for start in range(0, resamples, 100):  # counts of 100 resamples at once are kept
@@ -156,7 +162,7 @@ def bootstrap(
         counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(size)]).astype(np.float32)
         counts = np.pad(counts, [(0, 100 - size), (0, 0)], constant_values=1)
         out.append({k: np.asarray(v)[:size] for k, v in _resampled(counts, table, micro, macro).items()})
-    return _spans({k: np.concatenate([part[k] for part in out]) for k in out[0]}, level, np.quantile)
+    return _spans({k: np.concatenate([part[k] for part in out]) for k in out[0]}, level)
 
 
 def bootstrap_regression(
@@ -168,13 +174,13 @@ def bootstrap_regression(
     rng, targets, predictions = np.random.default_rng(seed), np.asarray(targets), np.asarray(predictions)
     rows = [rng.integers(0, len(targets), len(targets)) for _ in range(resamples)]
     values = [regression_metrics(targets[i], predictions[i]) for i in rows]
-    return _spans({name: np.array([value[name] for value in values]) for name in ("r2", "rmse")}, level, np.nanquantile)
+    return _spans({name: np.array([value[name] for value in values]) for name in ("r2", "rmse")}, level)
 
 
-def _spans(
-    values: Mapping[str, np.ndarray], level: float, quantile: Callable[..., np.ndarray]
-) -> dict[str, tuple[float, float]]:
-    spans = {name: quantile(v, [(1 - level) / 2, (1 + level) / 2]) for name, v in values.items()}
+def _spans(values: Mapping[str, np.ndarray], level: float) -> dict[str, tuple[float, float]]:
+    """The middle share `level` of each metric's values over the resamples that have one; NaN where none has."""
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    spans = {name: np.nanquantile(v, ends) if not np.isnan(v).all() else (np.nan, np.nan) for name, v in values.items()}
     return {name: (float(low), float(high)) for name, (low, high) in spans.items()}
 
 
@@ -217,7 +223,7 @@ def _sorted_once(labels: np.ndarray, scores: np.ndarray, per_row: int) -> tuple[
 @jax.jit
 def _resampled(counts: Array, table: Sequence[Array], micro: Sorted, macro: Sorted) -> dict[str, Array]:
     """Metrics of resamples in which row n stands counts[b, n] times: name -> (B,)."""
-    right, labels, predictions, gaps, sizes, present = table
+    right, labels, predictions, gaps, sizes = table
 
     def average_precision(count: Array, rows: Array, positive: Array, ends: Array) -> Array:
         weight = count[rows]
@@ -236,14 +242,14 @@ def _resampled(counts: Array, table: Sequence[Array], micro: Sorted, macro: Sort
     def one(count: Array) -> dict[str, Array]:
         true, predicted, hit = (jnp.matmul(count, a, precision="highest") for a in (labels, predictions, hits))
         out = {"accuracy": jnp.sum(count * right) / jnp.sum(count)}
+        occurs = true > 0  # a class without a row in the resample is left out
         scores = {
             "micro": precision_recall_f1(hit.sum(), predicted.sum(), true.sum()),
-            "macro": [jnp.sum(present * v) / present.sum() for v in precision_recall_f1(hit, predicted, true)],
+            "macro": [jnp.sum(occurs * v) / occurs.sum() for v in precision_recall_f1(hit, predicted, true)],
         }
         for name, values in scores.items():
             out |= dict(zip((f"{name}_precision", f"{name}_recall", f"{name}_f1"), values))
         out["micro_mAP"] = average_precision(count, *(a[0] for a in micro))
-        # A resample without a positive of some class leaves that class out.
         out["macro_mAP"] = jnp.nanmean(jax.lax.map(lambda a: average_precision(count, *a), macro))
         gap, size = (jnp.matmul(count, a, precision="highest") for a in (gaps, sizes))
         out["ece"] = jnp.abs(gap).sum() / size.sum()

@@ -21,6 +21,7 @@ from geomoe.probing.evaluation import cross_validate, label_efficiency
 from geomoe.probing.finetuning import finetune
 from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe, ridge_probe
+from geomoe.probing.linear_model import load_probe
 from geomoe.probing.metrics import TASKS
 from geomoe.probing.probe_result import ProbeResult
 from geomoe.probing.results import ResultKey, Results, Scores
@@ -129,16 +130,20 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         which: dict[str, Any] = dict(features=features, probe=probe, seed=seed, task=task_of(probe))
         key = ResultKey(**shared, **which, settings=settings_text(config, probe))
         stored = results.find(key) if results is not None and config.resume else None
-        if stored is not None:
+        first = (features, probe, seed) == (PRETRAINED, "linear", config.seeds[0])
+        saves = first and config.save_probe and bool(folder and d.test_split)  # cross-validation fits one on each fold
+        path, of = f"{stem}_linear.npz", hashlib.sha256(repr(key).encode()).hexdigest()
+        if stored is not None and not (saves and _result_of(path) != of):
             return stored
         result = fit(features, probe, seed)
+        if saves and result.model is not None:
+            info = {**result.model.info, "classes": classes, "input": encoder.record(InputSpec(nodata=d.nodata)), "result": of}
+            dataclasses.replace(result.model, info=info).save(path)
+        if stored is not None:
+            return stored
         if results is not None:
             source = encoder.statistics["source"]
             results.add(key, result.metrics, result.intervals, unit="collection2_dn", statistics=source)
-            first = (features, probe, seed) == (PRETRAINED, "linear", config.seeds[0])
-            if first and config.save_probe and result.model is not None:  # cross-validation fits one on each fold
-                info = {**result.model.info, "classes": classes, "input": encoder.record(InputSpec(nodata=d.nodata))}
-                dataclasses.replace(result.model, info=info).save(f"{stem}_linear.npz")
         return Scores(result.metrics, result.intervals)
 
     rows = []
@@ -154,6 +159,14 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         save_tables(stem, rows, facts)
     parallel.wait("probes are done")
     return rows, facts
+
+
+def _result_of(path: str) -> str:
+    """Which result the probe saved at a path is of; "" where there is none, or none that says it."""
+    try:
+        return str(load_probe(path).info.get("result", ""))
+    except (OSError, ValueError):
+        return ""
 
 
 def _efficiency(config: ml_collections.ConfigDict, task: str, data: SplitData) -> dict[str, list[dict[str, Any]]]:

@@ -163,6 +163,8 @@ def validate(config: ml_collections.ConfigDict) -> ModelConfig:
     )
     allowed = data.statistics in ("published", "computed")
     require(allowed, f"config.data.statistics = {data.statistics!r} is not 'published' or 'computed'")
+    unused = f"config.data.statistics_dataset = {data.statistics_dataset!r} is for config.data.statistics = 'published'"
+    require(data.statistics == "published" or not data.statistics_dataset, f"{unused}; with 'computed' it would be ignored")
     loss = LossConfig.from_section(config.loss.to_dict())
     for objective, _ in loss.active:
         if objective.check is not None:

@@ -150,7 +150,7 @@ class Trainer:
         self.data = open_data(config, model_config, known_statistics(self.workdir))
         main_rows = config.train.batch_size - sum(dataset["rows"] for dataset in self.data.mix.values())
         self.steps_per_epoch = max(self.data.examples // main_rows, 1)
-        self.total_steps = config.train.num_steps or int(round(config.train.num_epochs * self.steps_per_epoch))
+        self.total_steps = config.train.num_steps or max(round(config.train.num_epochs * self.steps_per_epoch), 1)
         facts = {
             "geomoe_version": __version__,
             "config": config.to_dict(),
@@ -196,6 +196,7 @@ class Trainer:
         self.state = restored.state if restored else state
         self.val_loss = restored.val_loss if restored else float("nan")
         self.step = int(parallel.fetch(self.state.step))
+        self._evaluated = -1  # the step that `val_loss` is of, where it is of this process
         self.checkpoints = Checkpoints(self.workdir, config.checkpoint.keep_last)
         opened.callback(self.checkpoints.close)
         self.log = RunLog(self.workdir, self.total_steps, self.step, active=jax.process_index() == 0)
@@ -232,13 +233,14 @@ class Trainer:
                     self._log_images()
                     speed.reset()
                 due = self.step % config.checkpoint.every_steps == 0 or last
-                if due and np.isnan(self.val_loss):
+                if due and self._evaluated != self.step:  # the best checkpoint is chosen by losses of their own
                     self._evaluate(metrics)
+                    speed.reset()
                 # Read once, after all that takes long: a stop is answered by the checkpoint of this step or of the next.
                 stopping = self.checkpoints.preempted(self.step) or stop.requested
                 if due or stopping:
                     metrics.read()
-                    val_loss = float("inf") if np.isnan(self.val_loss) else self.val_loss  # stopped before the first evaluation
+                    val_loss = self.val_loss if self._evaluated == self.step else float("inf")  # of a stop
                     self.checkpoints.save(parallel.snapshot(self.state), self.step, val_loss)
                     metrics.checkpointed()
                     speed.reset()
@@ -252,7 +254,7 @@ class Trainer:
         evaluation = self._evaluator(self.state.params)
         self._log_step(evaluation.metrics)
         self.log.usage(self.step, evaluation.usage)
-        self.val_loss = evaluation.loss
+        self.val_loss, self._evaluated = evaluation.loss, self.step
         if not np.isfinite(self.val_loss):
             raise metrics.diverged(self.step, f"validation loss {self.val_loss:g}")
 

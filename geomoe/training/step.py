@@ -53,8 +53,9 @@ def make_train_step(
 
     The key is the run's, into which the step is folded; every image has its random numbers by its position in the global batch,
     so that devices and parts change a run by the order of summation alone (and by the balance losses, which are not linear in
-    the batch: they are those of a device's part, averaged). With `accumulate` = A the batch is cut into A parts whose gradients
-    are averaged. Under `axis_name` gradients and metrics are averaged over the devices.
+    the batch: they are those of a device's part, averaged; and parts by InfoNCE and VICReg, which compare a part's places).
+    With `accumulate` = A the batch is cut into A parts whose gradients are averaged. Under `axis_name` gradients and metrics
+    are averaged over the devices.
 
     Args:
         optimizer: of one flat vector, as from `build_optimizer`.

@@ -5,7 +5,9 @@ projection shared by the experts of a layer stands once under every expert's key
 `encoder.patch_proj`.
 """
 
+import dataclasses
 import functools
+import json
 import operator
 import os
 import re
@@ -24,6 +26,9 @@ from geomoe.models.config import NUM_PREFIX_TOKENS, SIZES, ModelConfig
 from geomoe.weights import torch_format
 
 _EXTRA = "geomoe"  # key of what geomoe writes beside the weights
+_STATES = ("model_state", "model_state_dict", "state_dict", "model")  # keys under which programs keep weights
+_PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile and Lightning
+_COMPUTES = ("top_k", "stage_experts", "share_projections", "decoder_heads", "decoder_groups")  # fields that decide on outputs
 _ARRAYS = ("mask_token", "pos_embed", "cls_token")  # parameters that are no layer's
 _BRANCHES = {"W": "w", "V": "v", "W2": "w2"}  # an expert's layers, in PyTorch and here
 _GATES = {"Wg": "clean", "Wnoise": "noise"}  # the router's
@@ -89,7 +94,7 @@ def read_torch_checkpoint(
             parameter has another shape than its model's, or is NaN or infinite.
     """
     checkpoint = torch_format.read(path, max_params)
-    state = checkpoint.get("model_state", checkpoint) if isinstance(checkpoint, dict) else None
+    state = _state_of(checkpoint)
     if not isinstance(state, dict) or "encoder.pos_embed" not in state:
         raise ValueError(f"{path} holds no geo-moe-mae weights: no key 'encoder.pos_embed' in its 'model_state'")
     try:
@@ -99,7 +104,9 @@ def read_torch_checkpoint(
         if empty := [name for name, value in state.items() if not value.size]:
             raise ValueError(f"{empty[0]} is empty: its shape is {state[empty[0]].shape}")
         state = {name: np.asarray(value, np.float32) for name, value in state.items()}
-        config = _infer_config(state, num_heads or extra.get("num_heads"), num_groups or extra.get("num_groups"))
+        heads = {"num_heads": num_heads or extra.get("num_heads"), "num_groups": num_groups or extra.get("num_groups")}
+        written = extra.get("model")
+        config = dataclasses.replace(written, **heads) if written else _infer_config(state, **heads)
         shapes = {name: shape for name, shape in _torch_shapes(config).items() if name in state or not _is_repeated(name)}
         missing = sorted(shapes.keys() - state.keys())
         unknown = [name for name in state if name not in shapes]
@@ -129,8 +136,21 @@ def _is_repeated(name: str) -> bool:
     return name.startswith("patch_embed.")
 
 
+def _state_of(checkpoint: Any) -> Any:
+    """The weights of a checkpoint, under their own names: wrappers put a prefix before all of them."""
+    if not isinstance(checkpoint, dict):
+        return None
+    state = next((checkpoint[key] for key in _STATES if key in checkpoint), checkpoint)
+    while isinstance(state, dict) and state and "encoder.pos_embed" not in state:
+        prefix = next((p for p in _PREFIXES if all(isinstance(name, str) and name.startswith(p) for name in state)), None)
+        if prefix is None:
+            return None
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return state
+
+
 def _read_extra(extra: Any) -> dict[str, Any]:
-    """Check what geomoe writes beside the weights: statistics, num_heads, num_groups and normalised_targets."""
+    """Check what geomoe writes beside the weights: statistics, normalised_targets, and the architecture or its heads."""
     if extra is None:
         return {"statistics": None, "normalised_targets": False}
     try:
@@ -138,7 +158,8 @@ def _read_extra(extra: Any) -> dict[str, Any]:
         heads = {name: int(extra[name]) for name in ("num_heads", "num_groups")}
         if not all(heads.values()) or not isinstance(statistics.source, str):
             raise ValueError("a value has no meaning")
-        return {"statistics": statistics, "normalised_targets": bool(extra["normalised_targets"]), **heads}
+        model = ModelConfig.from_dict(json.loads(extra["model"])) if "model" in extra else None
+        return {"statistics": statistics, "normalised_targets": bool(extra["normalised_targets"]), **heads, "model": model}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its entry {_EXTRA!r} is damaged ({type(error).__name__}: {error})") from None
 
@@ -182,8 +203,25 @@ def save_torch_checkpoint(
     if statistics is not None:
         numbers = {"mean": statistics.mean, "std": statistics.std, "source": statistics.source}
         heads = {"num_heads": config.num_heads, "num_groups": config.num_groups}
-        tree[_EXTRA] = {"statistics": numbers, "normalised_targets": normalised_targets, **heads}
+        model = {"model": json.dumps(config.to_dict())}  # the weights do not tell all of it: top_k, the decoder's heads ...
+        tree[_EXTRA] = {"statistics": numbers, "normalised_targets": normalised_targets, **heads, **model}
+    elif unsaid := _unsaid(state, config):
+        raise ValueError(
+            f"{os.fspath(path)}: the weights do not say {unsaid} of the model; give the statistics as well, with which "
+            "geomoe writes the architecture, or write .safetensors"
+        )
     torch_format.write(path, tree)
+
+
+def _unsaid(state: dict[str, np.ndarray], config: ModelConfig) -> str:
+    """What of an encoder's architecture a reader of the weights alone would take for something else, in text."""
+    try:
+        found = _infer_config(state, config.num_heads, config.num_groups).to_dict()
+    except ValueError as error:
+        return f"the architecture ({error})"
+    return ", ".join(
+        f"{name} = {value}" for name, value in config.to_dict().items() if name in _COMPUTES and found[name] != value
+    )
 
 
 def torch_state(tree: dict, config: ModelConfig) -> dict[str, np.ndarray]:

@@ -49,7 +49,8 @@ def _state_of_source(path: str) -> tuple[Any, ...]:
     Statistics and overviews, which programs leave beside the files that they show, are no part of it.
     """
     if not os.path.isdir(path):
-        return _state(path)
+        masked = (_state(f"{path}.msk"),) if os.path.exists(f"{path}.msk") else ()
+        return (*_state(path), *masked)
     names = [name for name in os.listdir(path) if not name.endswith((".aux.xml", ".ovr"))]
     return tuple((name, *_state(os.path.join(path, name))) for name in sorted(names))
 
@@ -94,6 +95,9 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
     """
 
     VERSION = tfds.core.Version(VERSION)
+    classes_by_source = (
+        False  # whether the names of the classes, and so their indices, are those that the source happens to have
+    )
 
     def __init__(
         self,
@@ -188,7 +192,9 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
         state = functools.cache(_state_of_source)
         second = lambda entry: state(entry.details) if isinstance(entry.details, str) else None  # a file of labels
         rows = [[split, *e, state(e.path), second(e)] for split, entries in listing.splits.items() for e in entries]
-        return hashlib.sha256(f"{VERSION} {self.keep_nodata} {json.dumps(rows, default=str)}".encode()).hexdigest()
+        classes = self.info.features["labels"].feature.names if self.classes_by_source else ""  # records hold their indices
+        text = f"{VERSION} {self.keep_nodata} {json.dumps(rows, default=str)}{classes}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def _take_over(self, listing: Listing, shards: list[tuple[Shard, ShardResult]]) -> None:
         """Move finished shards to the dataset's folder and tell TFDS of them."""

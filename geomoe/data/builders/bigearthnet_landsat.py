@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class BigearthnetLandsat(LandsatBuilder):
                 name, file = plain_name(text), names.find(text)
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from None
-            if i or file or "_" in name:
+            if i or file or re.search(r"\d.*_", name):
                 entries.append(self._entry(name, file.path if file else os.path.join(self.source, "images", f"{name}.tif")))
         return entries
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,6 +44,8 @@ def read_labels(path: str | os.PathLike[str]) -> list[Row]:
 
 def _labels(row: dict[str, str]) -> list[str]:
     names = row["labels"].split(";") if "labels" in row else [row.get("label", "")]
+    if "labels" in row and re.fullmatch(r"\[.*\]|\{.*\}|\(.*,.*\)", row["labels"].strip()):
+        raise ValueError(f"labels = {row['labels']!r} is a list as Python writes it; join the names by ';', as in Forest;River")
     return [name.strip() for name in names if not is_missing(name)]
 
 
@@ -113,6 +116,8 @@ class LandsatFolder(LandsatBuilder):
     """
 
     name = "landsat_folder"
+
+    classes_by_source = True
 
     def __init__(
         self,
