@@ -396,3 +396,9 @@ def test_the_best_checkpoint_is_the_best_by_its_own_loss(tmp_path):
 
 def test_part_of_an_epoch_is_a_step_at_least(tmp_path):
     assert loop.train(tiny_config(**{"train.num_steps": 0, "train.num_epochs": 0.01}), tmp_path).step == 1
+
+
+def test_a_run_on_clipped_numbers_says_so(tmp_path):
+    loop.train(tiny_config(**{"train.num_steps": 1, "data.clip": (7500.0, 11000.0)}), tmp_path)
+    with pytest.warns(UserWarning, match=r"digital numbers clipped to 7500 \.\.\. 11000, which an encoder does not do"):
+        geomoe.load(tmp_path)

@@ -1,6 +1,7 @@
 """Run directories and files of weights -> a `PretrainedEncoder`."""
 
 import os
+import warnings
 from typing import Any
 
 from geomoe import compilation
@@ -30,6 +31,9 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
         TypeError: there are options for what says its sizes itself.
         ValueError: `checkpoint` is given for a file; the file is no geo-moe-mae checkpoint, the checkpoint or the run
             directory's run.json is damaged, or a parameter has a wrong shape, is NaN or infinite.
+
+    Warns:
+        UserWarning: the run was trained on numbers that were clipped (`config.data.clip`).
     """
     path = os.fspath(path)
     source = path
@@ -53,6 +57,9 @@ def load(path: str | os.PathLike[str], checkpoint: str | int = "last", **options
         run = read_run(path)
         step, params = load_params(path, checkpoint)
         params.pop("heads", None)  # of the objectives, which end with pretraining
+        if clip := run["config"].get("data", {}).get("clip"):
+            clipped = f"{path} was trained on digital numbers clipped to {clip[0]:g} ... {clip[1]:g}"
+            warnings.warn(f"{clipped}, which an encoder does not do by itself: clip yours alike", stacklevel=2)
         config, statistics = ModelConfig.from_dict(run["model"]), Statistics.of(run["statistics"])
         try:
             check_params(MAE(config), params)
