@@ -1,5 +1,6 @@
 """PyTorch checkpoints without PyTorch: there and back, damaged, hostile."""
 
+import json
 import pickle
 import resource
 import struct
@@ -347,6 +348,11 @@ def test_the_architecture_goes_with_the_weights(tmp_path, change):
     assert again.config == model.config
     images = np.random.default_rng(0).integers(8000, 12000, (2, 8, 8, 7)).astype(np.uint16)
     np.testing.assert_allclose(again.embed(images), encoder.embed(images), atol=1e-6)
+    tree = torch_format.read(tmp_path / "a.pth")
+    tree["geomoe"]["model"] = json.dumps({**model.config.to_dict(), "depth": 3 * 10**7})
+    torch_format.write(tmp_path / "bomb.pth", tree)
+    with pytest.raises(ValueError, match="its entry 'geomoe' is of a larger model than its weights"):
+        geomoe.load(tmp_path / "bomb.pth")
     with pytest.raises(ValueError, match="the weights do not say .*; give the statistics as well"):
         save_torch_checkpoint(tmp_path / "b.pth", encoder.params, model.config)
 

@@ -84,9 +84,7 @@ class LinearModel:
         """
         path = os.fspath(path)
         facts = {"task": self.task, "C": self.C, "info": dict(self.info), "format": "geomoe linear model 1"}
-        text = json.dumps(
-            facts, default=lambda value: value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
-        )
+        text = json.dumps(facts, default=_plain)
         coef, intercept = np.ascontiguousarray(self.coef), np.ascontiguousarray(self.intercept)
         if path.endswith(".npz"):
             with atomic_path(path) as partial, open(partial, "wb") as file:
@@ -98,6 +96,11 @@ class LinearModel:
                 save_file({"coef": coef, "intercept": intercept}, partial, {"facts": text})
         else:
             raise ValueError(f"{path}: a probe is saved as .npz or .safetensors")
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has in place of numpy's arrays and numbers, and of paths and the like."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def load_probe(path: str | os.PathLike) -> LinearModel:

@@ -106,6 +106,8 @@ def read_torch_checkpoint(
         state = {name: np.asarray(value, np.float32) for name, value in state.items()}
         heads = {"num_heads": num_heads or extra.get("num_heads"), "num_groups": num_groups or extra.get("num_groups")}
         written = extra.get("model")
+        if written and max(written.depth, written.decoder_depth, written.decoder_experts, *written.stage_experts) > len(state):
+            raise ValueError(f"its entry {_EXTRA!r} is of a larger model than its weights")
         config = dataclasses.replace(written, **heads) if written else _infer_config(state, **heads)
         shapes = {name: shape for name, shape in _torch_shapes(config).items() if name in state or not _is_repeated(name)}
         missing = sorted(shapes.keys() - state.keys())

@@ -95,9 +95,7 @@ class LandsatBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registrat
     """
 
     VERSION = tfds.core.Version(VERSION)
-    classes_by_source = (
-        False  # whether the names of the classes, and so their indices, are those that the source happens to have
-    )
+    classes_by_source = False  # whether the names of the classes, and so their indices, depend on the source
 
     def __init__(
         self,
