@@ -423,6 +423,7 @@ def test_synthetic_patches_and_their_labels(tmp_path):
             assert example["labels"].tolist() == ([scene.dominant] if dominant else scene.labels)
 
 
+@pytest.mark.long
 def test_the_command(tmp_path):
     source = write_bigearthnet(tmp_path / "source", [BIGEARTHNET_ID.format(5, i) for i in range(3)])
     (source / "labels" / f"{BIGEARTHNET_ID.format(5, 1)}_labels_metadata.json").unlink()

@@ -176,6 +176,7 @@ np.savez(f"{out}_{process}.npz", **arrays, seen=seen, counts=[*counts.values(), 
 """
 
 
+@pytest.mark.long
 def test_two_processes_write_the_file_of_one(encoder, synthetic_dir, tmp_path, free_port):
     """A dataset of 48 patches, interrupted and gone on with; a folder of five, one of them unreadable; features of a split."""
     for i in range(5):

@@ -24,7 +24,7 @@ FACTS = dict(class_names=synthetic.CLASSES, task="multilabel", description="")
 SIZES = {"train": 96, "val": 32, "test": 48}
 
 
-@pytest.mark.parametrize("name, test_split", [("small", "test"), ("small_dominant", "test"), ("small_dominant", "")])
+@pytest.mark.parametrize("name, test_split", [("small", "test"), ("small_dominant", "")])
 def test_probing_run(run_dir, synthetic_dir, name, test_split):
     config = default_probe_config()
     config.checkpoint = str(run_dir)
@@ -76,6 +76,7 @@ def test_corrected_labels_are_scored_anew(encoder, tmp_path, monkeypatch):
     assert scores(True) != pytest.approx(first) and len(fits) == 2
 
 
+@pytest.mark.long
 def test_probe_script_prints_the_table(run_dir, synthetic_dir):
     command = [sys.executable, "probe.py", "--config=configs/probe_synthetic.py", f"--config.checkpoint={run_dir}"]
     command += [f"--config.data.data_dir={synthetic_dir}", "--config.data.name=synthetic_landsat/small"]
