@@ -71,6 +71,8 @@ def test_the_quality_band_is_the_scenes_own(tmp_path):
     for folder in ("own", "none"):
         write_tif(tmp_path / folder / f"{other}_QA_PIXEL.TIF", np.full((41, 43, 1), 8, np.uint16))
     assert open_scene(tmp_path / "own").qa.path.endswith(f"{STEM}_QA_PIXEL.TIF") and open_scene(tmp_path / "none").qa is None
+    write_tif(tmp_path / "own" / f"{STEM}_BQA.TIF", np.full((41, 43, 1), 8, np.uint16))  # whose bits are other ones
+    assert open_scene(tmp_path / "own").qa.kind == "QA_PIXEL"
     write_tif(tmp_path / "none" / "clouds_qa_pixel.tif", np.full((41, 43, 1), 8, np.uint16))
     assert open_scene(tmp_path / "none").qa.path.endswith("clouds_qa_pixel.tif")
 

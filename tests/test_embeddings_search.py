@@ -42,7 +42,7 @@ def test_the_neighbours_are_exact(cloud):
     index = embeddings.SearchIndex(path)
     assert len(index) == 299
     row = index.nearest_row(10.04, 20.0)
-    assert index.id[row] == "row100"
+    assert index.id[row] == "row100" and index.nearest_row(10.04, 20.0 - 360) == row
     hits = index.like(row, k=12)
     unit = vector.astype(float) / np.linalg.norm(vector.astype(float), axis=1, keepdims=True)
     cosine = unit @ unit[100]

@@ -254,3 +254,8 @@ def test_stamps_of_tiles_of_orders_and_of_names_in_lower_case():
         assert np.isnat(metadata.time_from_name(name))
     for text in ("    :  :     :  :  ", "0000:00:00 00:00:00", "1970:01:01 00:00:00", "\x00"):
         assert np.isnat(metadata.acquisition_time(date_tag=text, strict=True))
+
+
+def test_a_missing_time_may_be_nan_of_any_float():
+    for missing in (np.float32("nan"), np.float64("nan"), float("nan")):
+        assert [str(t) for t in metadata.read_times(["2021-06-13", missing])] == ["2021-06-13", "NaT"]
