@@ -69,7 +69,7 @@ class Labelled:
         if self._place_of_batch is not None:
             return self._place_of_batch
         if self._to_degrees is not None:
-            y, x = (_between(self._axis(dim), at) for dim, at in zip(self.dims, (row, column)))
+            y, x = (_between(self._axes[dim], at) for dim, at in zip(self.dims, (row, column)))
             lon, lat = self._to_degrees(x, y)
         elif self._place_of_pixels is not None:
             at = tuple(int(np.clip(round(p), 0, side - 1)) for p, side in zip((row, column), self.images.shape[1:3]))
@@ -79,24 +79,25 @@ class Labelled:
         count = len(self.images)
         return np.full(count, lat), np.full(count, metadata.wrap_longitude(lon))
 
-    def _axis(self, dim: str) -> np.ndarray:
-        """The coordinates along rows or columns, evenly spaced; longitudes go on beyond 180 degrees where they pass it."""
-        values = np.asarray(self.source.coords[dim].values, np.float64)
-        if self._is_longitude(dim):
-            values = np.unwrap(values, period=360)
-        steps = np.diff(values)
-        if len(steps) and (np.abs(steps - np.median(steps)) > 0.5 * np.abs(np.median(steps))).any():
-            raise ValueError(
-                f"the coordinates of {dim} are not evenly spaced; fill the gap (reindex), or embed the parts apart"
-            )
-        return values
+    @functools.cached_property
+    def _axes(self) -> dict[str, np.ndarray]:
+        """The coordinates along rows and columns, evenly spaced; longitudes go on beyond 180 degrees where they pass it."""
+        axes = {dim: np.asarray(self.source.coords[dim].values, np.float64) for dim in self.dims if dim in self.source.coords}
+        for dim, values in axes.items():
+            if self._is_longitude(dim):
+                axes[dim] = values = np.unwrap(values, period=360)
+            steps = np.diff(values)
+            if len(steps) and (np.abs(steps - np.median(steps)) > 0.5 * np.abs(np.median(steps))).any():
+                gap = f"the coordinates of {dim} are not evenly spaced"
+                raise ValueError(f"{gap}; fill the gap (reindex), or embed the parts apart")
+        return axes
 
     def _is_longitude(self, dim: str) -> bool:
         return dim == self.dims[1] and self.crs is not None and self.crs.is_geographic
 
     def middles(self, dim: str, count: int, stride: int, size: int) -> np.ndarray:
         """The coordinates, of rows or columns, of the middles of `count` windows of `size` pixels, one every `stride`."""
-        values = self._axis(dim)
+        values = self._axes[dim]
         middles = np.array([_between(values, i * stride + (size - 1) / 2) for i in range(count)])
         across = self._is_longitude(dim) and not np.array_equal(values, self.source.coords[dim].values)
         return metadata.wrap_longitude(middles) if across else middles

@@ -6,7 +6,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ENDINGS = (".tif", ".tiff")  # in upper or lower case
 
@@ -52,16 +52,26 @@ def find_geotiffs(folder: str | os.PathLike[str]) -> list[File]:
 
 
 def fingerprint(files: Sequence[File]) -> str:
-    """SHA-256 in hex of the names, sizes and times of modification of files: distinguishes two states of a folder.
-
-    A mask beside a file (`.msk`) belongs to it.
-    """
+    """SHA-256 in hex of the names and states of files (see `masked_state`): distinguishes two states of a folder."""
     digest = hashlib.sha256()
     for file in files:
-        paths = [path for path in (file.path, f"{file.path}.msk") if os.path.exists(path)]
-        states = [(path == file.path, status.st_size, status.st_mtime_ns) for path in paths if (status := os.stat(path))]
-        digest.update(repr((file.id, *states)).encode())
+        digest.update(repr((file.id, *masked_state(file.path))).encode())
     return digest.hexdigest()
+
+
+def file_state(path: str) -> tuple[int, int]:
+    """Size and time of modification of a file; zeros where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+def masked_state(path: str) -> tuple[Any, ...]:
+    """The state of a raster, and after it that of a mask (`.msk`) where one lies beside it."""
+    mask = f"{path}.msk"
+    return (*file_state(path), file_state(mask)) if os.path.exists(mask) else file_state(path)
 
 
 def plain_name(text: str) -> str:

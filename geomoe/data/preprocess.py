@@ -147,7 +147,7 @@ def filled(images: Any, unit: str) -> np.ndarray:
     images = _stacked(images)
     if not isinstance(images, np.ma.MaskedArray):
         return np.asarray(images)
-    return images.filled(images.dtype.type(landsat.nodata_value(unit, images.dtype)))
+    return landsat.unmasked(images, landsat.nodata_value(unit, images.dtype))
 
 
 def read_mask(valid: Any) -> np.ndarray:

@@ -15,8 +15,8 @@ from geomoe.data.raster import RasterError, data_bands, is_remote, open_raster, 
 # downloads (".SR_B4.tif"), or named by their band alone; none of surface temperature ("_ST_B6.TIF").
 _BAND_FILE = re.compile(r"(?:^|(?<![_.]ST)(?<!^ST)[_.])(SR_B[1-7]|B0?[1-7]|SR_BAND[1-7])\.TIFF?$", re.IGNORECASE)
 _SENTINEL_FILE = re.compile(r"[_.]B(8A|12)\.(TIFF?|JP2)$", re.IGNORECASE)
-_QA_FILE = re.compile(r"(?:^|[_.])(QA_PIXEL|BQA|PIXEL_QA|FMASK)\.TIFF?$", re.IGNORECASE)
-_QA_NAME = re.compile(r"(?:^|[_.])(QA_PIXEL|BQA|PIXEL_QA|FMASK)$", re.IGNORECASE)
+_QA = r"(?:^|[_.])(QA_PIXEL|BQA|PIXEL_QA|FMASK)"  # the end of a quality band's name
+_QA_NAME, _QA_FILE = re.compile(rf"{_QA}$", re.IGNORECASE), re.compile(rf"{_QA}\.TIFF?$", re.IGNORECASE)
 _MTL_FILE = re.compile(r"_MTL\.(txt|json|xml)$", re.IGNORECASE)
 _ARCHIVE_FILE = re.compile(r"\.(tar|tar\.gz|tgz|zip)$", re.IGNORECASE)
 _IMAGE_FILE = re.compile(r"\.(tiff?|jp2)$", re.IGNORECASE)

@@ -17,6 +17,8 @@ from geomoe.data.preprocess import InputSpec, UnitWarning
 from geomoe.data.product_files import Quality, SceneError, SceneFiles, find_scene
 from geomoe.data.raster import RasterError, georeference, open_raster, read_band, read_options, read_quality, same_transform
 
+NO_QUALITY = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF, or a band QA_PIXEL)"
+
 
 @dataclasses.dataclass(frozen=True)
 class SceneInfo:
@@ -146,9 +148,7 @@ def check_mask(info: SceneInfo, classes: Sequence[str]) -> None:
     if not classes:
         return
     if info.qa is None:
-        raise SceneError(
-            f"{info.name} has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF, or a band QA_PIXEL) to mask {', '.join(classes)} by"
-        )
+        raise SceneError(f"{info.name} {NO_QUALITY} to mask {', '.join(classes)} by")
     try:
         landsat.is_flagged(np.zeros(1, np.uint16), info.qa.kind, classes)
     except ValueError as error:

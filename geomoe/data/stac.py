@@ -112,7 +112,8 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
             unit = landsat.unit_of_scale(*pair)
             if unit is None and pair != list(_SCALING.values()):
                 raise SceneError(
-                    f"{item.id}: asset {key}: scale {pair[0]:g} and offset {pair[1]:g} are of no unit that is known"
+                    f"{item.id}: asset {key}: scale {pair[0]:g} and offset {pair[1]:g} are of no unit that is known; "
+                    "give its files as a scene, with their unit"
                 )
             if unit:
                 units[unit] = key

@@ -11,7 +11,7 @@ from geomoe import landsat, metadata
 from geomoe.data.folder import File, fingerprint
 from geomoe.data.preprocess import InputSpec, band_order, check_values, has_data
 from geomoe.data.product_files import SceneFiles, paths_of, unsigned
-from geomoe.data.scene import SceneError, SceneInfo, SceneReader, check_mask, open_scene
+from geomoe.data.scene import NO_QUALITY, SceneError, SceneInfo, SceneReader, check_mask, open_scene
 from geomoe.data.windows import read_share
 from geomoe.embeddings.vectors import Columns
 from geomoe.pretrained import PretrainedEncoder
@@ -98,8 +98,7 @@ def open_windows(
     info = open_scene(scene, given.bands, given.sensor)
     spec = info.spec(given)
     if max_cloud < 1 and info.qa is None:
-        missing = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF, or a band QA_PIXEL)"
-        raise SceneError(f"{info.name} {missing}, so max_cloud = {max_cloud} means nothing; 1 takes all windows")
+        raise SceneError(f"{info.name} {NO_QUALITY}, so max_cloud = {max_cloud} means nothing; 1 takes all windows")
     check_mask(info, mask)
     if mask:
         spec.check_masked(f"mask = {', '.join(mask)}")

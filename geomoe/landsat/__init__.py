@@ -59,4 +59,5 @@ from geomoe.landsat.units import (
     nodata_value as nodata_value,
     reflectance_to_dn as reflectance_to_dn,
     unit_of_scale as unit_of_scale,
+    unmasked as unmasked,
 )

@@ -69,10 +69,10 @@ def mean_and_std(runs: Sequence[Mapping[str, float]]) -> tuple[dict[str, float],
     return mean, std
 
 
-def _precision_recall_f1(hit: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> list[np.ndarray]:
-    """Precision, recall and F1 by counts of hits, of what was predicted and of what is true; 0 where nothing is divided by."""
+def _precision_recall_f1(hit: Any, predicted: Any, true: Any) -> list[Any]:
+    """Precision, recall and F1 by counts, NumPy's or JAX's, of hits, of what was predicted and of what is true; 0 for 0 / 0."""
     pairs = ((hit, predicted), (hit, true), (2 * hit, predicted + true))
-    return [np.where(below > 0, above / np.maximum(below, 1), 0.0) for above, below in pairs]
+    return [above / (below + (below == 0)) for above, below in pairs]
 
 
 def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: np.ndarray, task: str) -> dict[str, float]:
@@ -231,12 +231,6 @@ def _resampled(counts: Array, table: Sequence[Array], micro: Sorted, macro: Sort
         precision = positives / jnp.maximum(jnp.cumsum(weight), 1)
         return jnp.sum(weight * positive * precision[ends]) / positives[-1]
 
-    def ratio(a: Array, b: Array) -> Array:
-        return jnp.where(b > 0, a / jnp.where(b > 0, b, 1), 0.0)
-
-    def precision_recall_f1(hit: Array, predicted: Array, true: Array) -> list[Array]:
-        return [ratio(hit, predicted), ratio(hit, true), ratio(2 * hit, predicted + true)]
-
     hits = labels * predictions
 
     def one(count: Array) -> dict[str, Array]:
@@ -244,8 +238,8 @@ def _resampled(counts: Array, table: Sequence[Array], micro: Sorted, macro: Sort
         out = {"accuracy": jnp.sum(count * right) / jnp.sum(count)}
         occurs = true > 0  # a class without a row in the resample is left out
         scores = {
-            "micro": precision_recall_f1(hit.sum(), predicted.sum(), true.sum()),
-            "macro": [jnp.sum(occurs * v) / occurs.sum() for v in precision_recall_f1(hit, predicted, true)],
+            "micro": _precision_recall_f1(hit.sum(), predicted.sum(), true.sum()),
+            "macro": [jnp.sum(occurs * v) / occurs.sum() for v in _precision_recall_f1(hit, predicted, true)],
         }
         for name, values in scores.items():
             out |= dict(zip((f"{name}_precision", f"{name}_recall", f"{name}_f1"), values))

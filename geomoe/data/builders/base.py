@@ -19,6 +19,7 @@ from geomoe import landsat
 from geomoe.data import records
 from geomoe.data.builders.conversion import Progress, Shard, ShardResult, content, convert, cut_into_shards
 from geomoe.data.builders.listing import Listing, Reader, check_split, write_skipped
+from geomoe.data.folder import file_state, masked_state
 from geomoe.data.geotiff import PatchError
 from geomoe.data.tensorflow_setup import tfds
 from geomoe.files import atomic_open
@@ -34,25 +35,15 @@ def check_config_name(name: str) -> None:
         raise ValueError(f"{name!r} is no name for a dataset: it must not begin with '.' or hold '/' or a backslash")
 
 
-def _state(path: str) -> tuple[int, int]:
-    """Size and time of modification of a file; zeros where there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return 0, 0
-    return status.st_size, status.st_mtime_ns
-
-
 def _state_of_source(path: str) -> tuple[Any, ...]:
     """The state of a file of a source; of a folder, which is a scene, that of every file in it: its own time says nothing.
 
     Statistics and overviews, which programs leave beside the files that they show, are no part of it.
     """
     if not os.path.isdir(path):
-        masked = (_state(f"{path}.msk"),) if os.path.exists(f"{path}.msk") else ()
-        return (*_state(path), *masked)
+        return masked_state(path)
     names = [name for name in os.listdir(path) if not name.endswith((".aux.xml", ".ovr"))]
-    return tuple((name, *_state(os.path.join(path, name))) for name in sorted(names))
+    return tuple((name, *file_state(os.path.join(path, name))) for name in sorted(names))
 
 
 def read_manifest(folder: str) -> dict[str, Any] | None:
@@ -68,7 +59,7 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
 def _write_manifest(folder: str, manifest: dict[str, Any]) -> None:
     """Write `shards.json`, with the state in which each shard now is."""
     for row in manifest["shards"]:
-        row["state"] = _state(os.path.join(folder, row["file"]))
+        row["state"] = file_state(os.path.join(folder, row["file"]))
     with atomic_open(os.path.join(folder, _SHARDS_FILE)) as file:
         json.dump(manifest, file, indent=1)
 
@@ -76,7 +67,7 @@ def _write_manifest(folder: str, manifest: dict[str, Any]) -> None:
 def shard_content(folder: str, name: str, row: dict[str, Any] | None) -> tuple[int, str]:
     """Say what a shard holds, as `content` does: by its row of `shards.json` where that notes its state, else by reading."""
     path = os.path.join(folder, name)
-    if row is not None and row.get("state") == list(_state(path)):
+    if row is not None and row.get("state") == list(file_state(path)):
         return row["records"], row["sha256"]
     return content(path)
 
