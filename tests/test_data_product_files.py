@@ -115,6 +115,21 @@ def test_a_quality_band_among_the_bands_of_a_file(tmp_path):
             assert reader.flagged(("fill",), 9, 0, 1, 43).all() and reader.flagged(("cloud",), 0, 0, 9, 43).all()
 
 
+def test_a_quality_band_has_its_own_no_data_value(tmp_path):
+    """Where it is kept beside the file, by band: 21824, clear land, is the value of the bands alone."""
+    image = np.concatenate([pixels(), np.full((41, 43, 1), 21824)], axis=-1).astype(np.uint16)
+    image[:5, :, 7] = 7
+    path = write_tif(tmp_path / "e.tif", image, descriptions=[*landsat.BANDS, "QA_PIXEL"])
+    band = '<PAMRasterBand band="{}"><NoDataValue>{}</NoDataValue></PAMRasterBand>'
+    said = "".join(band.format(i, 7 if i == 8 else 21824) for i in range(1, 9))
+    (tmp_path / "e.tif.aux.xml").write_text(f"<PAMDataset>{said}</PAMDataset>")
+    with rasterio.open(path) as file:
+        assert file.nodatavals == (21824,) * 7 + (7,)
+    with SceneReader(open_scene(path), landsat.BANDS) as reader:
+        fill = reader.flagged(("fill",), 0, 0, 41, 43)
+    assert fill[:5].all() and not fill[5:].any()
+
+
 def test_an_archive_is_to_be_unpacked(tmp_path):
     (tmp_path / f"{STEM}.tar").write_bytes(b"")
     with pytest.raises(SceneError, match="no band files .*; unpack the archive first"):

@@ -298,10 +298,11 @@ def test_masked_classes_do_not_speak(encoder, ground, level1_folder, tmp_path):
 
 @pytest.mark.parametrize("resolution", ["window", "token"])
 def test_a_run_does_not_go_on_with_a_scene_that_has_changed(encoder, ground, tmp_path, resolution, monkeypatch):
-    """Files fetched again, or others of the same name and grid: nothing of the new ones may stand beside the old ones."""
+    """Files fetched again, others of the same name and grid, another hour: nothing of the new may stand beside the old."""
     monkeypatch.setattr(sinks, "BLOCK", 8)
     monkeypatch.setattr(tokens, "_WINDOWS_OF_PART", 8)
-    scene = write_scene(tmp_path / "s", "LC08_L2SP_191028_20200518_20200820_02_T1", ground, prefix="SR_B", origin=ORIGIN)
+    stem, date = "LC08_L2SP_191028_20200518_20200820_02_T1", "DATE_ACQUIRED = 2020-05-18"
+    scene = write_scene(tmp_path / "s", stem, ground, prefix="SR_B", origin=ORIGIN, mtl=date)
 
     def stop(done, total):
         if done > total / 2:
@@ -310,10 +311,12 @@ def test_a_run_does_not_go_on_with_a_scene_that_has_changed(encoder, ground, tmp
     output = tmp_path / "o.tif"
     with pytest.raises(KeyboardInterrupt):
         embeddings.embed_scene(encoder, embeddings.Sink(output, progress=stop), scene, resolution=resolution)
-    band = next(scene.glob("*_SR_B4.TIF"))
-    os.utime(band, ns=(band.stat().st_atime_ns, band.stat().st_mtime_ns + 1))
-    with pytest.raises(ValueError, match=r"parts of another run \(files_sha256 differ\)"):
-        embeddings.embed_scene(encoder, embeddings.Sink(output), scene, resolution=resolution)
+    for changed in (next(scene.glob("*_MTL.txt")), next(scene.glob("*_SR_B4.TIF"))):
+        before = changed.stat()
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        with pytest.raises(ValueError, match=r"parts of another run \(files_sha256 differ\)"):
+            embeddings.embed_scene(encoder, embeddings.Sink(output), scene, resolution=resolution)
+        os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
 def test_values_of_no_unit_name_the_scene_and_the_rows(encoder, ground, tmp_path):

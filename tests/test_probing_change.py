@@ -67,6 +67,7 @@ def test_labels_that_do_not_say_whether_a_pair_changed_are_named():
     x = np.ones((4, 3))
     for labels, message in (
         (pd.array([True, None, False, True], "boolean"), "labels are (masked|missing) .*rows; leave these rows out"),
+        ([True, pd.NA, False, True], r"labels are missing \(None, NaN or NA\) in some rows; leave these rows out"),
         (np.eye(2)[[0, 1, 0, 1]], r"labels must be \(N,\), one of each pair, got \(4, 2\)"),
     ):
         with pytest.raises(ValueError, match=f"train {message}"):

@@ -304,7 +304,7 @@ def stopped_in(monkeypatch, owner, name, call):
     ids=["in a step", "in an evaluation", "in a checkpoint"],
 )
 def test_a_stop_leaves_a_checkpoint_and_the_rest_is_that_of_a_whole_run(tmp_path, monkeypatch, owner, name, call, step):
-    """Evaluations of the whole run: before the checkpoint of step 3, at 4 and at 8."""
+    """Evaluations of the whole run: before the checkpoints of steps 3 and 6, at 4 and at 8."""
     loop.train(tiny_config(), tmp_path / "whole")
     with monkeypatch.context() as patch:
         stopped_in(patch, owner, name, call)
@@ -402,3 +402,11 @@ def test_a_run_on_clipped_numbers_says_so(tmp_path):
     loop.train(tiny_config(**{"train.num_steps": 1, "data.clip": (7500.0, 11000.0)}), tmp_path)
     with pytest.warns(UserWarning, match=r"digital numbers clipped to 7500 \.\.\. 11000, which an encoder does not do"):
         geomoe.load(tmp_path)
+
+
+def test_the_checkpoint_of_a_stop_has_no_loss_of_another_step(tmp_path, monkeypatch):
+    """Step 4 was evaluated and step 5, of the stop, was not: it is the last one, and never the best."""
+    stopped_in(monkeypatch, loop.StepMetrics, "add", 5)
+    assert loop.train(tiny_config(), tmp_path).step == 5
+    saved = json.loads((tmp_path / "checkpoints" / "5" / "metrics" / "metrics").read_text())["val_loss"]
+    assert saved == np.inf and load_params(tmp_path)[0] == 5 and load_params(tmp_path, "best")[0] == 3
