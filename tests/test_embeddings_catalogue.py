@@ -58,6 +58,17 @@ def test_each_scene_has_its_file_and_failures_are_listed(tmp_path, scenes):
         assert all("is there already" in r.error for r in embed_scenes(other, scenes))
 
 
+def test_each_scene_is_z_scored_by_its_own_statistics_where_asked(tmp_path, scenes):
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"), ".npz", spec=InputSpec(statistics="computed"))
+    inputs = [table["facts"]["input"] for table in tables(embed_scenes(job, scenes))]
+    for i, made in enumerate(inputs):
+        image = pixels(seed=i, size=(20, 30)).reshape(-1, 7)
+        np.testing.assert_allclose(made["statistics"]["mean"], image.mean(axis=0))
+        np.testing.assert_allclose(made["statistics"]["std"], image.std(axis=0))
+    by_encoder = embed_scenes(dataclasses.replace(job, spec=InputSpec()), scenes)
+    assert all("is there already" in result.error for result in by_encoder if "gone" not in result.scene)
+
+
 def test_the_command_lists_what_failed(tmp_path, scenes, capsys):
     from geomoe.cli import catalogue
 

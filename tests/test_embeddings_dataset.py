@@ -9,11 +9,12 @@ from conftest import PTH, finish, start_script
 from embedding_tools import SIZE, make_ground
 from geotiffs import write_tif
 
-from geomoe import embeddings
+from geomoe import data, embeddings, metadata
 from geomoe.cli import embed as cli, setup
 from geomoe.data import synthetic
 from geomoe.data.builders import LandsatFolder, SyntheticConfig, SyntheticLandsat
 from geomoe.embeddings import sink as sinks
+from geomoe.pretrained import embed_in_batches
 from geomoe.probing import embed_split, knn_probe, linear_probe
 
 NAME = "synthetic_landsat/small"
@@ -250,3 +251,18 @@ def test_pixels_without_data_speak_where_asked(encoder, tmp_path):
     command = ["--checkpoint", str(PTH), "--dataset", "landsat_folder", "--split", "train", "--data_dir", str(tmp_path / "d")]
     cli.main([*command, "--nodata", "published", "--output", str(tmp_path / "c.npz")])
     np.testing.assert_allclose(embeddings.read(tmp_path / "c.npz")["vector"], out["published"], atol=1e-5)
+
+
+def test_a_dataset_is_z_scored_by_the_statistics_of_its_training_split_where_asked(encoder, synthetic_dir, tmp_path):
+    own, expected = data.compute_statistics(NAME, "train", synthetic_dir), []
+    batches = data.load(NAME, "val", data_dir=synthetic_dir, img_size=SIZE, statistics=own)
+    for batch in batches.as_numpy_iterator():
+        fields = [batch[name] for name in metadata.FIELDS]
+        expected.append(embed_in_batches(encoder, batch["image"], fields, valid=batch["valid"]))
+    for name, statistics in (("computed", "computed"), ("given", own)):
+        sink = embeddings.Sink(tmp_path / f"{name}.npz")
+        embeddings.embed_dataset(encoder, sink, NAME, "val", data_dir=synthetic_dir, statistics=statistics)
+        table = embeddings.read(sink.output)
+        rows = table["embedded"]
+        np.testing.assert_allclose(table["vector"][rows], np.concatenate(expected)[rows], atol=2e-5)
+        assert table["facts"]["input"]["statistics"] == dict(own)

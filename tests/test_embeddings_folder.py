@@ -188,3 +188,34 @@ def test_a_resumed_folder_is_the_same_folder(encoder, ground, tmp_path, monkeypa
     (tmp_path / "in" / "e.tif").rename(tmp_path / "in" / "a.tif")
     seen = []
     assert run(progress=lambda done, total: seen.append(done))["patches"] == 4 and seen[0] == 2
+
+
+def test_a_folder_is_z_scored_by_the_statistics_of_its_files_where_asked(encoder, ground, folder, tmp_path):
+    images = [ground, ground[:, 10:], ground[:30]]
+    pixels = np.concatenate([image[(image != 0).all(axis=-1)] for image in images]).astype(np.float64)
+    given = {"mean": pixels.mean(axis=0).tolist(), "std": pixels.std(axis=0).tolist()}
+    spec = InputSpec(resize_mode="centre_crop", statistics="computed")
+    embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "f.npz"), folder, spec=spec)
+    table = embeddings.read(tmp_path / "f.npz")
+    for row, image in ((0, images[0]), (2, images[1]), (3, images[2])):
+        np.testing.assert_allclose(table["vector"][row], embed_one(encoder, image, table, row, statistics=given), atol=2e-5)
+    np.testing.assert_allclose(table["facts"]["input"]["statistics"]["std"], given["std"])
+    write_tif(folder / "zz_LE07_L2SP_190025_20020518_20200916_02_T1.tif", ground[..., 1:])
+    with pytest.raises(
+        ValueError, match="zz_LE07.*some files have SR_B1, .* and others SR_B2, .*each kind in a run of its own"
+    ):
+        embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "g.npz"), folder, spec=spec)
+    for path in folder.glob("**/*.tif"):
+        path.write_bytes(b"no")
+    with pytest.raises(ValueError, match="none of the 6 GeoTIFFs .* can be used"):
+        embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "g.npz"), folder, spec=spec)
+
+
+def test_bytes_of_six_bands_are_z_scored_by_their_own_statistics(encoder, ground, tmp_path):
+    byte = np.clip(ground[..., 1:] // 256, 1, 255).astype(np.uint8)
+    write_tif(tmp_path / "in" / "a.tif", byte)
+    spec = InputSpec(resize_mode="centre_crop", unit="uint8", sensor="landsat5", statistics="computed")
+    embeddings.embed_folder(encoder, embeddings.Sink(tmp_path / "f.npz"), tmp_path / "in", spec=spec)
+    table = embeddings.read(tmp_path / "f.npz")
+    expected = embed_one(encoder, byte, table, 0, unit="uint8", sensor="landsat5", statistics="computed")
+    np.testing.assert_allclose(table["vector"][0], expected, atol=2e-5)

@@ -331,3 +331,57 @@ def test_the_time_that_the_command_is_given(ground, tmp_path):
     command = ["--checkpoint", str(PTH), "--scene", str(path), "--output", str(tmp_path / "o.npz")]
     cli.main([*command, "--time", "2020-05-18T10:00:00"])
     assert str(embeddings.read(tmp_path / "o.npz")["time"][0]) == "2020-05-18T10:00:00"
+
+
+@pytest.mark.parametrize("resolution", ["window", "token"])
+def test_a_scene_is_z_scored_by_its_own_statistics_where_asked(
+    encoder, ground, level1_folder, tmp_path, monkeypatch, resolution
+):
+    """By those of all pixels that hold data and are not masked, read some rows at a time."""
+    monkeypatch.setattr("geomoe.embeddings.windows._STRIP", 5)
+    options = dict(mask=("cloud",), resolution=resolution)
+    read = lambda name: rasterio.open(level1_folder / f"{STEM}_{name}.TIF").read(1)
+    values, clouds = np.stack([read(f"B{i}") for i in range(1, 8)], axis=-1), read("QA_PIXEL") == 1 << 3
+    pixels = values[(values != 65535).all(axis=-1) & ~clouds].astype(np.float64)
+    assert clouds.any() and len(pixels) < (~clouds).sum()
+    given = {"mean": pixels.mean(axis=0).tolist(), "std": pixels.std(axis=0).tolist()}
+    maps = []
+    for i, statistics in enumerate(("computed", given)):
+        sink = embeddings.Sink(tmp_path / f"{i}.tif")
+        embeddings.embed_scene(encoder, sink, level1_folder, spec=InputSpec(statistics=statistics), **options)
+        with rasterio.open(sink.output) as file:
+            maps.append((file.read(), json.loads(file.tags()["geomoe"])["input"]))
+    np.testing.assert_allclose(maps[0][0], maps[1][0], atol=2e-5)
+    assert np.isfinite(maps[0][0]).any()
+    np.testing.assert_allclose(maps[0][1]["statistics"]["mean"], given["mean"])
+    assert maps[0][1]["statistics"]["source"] == f"computed:{STEM}"
+    assert maps[0][1]["statistics_unit"] == "level1_dn"
+
+
+def test_a_scene_without_statistics_of_its_own_is_named(encoder, ground, tmp_path):
+    path = write_tif(tmp_path / "LC08_L2SP_191028_20200518_20200820_02_T1.TIF", np.full_like(ground, 9000), origin=ORIGIN)
+    with pytest.raises(SceneError, match="'computed' of LC08_L2SP_.*: all pixels have one number, 9000, in band 1"):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / "s.npz"), path, spec=InputSpec(statistics="computed"))
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_the_command_takes_statistics_of_the_scene_or_of_a_file(encoder, scene_file, ground, tmp_path):
+    encoder.save(tmp_path / "e.safetensors")
+    holds = ground[(ground != 0).all(axis=-1)].astype(np.float64)
+    (tmp_path / "s.json").write_text(json.dumps({"mean": holds.mean(axis=0).tolist(), "std": holds.std(axis=0).tolist()}))
+    run = lambda output, *more: cli.main(
+        [f"--checkpoint={tmp_path / 'e.safetensors'}", f"--scene={scene_file}", f"--output={tmp_path / output}", *more]
+    )
+    for output, said in (("own.npz", "computed"), ("file.npz", str(tmp_path / "s.json"))):
+        run(output, f"--statistics={said}")
+    run("encoder.npz")
+    own, file, by_encoder = (embeddings.read(tmp_path / f"{name}.npz")["vector"] for name in ("own", "file", "encoder"))
+    np.testing.assert_allclose(own, file, atol=1e-5)
+    assert np.nanmax(np.abs(own - by_encoder)) > 1e-2
+    (tmp_path / "bad.json").write_text("[1, 2]")
+    for said, message in (
+        ("means.json", "neither 'computed' nor a file"),
+        (str(tmp_path / "bad.json"), "bad.json is no file of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run("x.npz", f"--statistics={said}")

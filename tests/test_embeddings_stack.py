@@ -12,6 +12,7 @@ from geotiffs import write_scene
 
 from geomoe import embeddings
 from geomoe.cli import embed
+from geomoe.data.preprocess import InputSpec
 from geomoe.data.scene import SceneError
 
 DAYS = ("20200518", "20200603", "20200619")
@@ -131,3 +132,16 @@ def test_the_command(run_dir, scenes, tmp_path, capsys):
     shutil.rmtree(tmp_path)
     with pytest.raises(ValueError, match="--time is of one scene"):
         embed.main([*arguments, "--time", "2020-05-18"])
+
+
+def test_each_date_is_z_scored_by_its_own_statistics_where_asked(encoder, scenes, tmp_path):
+    """The dates differ by a number that is added to all pixels."""
+    spec = InputSpec(statistics="computed")
+    embeddings.embed_stack(encoder, embeddings.Sink(tmp_path / "m.npz"), scenes, spec=spec, max_cloud=1)
+    for day, scene in zip(DAYS, scenes):
+        embeddings.embed_scene(encoder, embeddings.Sink(tmp_path / f"{day}.npz"), scene, spec=spec)
+        alone, date = (embeddings.read(tmp_path / f"{name}.npz")["vector"] for name in (day, f"m_{day}"))
+        np.testing.assert_array_equal(date, alone)
+    facts = embeddings.read(tmp_path / "m.npz")["facts"]
+    means = [statistics["mean"][0] for statistics in facts["input"]["statistics"]]
+    np.testing.assert_allclose(np.diff(means), [400, 400], rtol=1e-6)

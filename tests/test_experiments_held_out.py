@@ -54,9 +54,8 @@ def windows(name="a", place="", corners=(), images=None):
     images = np.zeros((len(corners), 4, 4, 7)) if images is None else images
     labels = {"indices": np.tile([0, 1], (len(corners), 1))}
     metadata = [np.zeros((len(corners), 2))] * 4
-    return Windows(
-        Source(name, "x.tif", place=place), images, np.ones(images.shape[:3], bool), metadata, np.array(corners), labels
-    )
+    source, valid = Source(name, "x.tif", place=place), np.ones(images.shape[:3], bool)
+    return Windows(source, images, RAW, valid, metadata, np.array(corners), labels)
 
 
 def test_halves_share_no_pixel():
@@ -190,12 +189,32 @@ def test_the_standard_error_of_a_paired_difference():
     assert held_out.paired_difference(a, b)["indices", "s"] == pytest.approx((0.2, 0.2 / 3**0.5))
 
 
-def test_the_command_scores_with_metadata_where_asked(monkeypatch, capsys):
-    given = []
+def test_the_command_scores_in_other_ways_where_asked(monkeypatch, capsys):
+    """With metadata, and random and trained weights on images z-scored by the encoder's statistics."""
+    asked = []
     monkeypatch.setattr(held_out, "load_held_out", lambda data_dir: [])
     monkeypatch.setattr(held_out, "baselines", lambda windows: {})
-    monkeypatch.setattr(held_out, "encoder_features", lambda encoder, pool="mean", metadata=False: given.append(metadata))
+    features = lambda encoder, pool="mean", metadata=False, own_statistics=True: asked.append((metadata, own_statistics))
+    monkeypatch.setattr(held_out, "encoder_features", features)
     score = held_out.HeldOutScore({("indices", "x"): np.arange(2.0)}, {("indices", "x"): 0.5}, 0.0, 0.0)
     monkeypatch.setattr(held_out, "score_features", lambda *features, **options: score)
-    corpus_command.main(["--checkpoints", str(PTH), "--given_metadata"])
-    assert given == [False, False, True] and "metadata given" in capsys.readouterr().out
+    plain, of_encoder = (False, True), (False, False)
+    for option, expected in (
+        ("given_metadata", [plain, plain, (True, True)]),
+        ("encoder_statistics", [plain] * 2 + [of_encoder] * 2),
+    ):
+        asked.clear()
+        corpus_command.main(["--checkpoints", str(PTH), f"--{option}"])
+        assert asked == expected
+    out = capsys.readouterr().out
+    assert "metadata given" in out and f"{PTH}, mean, encoder's statistics against random weights of" in out
+
+
+def test_windows_are_z_scored_by_the_statistics_of_their_source_or_of_the_encoder(encoder):
+    own, rng = Statistics((9000.0,) * 7, (700.0,) * 7, "own"), np.random.default_rng(0)
+    dn = rng.normal(9000, 700, (5, 8, 8, 7)).astype(np.float32)
+    some = windows(corners=[(0, 0)] * 5, images=own.normalize(dn))
+    some = dataclasses.replace(some, statistics=own)
+    for own_statistics, statistics in ((True, own), (False, None)):
+        z = held_out.encoder_features(encoder, own_statistics=own_statistics)(some)
+        np.testing.assert_allclose(z, encoder.embed(dn, statistics=statistics), atol=1e-4)

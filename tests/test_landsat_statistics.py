@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geomoe.landsat import STATISTICS, Statistics
+from geomoe.landsat import STATISTICS, Moments, Statistics
 
 PUBLISHED = {"bigearthnet_landsat": (9405.194, 3130.776), "eurosat_landsat": (8515.321, 4044.071)}  # first mean, last std
 
@@ -63,3 +63,21 @@ def test_what_is_no_statistics_is_named():
     ):
         with pytest.raises(ValueError, match=message):
             Statistics.of(values)
+
+
+def test_statistics_follow_from_parts_of_the_pixels():
+    pixels = np.random.default_rng(0).integers(7000, 60000, (500, 7)).astype(np.uint16)
+    moments = Moments()
+    for part in np.split(pixels, [3, 3, 200]):
+        moments.add(part)
+    statistics = moments.statistics("here")
+    np.testing.assert_allclose(statistics.mean, pixels.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(statistics.std, pixels.std(axis=0), rtol=1e-9)
+    assert statistics.source == "here"
+    with pytest.raises(ValueError, match="no pixel holds data"):
+        Moments().statistics("here")
+    pixels[:, 2] = 12345
+    flat = Moments()
+    flat.add(pixels)
+    with pytest.raises(ValueError, match="one number, 12345, in band 3"):
+        flat.statistics("here")

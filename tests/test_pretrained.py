@@ -374,3 +374,77 @@ def test_no_image_is_nothing_to_reconstruct_or_route(encoder):
     for use, message in ((encoder.reconstruct, "no image to reconstruct"), (encoder.routing, "no image whose tokens")):
         with pytest.raises(ValueError, match=message):
             use(np.zeros((0, 8, 8, 7), np.uint16))
+
+
+def z_scored(images, holds):
+    """By the mean and standard deviation of the pixels that hold data; and these."""
+    pixels = images[holds].astype(np.float64)
+    mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+    return ((images - mean) / std).astype(np.float32), mean, std
+
+
+def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes):
+    images = scenes[0][:, 8:16, 8:16].copy()
+    images[0, :3] = 0
+    valid = np.ones(images.shape[:3], bool)
+    valid[1, 2:5] = False
+    holds = valid & (images != 0).all(axis=-1)
+    z, mean, std = z_scored(images, holds)
+    embedded, record = encoder.embed(images, statistics="computed", valid=valid, batch_size=2, return_record=True)
+    z[~holds] = 0  # which the encoder fills in
+    np.testing.assert_allclose(embedded, encoder.embed(z, normalized=True, valid=holds), atol=2e-5)
+    np.testing.assert_allclose(record["statistics"]["mean"], mean, rtol=1e-6)
+    np.testing.assert_allclose(record["statistics"]["std"], std, rtol=1e-6)
+    assert record["statistics"]["source"] == "computed:these images" and record["statistics_unit"] == "collection2_dn"
+    assert not np.allclose(embedded, encoder.embed(images, valid=valid), atol=1e-2)
+    whole = encoder.embed(images, statistics="computed")
+    several = encoder.embed([images[0], *images[1:, :, :7]], statistics="computed", resize_mode="resize")
+    assert np.isfinite(several).all() and not np.allclose(whole, embedded, atol=1e-4)
+    routed = encoder.routing(images, statistics="computed").gates[0]
+    np.testing.assert_allclose(
+        routed,
+        encoder.routing(
+            images, statistics=encoder.embed(images, statistics="computed", return_record=True)[1]["statistics"]
+        ).gates[0],
+    )
+
+
+def test_own_statistics_are_of_the_bands_that_the_model_takes(encoder, scenes):
+    """Bytes of six bands and a seventh that is no band of the model's, in which nothing changes."""
+    byte = (scenes[0][:, 8:16, 8:16, 1:] // 256).astype(np.uint8)
+    z, mean, std = z_scored(byte, (byte != 0).all(axis=-1))
+    expected = encoder.embed(np.concatenate([z[..., :1], z], axis=-1), normalized=True)
+    more = np.concatenate([np.full_like(byte[..., :1], 7), byte], axis=-1)
+    names = ["QA_PIXEL", "B1", "B2", "B3", "B4", "B5", "B7"]
+    options = dict(unit="uint8", sensor="landsat7", statistics="computed")
+    np.testing.assert_allclose(encoder.embed(byte, **options), expected, atol=2e-5)
+    embedded, record = encoder.embed(more, bands=names, return_record=True, **options)
+    np.testing.assert_allclose(embedded, expected, atol=2e-5)
+    np.testing.assert_allclose(record["statistics"]["std"], [1, *std], rtol=1e-6)
+
+
+def test_own_statistics_that_cannot_be_computed_are_refused(encoder, scenes):
+    images = scenes[0][:, 8:16, 8:16]
+    for given, message in (
+        (dict(images=images * 0), "'computed' of these images: no pixel holds data"),
+        (dict(images=np.full_like(images, 900)), "one number, 900, in band 1"),
+        (dict(images=images, valid=np.ones((6, 8, 7), bool)), r"valid must be \(6, 8, 8\)"),
+        (dict(images=images.astype(np.float32) / 1e6), "no digital numbers; for reflectance pass unit"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            encoder.embed(statistics="computed", **given)
+    with pytest.raises(ValueError, match="statistics = 'own' is neither a mapping"):
+        encoder.embed(images, statistics="own")
+    for use in (encoder.record, lambda spec: encoder.prepare(images, spec)):
+        with pytest.raises(ValueError, match="'computed' are those of images"):
+            use(preprocess.InputSpec(statistics="computed"))
+
+
+def test_own_statistics_of_a_scene_in_memory_are_of_all_its_dates(encoder, scenes):
+    dates = scenes[0][:2, :20, :24].copy()
+    dates[0, :9, :9] = 0
+    _, mean, std = z_scored(dates, (dates != 0).all(axis=-1))
+    given = {"mean": mean.tolist(), "std": std.tolist()}
+    z, record = encoder.embed_scene(dates, statistics="computed", return_record=True)
+    np.testing.assert_allclose(z, encoder.embed_scene(dates, statistics=given), atol=1e-5)
+    np.testing.assert_allclose(record["statistics"]["mean"], mean)

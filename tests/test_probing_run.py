@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import DATA, PTH, ROOT, finish, start_script
 
-from geomoe import probing
+from geomoe import data, probing
 from geomoe.data import synthetic
 from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
 from geomoe.pretrained import load
@@ -347,3 +347,32 @@ def test_baselines_are_fitted_on_features_of_their_own(config, calls):
     encoder = load(config.checkpoint).random_weights(1000)
     random = embed_split({"z": encoder}, config.data.name, "train", data_dir=config.data.data_dir).sets["z"]
     np.testing.assert_allclose(np.sort(features[1], axis=0), np.sort(random, axis=0), atol=2e-5)
+
+
+def test_a_run_z_scores_by_the_statistics_of_its_training_split_where_asked(encoder, synthetic_dir, tmp_path):
+    config = default_probe_config()
+    config.checkpoint, config.output = str(PTH), str(tmp_path)
+    config.data.name, config.data.data_dir = "synthetic_landsat/small", str(synthetic_dir)
+    config.baselines, config.seeds, config.probes, config.resamples = ("band statistics",), (0,), ("linear",), 0
+    by_encoder, facts = probe_run.run(config)
+    assert facts["statistics"] == dict(encoder.statistics)
+    config.data.statistics = "computed"
+    rows, facts = probe_run.run(config)
+    own = data.compute_statistics("synthetic_landsat/small", "train", synthetic_dir)
+    assert facts["statistics"] == dict(own)
+    options = dict(data_dir=synthetic_dir, resize_mode="centre_crop", statistics=own)
+    train, test = (embed_split({"a": encoder}, config.data.name, split, **options) for split in ("train", "test"))
+    pairs = [(split.sets["a"], split.labels) for split in (train, test)]
+    result = probing.linear_probe(*pairs, task="multilabel", resamples=0)
+    assert rows[0].mean["micro_mAP"] == pytest.approx(result.metrics["micro_mAP"], abs=1e-4)
+    assert rows[0].mean["micro_mAP"] != by_encoder[0].mean["micro_mAP"]
+    table = (tmp_path / "results.csv").read_text()
+    assert own.source in table and encoder.statistics.source in table
+    saved = load_probe(tmp_path / "synthetic_landsat_small_linear.npz")
+    assert saved.info["input"]["statistics"] == dict(own)
+    config.data.statistics = "mine"
+    with pytest.raises(ValueError, match="config.data.statistics = 'mine' is not one of encoder, computed"):
+        probe_run.run(config)
+    config.data.statistics, config.data.name = "computed", "synthetic_pairs"
+    with pytest.raises(ValueError, match="'computed' is for prepared datasets"):
+        probe_run.run(config)

@@ -18,6 +18,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoints", nargs="+", default=[], help="run directories or files of weights to score")
     parser.add_argument("--pools", nargs="+", default=["mean"], help="poolings to score (default: mean)")
     parser.add_argument("--given_metadata", action="store_true", help="score the encoders with metadata given as well")
+    whose = "score the encoders on images z-scored by the encoders' statistics as well"
+    parser.add_argument("--encoder_statistics", action="store_true", help=whose)
     parser.add_argument("--labelled", type=int, default=30, help="windows with a label of the few (default: 30)")
     parser.add_argument("--draws", type=int, default=20, help="of the few labelled windows (default: 20)")
     args = parser.parse_args(argv)
@@ -54,6 +56,11 @@ def _score(args: argparse.Namespace) -> None:
             if args.given_metadata:
                 features[f"{name}, metadata given"] = held_out.encoder_features(encoder, parse_pool(pool), True)
                 compared[f"{name}, metadata given"] = [name, at_random, *baselines]
+            if args.encoder_statistics:
+                for one, label in ((fresh, at_random), (encoder, name)):
+                    of_encoder = held_out.encoder_features(one, parse_pool(pool), own_statistics=False)
+                    features[f"{label}, encoder's statistics"] = of_encoder
+                compared[f"{name}, encoder's statistics"] = [name, f"{at_random}, encoder's statistics"]
     options = {"labelled": args.labelled, "draws": args.draws}
     scores = {name: held_out.score_features(some, windows, **options) for name, some in features.items()}
     print(held_out.table(scores, args.labelled), end="")

@@ -63,6 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     with bar:
         if args.dataset:
             records = dict(data_dir=args.data_dir or "data", resize_mode=resize_mode, nodata=args.nodata)
+            records["statistics"] = spec.statistics
             counts = embeddings.embed_dataset(encoder, sink, args.dataset, args.split or "test", **records)
         elif args.folder:
             say = lambda text: bar.console.print(text, soft_wrap=True, markup=False, highlight=False)

@@ -1,9 +1,11 @@
 """The options that commands share: of the images, of the encoder, and of a scene's windows."""
 
 import argparse
+import json
 from typing import Any
 
 from geomoe.data.preprocess import InputSpec
+from geomoe.landsat import COMPUTED, Statistics
 
 OF_SCENES = ("resolution", "stride", "min_valid", "max_cloud", "mask")  # None where they were not given
 
@@ -36,6 +38,8 @@ def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
     parser.add_argument("--interleave", default="pixel", choices=INTERLEAVES, help=together)
     parser.add_argument("--batch_size", type=int, default=256, help="images at once (default: 256)")
     add_image_options(parser)
+    own = f"of the z-score: {COMPUTED}, the images' own, or a file of `geomoe prepare --statistics` (default: the encoder's)"
+    parser.add_argument("--statistics", help=own)
     parser.add_argument("--fill_missing", action="store_true", help="give bands that the files lack as the training mean")
     parser.add_argument("--nodata", choices=NODATA_MODES, default="masked", help="pixels without data do not speak, or do")
     cells = "a pixel of the map is a window's stride, a patch (token) or a pixel of the scene"
@@ -45,6 +49,19 @@ def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
     parser.add_argument("--max_cloud", type=float, help=f"largest share of clouds in a window (default: {max_cloud})")
     quality = ", ".join(landsat.QUALITY_CLASSES)
     parser.add_argument("--mask", help=f"pixels of a scene to take for such without data, joined by commas: {quality}")
+
+
+def read_statistics(text: str) -> Any:
+    """What `--statistics` says: "computed", or the mapping of a file."""
+    if text == COMPUTED:
+        return text
+    try:
+        with open(text, encoding="utf-8") as file:
+            return Statistics.of(json.load(file))
+    except FileNotFoundError:
+        raise ValueError(f"--statistics {text} is neither {COMPUTED!r} nor a file that is there") from None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{text} is no file of statistics, as `prepare --statistics` writes them: {error}") from None
 
 
 def image_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -58,7 +75,8 @@ def image_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def input_spec(args: argparse.Namespace, **options: Any) -> InputSpec:
     """What the images are; `options` are further fields."""
-    return InputSpec(nodata=args.nodata, **image_options(args), **options)
+    statistics = args.statistics and read_statistics(args.statistics)
+    return InputSpec(nodata=args.nodata, statistics=statistics or None, **image_options(args), **options)
 
 
 def window_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from geomoe.data.builders import BUILDERS
 from geomoe.data.builders.base import check_config_name, read_manifest, shard_content
 from geomoe.data.preprocess import RANDOM_RESIZE_MODES, RESIZE_MODES, has_data
 from geomoe.data.tensorflow_setup import tf, tfds
-from geomoe.landsat import Statistics
+from geomoe.landsat import COMPUTED, Statistics
 
 AUTOTUNE = tf.data.AUTOTUNE
 _SHUFFLE_BUFFER = 16384  # records; they are shuffled once when they are written, so this only varies the epochs
@@ -327,15 +327,11 @@ def compute_statistics(
 ) -> Statistics:
     """Compute band means and standard deviations over the valid pixels (no 0 in any band) of a split, in digital numbers."""
     source = builder(name_or_builder, data_dir) if isinstance(name_or_builder, str) else name_or_builder
-    bands = len(landsat.BANDS)
-    count, total, squares = 0, np.zeros(bands), np.zeros(bands)
+    bands, moments = len(landsat.BANDS), landsat.Moments()
     for fields in _raw_records(source, split).batch(64).map(records.parse, AUTOTUNE):
         images = [np.frombuffer(value, np.uint16).reshape(-1, bands) for value in fields["image/value"].numpy()]
-        pixels = np.concatenate([image[has_data(image)] for image in images]).astype(np.float64)
-        count += len(pixels)
-        total += pixels.sum(axis=0)
-        squares += np.square(pixels).sum(axis=0)
-    if count == 0:
-        raise ValueError(f"{source.name} split {split} has no valid pixel")
-    mean = total / count
-    return Statistics(tuple(mean), tuple(np.sqrt(squares / count - mean**2)), f"computed:{source.info.full_name}:{split}")
+        moments.add(np.concatenate([image[has_data(image)] for image in images]))
+    try:
+        return moments.statistics(f"{COMPUTED}:{source.info.full_name}:{split}")
+    except ValueError as error:
+        raise ValueError(f"{source.name} split {split}: {error}") from None

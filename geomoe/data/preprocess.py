@@ -6,13 +6,13 @@ Axes: N images, H and W pixels, C bands, S the model's image side.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Self
 
 import numpy as np
 
 from geomoe import landsat
-from geomoe.landsat import Statistics
+from geomoe.landsat import COMPUTED, Statistics
 
 RESIZE_MODES = ("exact", "centre_crop", "resize")  # how an image gets the model's size: see `InputSpec`
 RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")  # in training: see `geomoe.data.LoadOptions`
@@ -50,8 +50,9 @@ class InputSpec:
         level1_factors: band (of the model's names) -> (scale, offset) of top-of-atmosphere reflectance, for "level1_dn"; None
             stands for Landsat 8's and 9's, which are the same in every band. Landsat 4 to 7's stand in the metadata file.
         uint8_range: reflectances that 1 and 255 stand for.
-        statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; None takes the model's, after
-            conversion to Collection 2 digital numbers.
+        statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; "computed" takes those of the images
+            themselves, over all that one call is given; None takes the model's, after conversion to Collection 2 digital
+            numbers.
         sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are; None is what a file or scene says of
             itself, else Landsat 8. Where the coastal band lacks, as in Landsat 4, 5 and 7, the blue band's z-score stands in.
         nodata: what becomes of pixels without data: "masked" (they do not speak: see `geomoe.models.Encoder`), or "published"
@@ -65,7 +66,7 @@ class InputSpec:
     sun_elevation: float | np.ndarray | None = None
     level1_factors: Mapping[str, tuple[float, float]] | None = None
     uint8_range: tuple[float, float] = (0.0, 1.0)
-    statistics: Mapping[str, Any] | None = None
+    statistics: Mapping[str, Any] | str | None = None
     sensor: str | None = None
     nodata: str = "masked"
 
@@ -92,7 +93,12 @@ class InputSpec:
                 raise ValueError(f"{name} is for unit='level1_dn'; with unit={self.unit!r} it would be ignored")
         if not self.uint8_range[0] < self.uint8_range[1]:
             raise ValueError(f"uint8_range = {self.uint8_range} must rise")
-        if self.statistics is not None:
+        if isinstance(self.statistics, str):
+            if self.statistics != COMPUTED:
+                raise ValueError(
+                    f"statistics = {self.statistics!r} is neither a mapping with 'mean' and 'std' nor {COMPUTED!r}"
+                )
+        elif self.statistics is not None:
             object.__setattr__(self, "statistics", Statistics.of(self.statistics))
 
     def known(self, unit: str = "collection2_dn", sensor: str = "landsat8") -> Self:
@@ -106,6 +112,42 @@ class InputSpec:
         if self.bands is not None:
             return tuple(self.bands)
         return tuple(landsat.TM_BANDS) if self.sensor and landsat.lacks_coastal(self.sensor) else tuple(bands)
+
+    @property
+    def own_statistics(self) -> Statistics | None:
+        """The statistics that were given or computed; None where the model's are to be taken."""
+        if isinstance(self.statistics, str):
+            raise ValueError(f"statistics = {COMPUTED!r} are those of images: give the images, or the statistics themselves")
+        return None if self.statistics is None else Statistics.of(self.statistics)
+
+    def measured(self, parts: Iterable[tuple[np.ndarray, np.ndarray | None]], bands: Sequence[str], of: str) -> Self:
+        """Compute the images' own statistics where they are asked for.
+
+        Args:
+            parts: images (..., C), and which of their pixels count, (...) bool; None is all that hold data. Not read where
+                `statistics` is not "computed".
+            bands: the model's. Channels that it does not take have mean 0 and standard deviation 1.
+            of: what the images are, for the record.
+
+        Raises:
+            ValueError: values are none of the unit, no pixel holds data, or a band has one number alone.
+        """
+        if self.statistics != COMPUTED:
+            return self
+        spec, moments, taken = self.known(), landsat.Moments(), np.zeros(0, bool)
+        try:
+            for images, counts in parts:
+                names, order = _channel_order(images.shape, spec, bands)
+                taken = np.isin(np.arange(len(names)), [channel for channel in order if channel is not None])
+                images = images[..., taken]
+                check_values(images, str(spec.unit))
+                moments.add(images[_pixels_with_data(images, str(spec.unit), counts)])
+            own = moments.statistics(f"{COMPUTED}:{of}")
+        except ValueError as error:
+            raise ValueError(f"statistics = {COMPUTED!r} of {of}: {error}") from None
+        mean, std = np.zeros(len(taken)), np.ones(len(taken))
+        mean[taken], std[taken] = own.mean, own.std
+        return dataclasses.replace(self, statistics=Statistics(tuple(mean), tuple(std), own.source))
 
     def check_masked(self, option: str) -> None:
         """Raise ValueError where pixels without data speak, so that an option which names such pixels would be ignored."""
@@ -322,6 +364,23 @@ def check_channels(shape: Sequence[int], spec: InputSpec, bands: Sequence[str]) 
     return names
 
 
+def _pixels_with_data(images: np.ndarray, unit: str, valid: np.ndarray | None) -> np.ndarray:
+    """Which pixels of images (..., C) hold data in every band and, where `valid` is given, by it too: (...) bool."""
+    holds = has_data(images, unit)
+    if valid is None:
+        return holds
+    if valid.shape != holds.shape:
+        raise ValueError(f"valid must be {holds.shape}, one for each pixel, got {valid.shape}")
+    return holds & valid.astype(bool)
+
+
+def _channel_order(shape: Sequence[int], spec: InputSpec, bands: Sequence[str]) -> tuple[tuple[str, ...], Sequence[int | None]]:
+    """The names of the channels of images of a shape (..., C), and which each of the model's bands is, None for none."""
+    names, sensor = check_channels(shape, spec, bands), str(spec.sensor)
+    by_name = spec.bands is not None or landsat.lacks_coastal(sensor)
+    return names, band_order(names, bands, spec.fill_missing, sensor) if by_name else range(len(names))
+
+
 def prepare(
     images: np.ndarray,
     spec: InputSpec,
@@ -346,28 +405,22 @@ def prepare(
     if images.ndim != 4:
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}")
     spec = spec.known()
-    unit, sensor = str(spec.unit), str(spec.sensor)
-    by_name = spec.bands is not None or landsat.lacks_coastal(sensor)
-    names = check_channels(images.shape, spec, bands)
-    order = band_order(names, bands, spec.fill_missing, sensor) if by_name else list(range(len(names)))
+    unit = str(spec.unit)
+    names, order = _channel_order(images.shape, spec, bands)
     present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
     channels = [channel for channel in order if channel is not None]
     images = images if channels == list(range(images.shape[-1])) else images[..., channels]
-    if spec.statistics is None:
+    zscore = spec.own_statistics
+    if zscore is None:
         values = to_collection2(images, spec, [bands[i] for i in present])
         zscore = Statistics.of(statistics).select(present)
     else:
         check_values(images, unit)
         values = np.where(has_data_by_band(images, unit), images, 0).astype(np.float32)
-        zscore = Statistics.of(spec.statistics)
         if len(zscore.mean) != len(names):
             raise ValueError(f"statistics hold {len(zscore.mean)} bands where the images have {len(names)}: {', '.join(names)}")
         zscore = zscore.select(channels)
-    holds = has_data(images, unit)
-    if valid is not None:
-        if valid.shape != holds.shape:
-            raise ValueError(f"valid must be {holds.shape}, one for each pixel, got {valid.shape}")
-        holds &= valid.astype(bool)
+    holds = _pixels_with_data(images, unit, valid)
     z = zscore.normalize(to_size(values, size, spec.resize_mode)).astype(np.float32, copy=False)
     kept = to_size(holds[..., None], size, spec.resize_mode)[..., 0] > WHOLE
     if None not in order:
@@ -410,6 +463,7 @@ def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any],
     if far:
         message = (
             f"these images are far from the training data (in Collection 2 digital numbers): {', '.join(far)}. "
-            f"Is unit={unit!r} what they are? ({', '.join(landsat.UNITS)})"
+            f"Is unit={unit!r} what they are? ({', '.join(landsat.UNITS)}) "
+            f"If so, statistics={COMPUTED!r} z-scores them by statistics of their own"
         )
         warnings.warn(message, StatisticsWarning, stacklevel=3)

@@ -1,8 +1,9 @@
 """Embeddings of patches: of a prepared dataset, or of a folder of GeoTIFFs."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +30,7 @@ def embed_dataset(
     resize_mode: str = "centre_crop",
     hour: str = "utc",
     nodata: str = "masked",
+    statistics: Mapping[str, Any] | str | None = None,
 ) -> dict[str, int]:
     """Embed a split of a prepared dataset; patches without any data are marked, not embedded.
 
@@ -40,6 +42,8 @@ def embed_dataset(
         sink: where the embeddings go.
         name, split, data_dir, resize_mode, hour: as for `geomoe.data.load`.
         nodata: of pixels without data, as for `geomoe.data.preprocess.InputSpec`.
+        statistics: of the z-score, in Collection 2 digital numbers; "computed" takes those of the dataset's training split, or
+            of this one where it has none; None takes the encoder's.
 
     Returns:
         How many patches there are, and how many of them were embedded.
@@ -52,10 +56,14 @@ def embed_dataset(
     classes = list(source.info.features["labels"].feature.names or ())
     options: dict[str, Any] = dict(resize_mode=resize_mode, hour=hour)
     origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes, records=data.fingerprint(source))
-    spec = InputSpec(resize_mode=resize_mode, nodata=nodata)
+    if statistics == landsat.COMPUTED:
+        statistics = data.compute_statistics(source, "train" if "train" in source.info.splits else split)
+    spec = InputSpec(resize_mode=resize_mode, nodata=nodata, statistics=statistics)
     facts = sink.facts(encoder, spec, origin)
     parts = Parts(sink.output, facts, data.num_examples(source, split))
-    options |= dict(img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=encoder.statistics)
+    options |= dict(
+        img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=spec.own_statistics or encoder.statistics
+    )
     progress = _Progress(sink, parts)
     for first, stop in parts.share():
         block, waiting = list[Columns](), 0
@@ -116,7 +124,8 @@ def embed_folder(
     Args:
         folder: searched with its subfolders.
         spec: what the images are; sizes may differ where its `resize_mode` is not "exact". None stands for Collection 2 digital
-            numbers of any size, cropped at the centre.
+            numbers of any size, cropped at the centre. statistics="computed" are those of all files, of one sensor and with the
+            same bands, which every process reads once more for them.
         skipped: called for each file that cannot be read.
         cropped: called with the path, height and width of each file of which "centre_crop" leaves out more than a fifth: its
             embedding is that of its middle alone.
@@ -135,6 +144,7 @@ def embed_folder(
     files = find_geotiffs(root)
     if not files:
         raise ValueError(f"{root} holds no .tif file")
+    spec = _with_own_statistics(encoder, files, spec, root)
     origin = {"folder": os.path.abspath(root), "files": len(files), "files_sha256": fingerprint(files)}
     facts = sink.facts(encoder, spec, origin)
     parts, errors = Parts(sink.output, facts, len(files)), list[str]()
@@ -175,11 +185,43 @@ def _is_cropped(size: tuple[int, int], spec: InputSpec, side: int) -> bool:
     return spec.resize_mode == "centre_crop" and short**2 < 0.8 * size[0] * size[1]
 
 
-def _describe(spec: InputSpec, names: Sequence[str] | None, patch: Patch) -> InputSpec:
+def _as_read(encoder: PretrainedEncoder, spec: InputSpec) -> InputSpec:
+    """What files are read as: a user's names of their bands, or the model's where it has others than the sensor."""
+    return dataclasses.replace(spec, bands=spec.bands or (None if encoder.bands == landsat.BANDS else encoder.bands))
+
+
+def _describe(spec: InputSpec, of_file: InputSpec, patch: Patch) -> InputSpec:
     """What the pixels of a file are: names that a user gave go by the numbers of its sensor, others are the model's."""
     if spec.bands:
         return dataclasses.replace(spec, sensor=patch.sensor)
-    return spec if names else dataclasses.replace(spec, sensor="landsat8", bands=patch.bands)
+    return spec if of_file.bands else dataclasses.replace(spec, sensor="landsat8", bands=patch.bands)
+
+
+def _with_own_statistics(encoder: PretrainedEncoder, files: Sequence[File], spec: InputSpec, root: str) -> InputSpec:
+    """Compute the statistics of all files of a folder where they are asked for; ValueError where they are of several kinds."""
+    if spec.statistics != landsat.COMPUTED:
+        return spec
+    of_file = _as_read(encoder, spec)
+
+    def readable() -> Iterator[tuple[str, InputSpec, np.ndarray]]:
+        for file in files:
+            with contextlib.suppress(PatchError):  # which embedding it says
+                patch = read_patch(file.path, of_file, need_crs=False, keep_nodata=True)
+                yield file.path, _describe(spec, of_file, patch), patch.image
+
+    first = next(readable(), None)
+    if first is None:
+        return dataclasses.replace(spec, statistics=None)
+
+    def pixels() -> Iterator[tuple[np.ndarray, None]]:
+        for path, described, image in readable():
+            if described != first[1]:
+                both = " and others ".join(", ".join(each.bands or ()) for each in (first[1], described))
+                raise ValueError(f"{path}: some files have {both}; embed each kind in a run of its own")
+            yield image, None
+
+    own = first[1].measured(pixels(), encoder.bands, f"the files of {root}").statistics
+    return dataclasses.replace(spec, statistics=own)
 
 
 def _rows_of_files(
@@ -191,8 +233,7 @@ def _rows_of_files(
     cropped: Callable[[str, tuple[int, int]], None],
 ) -> Columns:
     """Rows of the readable ones of some files."""
-    names = spec.bands or (None if encoder.bands == landsat.BANDS else encoder.bands)
-    of_file = dataclasses.replace(spec, bands=names)
+    of_file = _as_read(encoder, spec)
     ids, patches = [], []
     for file in files:
         try:
@@ -214,7 +255,7 @@ def _rows_of_files(
         "valid_fraction": valid,
         "embedded": valid > 0,
     }
-    described = [_describe(spec, names, patch) for patch in patches]
+    described = [_describe(spec, of_file, patch) for patch in patches]
     kinds = [(tuple(each.bands or ()), each.sensor) for each in described]
     vector = sink.embed(encoder, [], {**columns, "embedded": np.zeros(len(patches), bool)}, spec)
     for kind in set(kinds):

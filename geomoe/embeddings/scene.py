@@ -57,7 +57,8 @@ def embed_scene(
     Args:
         scene: as for `geomoe.data.scene.open_scene`.
         spec: unit, sensor, bands ..., as far as the scene does not say them itself by its name and metadata file; what it says
-            must not be contradicted.
+            must not be contradicted. statistics="computed" are those of the whole scene, without what `mask` names, which is
+            read once more for them.
         resolution: "window", "token" or "pixel".
         stride: in pixels. None is half the model's size, so that windows overlap by half; for "pixel" it is about an eighth,
             that every patch is cut at every shift.

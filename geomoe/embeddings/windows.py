@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from geomoe.embeddings.vectors import Columns
 from geomoe.pretrained import PretrainedEncoder
 
 Scene = str | os.PathLike[str] | Sequence[str] | SceneFiles
+_STRIP = 128  # rows that are read at once where the whole scene is looked at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,14 @@ class SceneWindows:
     def reader(self) -> SceneReader:
         """Open the files."""
         return SceneReader(self.info, self.bands, str(self.spec.unit))
+
+    def strips(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The pixels of the whole scene, some rows at once (R, W, C), and which of them hold data, (R, W) bool."""
+        with self.reader() as reader:
+            for top in range(0, self.info.height, _STRIP):
+                place = top, 0, min(_STRIP, self.info.height - top), self.info.width
+                strip = reader.read(*place)
+                yield strip, has_data(strip, reader.unit) & ~reader.flagged(self.mask, *place)
 
     def read(self, reader: SceneReader, tops: np.ndarray, lefts: np.ndarray) -> tuple[Columns, np.ndarray, np.ndarray]:
         """Read the windows that start at some rows (R,) and columns (C,) of the scene, row by row.
@@ -111,4 +120,8 @@ def open_windows(
     channels = [landsat.band_title(band) for band in bands] if landsat.lacks_coastal(info.sensor) else bands
     spec = dataclasses.replace(spec, sensor=info.sensor, bands=tuple(channels), resize_mode="exact")
     band_order(spec.channels(bands), encoder.bands, spec.fill_missing, info.sensor)  # raises where a band is missing
-    return SceneWindows(info, tuple(bands), spec, encoder.config.img_size, min_valid, max_cloud, tuple(mask))
+    windows = SceneWindows(info, tuple(bands), spec, encoder.config.img_size, min_valid, max_cloud, tuple(mask))
+    try:
+        return dataclasses.replace(windows, spec=spec.measured(windows.strips(), encoder.bands, info.name))
+    except ValueError as error:
+        raise SceneError(str(error)) from None

@@ -39,6 +39,7 @@ class Windows:
 
     source: Source
     images: np.ndarray  # (N, S, S, C)
+    statistics: landsat.Statistics  # of their z-score, in Collection 2 digital numbers
     valid: np.ndarray  # (N, S, S)
     metadata: list[np.ndarray]  # week, hour, lat, lon (N, 2)
     corner: np.ndarray  # (N, 2), row and column of the upper left pixel
@@ -59,7 +60,7 @@ def load_windows(source: Source, data_dir: str) -> Windows:
     metadata = [fields[name] for name in FIELDS]
     labels = {INDICES: index_thirds(reflectance, fields["valid"])}
     labels[CLASSES] = classes_shown(fields["image"], fields["valid"], corner)
-    return Windows(source, fields["image"], fields["valid"], metadata, corner, labels)
+    return Windows(source, fields["image"], statistics, fields["valid"], metadata, corner, labels)
 
 
 def with_another_date(all_windows: Sequence[Windows]) -> list[Windows]:
@@ -74,12 +75,23 @@ def with_another_date(all_windows: Sequence[Windows]) -> list[Windows]:
     return out
 
 
-def encoder_features(encoder: PretrainedEncoder, pool: Pool = "mean", metadata: bool = False) -> Features:
-    """Embeddings by an encoder, with or without the windows' metadata."""
+def encoder_features(
+    encoder: PretrainedEncoder, pool: Pool = "mean", metadata: bool = False, own_statistics: bool = True
+) -> Features:
+    """Embeddings by an encoder.
+
+    Args:
+        metadata: whether it is given the windows' metadata.
+        own_statistics: whether the images are z-scored by their source's statistics, which is statistics="computed" for a user,
+            or by the encoder's.
+    """
 
     def features(windows: Windows) -> np.ndarray:
         given = windows.metadata if metadata else [np.zeros_like(value) for value in windows.metadata]
-        return embed_in_batches(encoder, windows.images, given, pool, 64, windows.valid)
+        images = windows.images
+        if not own_statistics:
+            images = encoder.statistics.normalize(windows.statistics.unnormalize(images))
+        return embed_in_batches(encoder, images, given, pool, 64, windows.valid)
 
     return features
 

@@ -43,7 +43,12 @@ from geomoe.landsat.quality import (
     is_cloud as is_cloud,
     is_flagged as is_flagged,
 )
-from geomoe.landsat.statistics import STATISTICS as STATISTICS, Statistics as Statistics
+from geomoe.landsat.statistics import (
+    COMPUTED as COMPUTED,
+    STATISTICS as STATISTICS,
+    Moments as Moments,
+    Statistics as Statistics,
+)
 from geomoe.landsat.units import (
     FILE_DTYPES as FILE_DTYPES,
     NODATA as NODATA,

@@ -1,4 +1,4 @@
-"""Band means and standard deviations, and the z-score by them: one pair `normalize`, `unnormalize`."""
+"""Band means and standard deviations, computed in one place, and the z-score by them: one pair `normalize`, `unnormalize`."""
 
 import dataclasses
 import math
@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import numpy as np
 
+COMPUTED = "computed"  # where statistics are named: those of the images themselves
 # In digital numbers, as published with the datasets.
 STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
     "bigearthnet_landsat": {
@@ -99,3 +100,34 @@ class Statistics(Mapping[str, Any]):
     def unnormalize(self, z: Any) -> Any:
         """Compute values from (..., C) z-scores; the inverse of `normalize`."""
         return z * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
+
+
+class Moments:
+    """Sums over the pixels of images, from which the means and standard deviations of their bands follow."""
+
+    def __init__(self) -> None:
+        self._count, self._sum, self._squares = 0, np.zeros(1), np.zeros(1)
+
+    def add(self, pixels: np.ndarray) -> None:
+        """Add pixels (M, C) that hold data."""
+        pixels = pixels.astype(np.float64)
+        self._count += len(pixels)
+        self._sum = self._sum + pixels.sum(axis=0)
+        self._squares = self._squares + np.einsum("mc,mc->c", pixels, pixels)
+
+    def statistics(self, source: str) -> Statistics:
+        """Compute the statistics; ValueError where there is no pixel, or a band has one number alone.
+
+        >>> moments = Moments()
+        >>> moments.add(np.array([[1.0], [3.0]]))
+        >>> moments.statistics("by hand")
+        Statistics(mean=(2.0,), std=(1.0,), source='by hand')
+        """
+        if self._count == 0:
+            raise ValueError("no pixel holds data in every band, so there are no statistics of them")
+        mean = self._sum / self._count
+        variance = self._squares / self._count - np.square(mean)
+        if (flat := variance <= 1e-12 * np.square(mean)).any():
+            same = f"all pixels have one number, {mean[flat.argmax()]:g}, in band {int(flat.argmax()) + 1}"
+            raise ValueError(f"{same}, so there is no z-score by their own statistics")
+        return Statistics(tuple(mean), tuple(np.sqrt(variance)), source)

@@ -26,7 +26,7 @@ from geomoe.models.pooling import TOKENS, Pool, check_pool, check_pooled, pool_n
 from geomoe.models.reconstruction import Reconstruction, reconstruct
 from geomoe.models.routing import Routing
 from geomoe.pretrained import programs
-from geomoe.pretrained.inputs import Given, Images, describe, read_given, read_images
+from geomoe.pretrained.inputs import Given, Images, UserImages, describe, read_given, read_images
 from geomoe.pretrained.scene import read_dates
 from geomoe.training.checkpoints import write_run
 from geomoe.training.state import init_params
@@ -157,14 +157,15 @@ class PretrainedEncoder:
         pool = pool if isinstance(pool, str) else tuple(pool)
         given = read_given(images, lat, lon, time, describe(spec, description, normalized), valid, layout)
         shape = (self.config.num_tokens,) * (pool == TOKENS) + (pool_width(self.config, pool),)
+        user, spec = self._read(given)
         parts = []
-        for batch, meta, size, holds in self._batches(given, batch_size):
+        for batch, meta, size, holds in self._batches(user, spec, batch_size):
             parts.append(self.embed_batch(batch, meta, pool, size, holds))
             if holds is not None:
                 some = np.expand_dims(holds.any(axis=(1, 2)), tuple(range(1, parts[-1].ndim)))
                 parts[-1] = np.where(some, parts[-1], np.nan)
         z = np.concatenate([np.zeros((0, *shape), np.float32), *parts])
-        record = {"normalized": True} if given.spec is None else self.record(given.spec)
+        record = {"normalized": True} if spec is None else self.record(spec)
         if given.labelled is not None:
             dims = ("token", "embedding") if pool == TOKENS else ("embedding",)
             z = given.labelled.wrap(z, dims, {}, self._attributes(pool, record))
@@ -196,7 +197,8 @@ class PretrainedEncoder:
             scene: (H, W, C), or (T, H, W, C) of several dates; or torch tensors or xarray objects, as for `embed`.
             lat, lon: degrees, of the whole scene; None is what xarray's coordinates say of the middle of each window.
             time: of the scene, or (T,); None is what xarray's coordinate `time` says.
-            pool, batch_size, spec, layout, return_record, **description: as for `embed`; `pool` gives one vector a window.
+            pool, batch_size, spec, layout, return_record, **description: as for `embed`; `pool` gives one vector a window, and
+                statistics="computed" are those of the whole scene with all its dates.
             stride: in pixels; None is half the model's size.
             min_valid: windows with a smaller share of pixels that hold data are NaN.
             valid: (H, W) or (T, H, W) bool, False for pixels to be taken for such without data.
@@ -256,7 +258,7 @@ class PretrainedEncoder:
             raise ValueError(f"{self.source} holds no decoder, so there is nothing to reconstruct with")
         given = read_given(images, lat, lon, time, describe(spec, description, normalized))
         parts = []
-        for i, (batch, meta, _, holds) in enumerate(self._batches(given, batch_size)):
+        for i, (batch, meta, _, holds) in enumerate(self._batches(*self._read(given), batch_size)):
             fields = {"image": batch, **dict(zip(FIELDS, meta))}
             parts.append(reconstruct(MAE(self.config), self.params, fields, seed + i, self.normalised_targets, holds))
         if not parts:
@@ -278,15 +280,21 @@ class PretrainedEncoder:
         """Which experts the tokens of images go to; arguments as for `embed`."""
         given = read_given(images, lat, lon, time, describe(spec, description, normalized))
         gates = []
-        for batch, meta, size, holds in self._batches(given, batch_size):
+        for batch, meta, size, holds in self._batches(*self._read(given), batch_size):
             padded = programs.pad((batch, *meta, *(() if holds is None else (holds,))), size)
             gates.append([np.asarray(layer)[: len(batch)] for layer in self.apply_tokens(*padded).gates])
         if not gates:
             raise ValueError("there is no image whose tokens could be routed")
         return Routing([np.concatenate(layer) for layer in zip(*gates)], self.config)
 
+    def _read(self, given: Given) -> tuple[UserImages, InputSpec | None]:
+        """Check images, and complete what is said of them: None where they are z-scored already."""
+        cfg, spec = self.config, None if given.spec is None else given.spec.known()
+        user = read_images(given, spec, (cfg.img_size, cfg.img_size, cfg.in_channels))
+        return user, None if spec is None else spec.measured(user.pixels(), self.bands, "these images")
+
     def _batches(
-        self, given: Given, batch_size: int
+        self, user: UserImages, spec: InputSpec | None, batch_size: int
     ) -> Iterator[tuple[np.ndarray, Sequence[np.ndarray], int, np.ndarray | None]]:
         """z-scored images, metadata, padded size and valid pixels of each batch; warns where the images are far off.
 
@@ -294,8 +302,6 @@ class PretrainedEncoder:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size = {batch_size} must be at least 1")
-        cfg, spec = self.config, None if given.spec is None else given.spec.known()
-        user = read_images(given, spec, (cfg.img_size, cfg.img_size, cfg.in_channels))
         for rows, part in user.parts(batch_size):
             if spec is None:
                 batch, holds = np.asarray(part.images, np.float32), part.valid
@@ -342,9 +348,9 @@ class PretrainedEncoder:
                 }
         if spec.unit == "uint8":
             record["uint8_range"] = [float(value) for value in spec.uint8_range]
-        if spec.statistics is None:
+        if (own := spec.own_statistics) is None:
             return record | {"statistics": dict(self.statistics), "statistics_unit": "collection2_dn"}
-        return record | {"statistics": dict(Statistics.of(spec.statistics)), "statistics_unit": spec.unit}
+        return record | {"statistics": dict(own), "statistics_unit": spec.unit}
 
     @compilation.isolated
     def embed_batch(

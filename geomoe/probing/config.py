@@ -8,6 +8,8 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
+from geomoe.landsat import COMPUTED
+
 PRETRAINED, RANDOM, BANDS, RCF = "pretrained", "random weights", "band statistics", "random convolutional features"
 BASELINES = (RANDOM, BANDS, RCF)
 PROBES = ("linear", "knn", "ridge", "finetune")
@@ -69,6 +71,7 @@ def default_probe_config() -> ml_collections.ConfigDict:
     data.group = ""  # of group folds: "scene" (an id without its _ROW_COLUMN), "folder" (of an id), or TABLE.csv:COLUMN, by id
     data.train_fraction = 1.0  # of the training split used by each seed, drawn anew
     data.pairs = 512  # of synthetic_pairs, half of them to train on
+    data.statistics = "encoder"  # whose statistics the z-score is by; "computed": those of the training split
     data.resize_mode = "centre_crop"
     data.clip = ()
     data.hour = "utc"
@@ -100,6 +103,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require(not unknown, f"unknown config key {', '.join(unknown)}")
     require(bool(config.checkpoint), "config.checkpoint is empty: pass --config.checkpoint=RUN_DIR (or a published .pth)")
     require(bool(d.name), "config.data.name is empty: name a prepared dataset")
+    whose = ("encoder", COMPUTED)
+    require(d.statistics in whose, f"config.data.statistics = {d.statistics!r} is not one of {', '.join(whose)}")
     for section, check in (("", lambda: check_pool(config.pool)), ("data.", lambda: InputSpec(nodata=d.nodata))):
         try:
             check()
@@ -108,6 +113,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key, allowed in (("probes", PROBES), ("baselines", BASELINES)):
         for name in config[key]:
             require(name in allowed, f"config.{key} has {name!r}, which is not one of {', '.join(allowed)}")
+    drawn = f"config.data.statistics = {d.statistics!r} is for prepared datasets; each seed draws its {CHANGE_DATA} anew"
+    require(d.name != CHANGE_DATA or d.statistics == "encoder", drawn)
     require(bool(config.seeds and config.probes), "config.seeds and config.probes must not be empty")
     require(0 < d.train_fraction <= 1, f"config.data.train_fraction = {d.train_fraction} must be in (0, 1]")
     require(config.resamples >= 0, f"config.resamples = {config.resamples} must be 0 or more")
@@ -192,6 +199,8 @@ def settings_text(config: ml_collections.ConfigDict, probe: str) -> str:
     """Every option that a result of a probe depends on and no other column of the results file has, as text."""
     d = config.data
     shown = {key: d[key] for key in ("resize_mode", "clip", "hour", "drop", "nodata")} | {"fraction": d.train_fraction}
+    if d.statistics != "encoder":
+        shown["statistics"] = d.statistics
     if d.val_split:
         shown["val"] = d.val_split
     if not d.test_split:

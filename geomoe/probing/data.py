@@ -11,8 +11,10 @@ import ml_collections
 import numpy as np
 
 from geomoe import metadata
-from geomoe.data import preprocess, synthetic
+from geomoe.data import compute_statistics, synthetic
+from geomoe.data.preprocess import InputSpec
 from geomoe.data.tables import read_table, read_text
+from geomoe.landsat import COMPUTED
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.change import Pairs
 from geomoe.probing.config import BANDS, PRETRAINED, RANDOM, RCF
@@ -41,6 +43,10 @@ class SplitData(_Data):
         super().__init__(config, encoder)
         keys = ("resize_mode", "hour", "batch_size", "drop", "nodata")
         options: dict[str, Any] = {key: config.data[key] for key in keys} | {"clip": tuple(config.data.clip) or None}
+        computed = config.data.statistics == COMPUTED
+        own = compute_statistics(source, config.data.train_split) if computed else None
+        self.spec = InputSpec(nodata=config.data.nodata, statistics=own)  # what becomes of the images
+        options["statistics"] = self.statistics = own or encoder.statistics
         self._source, self._options = source, options
         self.images = functools.cache(lambda name: load_images(encoder, source, name, **options))  # as `finetune` takes them
         self.split = functools.cache(self._embedded)
@@ -133,7 +139,7 @@ class ChangeData(_Data):
 
     def _embedded(self, features: str, seed: int) -> Sequence[np.ndarray]:
         drawn, d = self._drawn(seed), self._config.data
-        spec = preprocess.InputSpec(resize_mode="centre_crop")
+        spec = InputSpec(resize_mode="centre_crop")
         before, after = (self._pretrained.prepare(drawn[view], spec) for view in ("before", "after"))
         if d.nodata == "published":
             before, after = ((images, np.ones_like(valid)) for images, valid in (before, after))

@@ -81,17 +81,17 @@ def embed_split(
             evaluation, to the encoders and the baselines alike.
         baselines: name -> a function of z-scored images and valid pixels; None is the band statistics.
         batch_size: images at once.
-        **options: data_dir, resize_mode, clip, hour, as for `geomoe.data.load`.
+        **options: data_dir, resize_mode, clip, hour, as for `geomoe.data.load`, and statistics in the place of the encoder's.
     """
     first = next(iter(encoders.values()))
     baselines = {"band statistics": band_statistics} if baselines is None else baselines
-    sets, columns = [], []
+    sets, columns, statistics = [], [], options.get("statistics", first.statistics)
     options |= dict(batch_size=batch_size, rows=_rows_of_process(name, split, options.get("data_dir")))
     for batch in _batches(first, name, split, drop, nodata, None, options):
         image, metadata, valid = batch["image"], [batch[field] for field in FIELDS], batch["heard"]
         embedded = {key: encoder.embed_batch(image, metadata, pool, batch_size, valid) for key, encoder in encoders.items()}
         sets.append({key: baseline(image, valid) for key, baseline in baselines.items()} | embedded)
-        column = {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, first.statistics)}
+        column = {key: batch[key] for key in ("labels", "latitude", "longitude")} | {"ndvi": _ndvi(batch, statistics)}
         columns.append(column | {"ids": np.array([patch.decode() for patch in batch["id"]])})
     features, joined = ({key: parallel.gathered(rows) for key, rows in _joined(parts).items()} for parts in (sets, columns))
     return Features(features, joined.pop("labels"), joined.pop("ids"), joined)

@@ -60,21 +60,43 @@ class LinearModel:
         return (logits > 0).astype(np.int32) if self.task == "multilabel" else logits
 
     def predict_images(self, encoder: PretrainedEncoder, images: np.ndarray, **options: Any) -> np.ndarray:
-        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; `pool` and `nodata` are those of the fit.
+        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; pool, nodata and statistics are the fit's.
 
         Raises:
-            ValueError: the encoder is not that of the fit, where `info` says which it was; or an image has no data.
+            ValueError: the encoder is not that of the fit, where `info` says which it was; an image has no data; or the images
+                are of another unit than the statistics of the fit, where these are not the encoder's.
         """
-        fitted = self.info.get("encoder_sha256")
-        if fitted is not None and fitted != encoder.fingerprint:
-            other = f"another encoder ({self.info.get('encoder', 'unnamed')}, {fitted[:12]})"
+        of_encoder = self.info.get("encoder_sha256")
+        if of_encoder is not None and of_encoder != encoder.fingerprint:
+            other = f"another encoder ({self.info.get('encoder', 'unnamed')}, {of_encoder[:12]})"
             this = f"{encoder.source} ({encoder.fingerprint[:12]})"
             raise ValueError(f"the probe was fitted on embeddings of {other} than {this}; load that one, or fit it anew")
         pool, record = self.info.get("pool", "mean"), self.info.get("input", {})
         options.setdefault("pool", parse_pool(pool) if isinstance(pool, str) else tuple(pool))
         if "nodata" in record and not {"spec", "normalized", "valid"} & options.keys():
             options.setdefault("nodata", record["nodata"])
-        return self.predict(encoder.embed(images, **options))
+        given = options["spec"].statistics if "spec" in options else options.get("statistics")
+        fitted = None if given is not None or options.get("normalized") else self._own_statistics(encoder)
+        if fitted is not None and "spec" in options:
+            options["spec"] = dataclasses.replace(options["spec"], statistics=fitted)
+        elif fitted is not None:
+            options["statistics"] = fitted
+        z, made = encoder.embed(images, return_record=True, **options)
+        if fitted is not None and made["unit"] != record["statistics_unit"]:
+            of = f"the probe was fitted on images z-scored by {fitted['source']}, in {record['statistics_unit']}"
+            raise ValueError(f"{of}; these are {made['unit']}: convert them, or give statistics= in their unit")
+        return self.predict(z)
+
+    def _own_statistics(self, encoder: PretrainedEncoder) -> dict[str, Any] | None:
+        """The statistics that the images of the fit were z-scored by; None where they are the encoder's, or not said.
+
+        Raises:
+            ValueError: the images were z-scored by several.
+        """
+        fitted = self.info.get("input", {}).get("statistics")
+        if isinstance(fitted, list):
+            raise ValueError("the probe was fitted on scenes each z-scored by its own statistics; give statistics=")
+        return None if fitted in (None, dict(encoder.statistics)) else fitted
 
     def save(self, path: str | os.PathLike) -> None:
         """Write arrays and JSON into one `.npz` or `.safetensors` file, which appears whole or not at all.

@@ -113,7 +113,8 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         parallel.wait("probes are done")
         return [], {}
     facts: dict[str, Any] = dict(protocol=config.protocol or "none", dataset=dataset, classes=classes, train=train, test=test)
-    facts |= dict(task=task, encoder=repr(encoder), statistics=dict(encoder.statistics), geomoe_version=__version__)
+    spec, statistics = (splits.spec, splits.statistics) if splits else (InputSpec(nodata=d.nodata), encoder.statistics)
+    facts |= dict(task=task, encoder=repr(encoder), statistics=dict(statistics), geomoe_version=__version__)
     facts |= dict(splits=folds_title(config), nodata=d.nodata, config=config.to_dict())
     folder = config.output or (os.path.join(config.checkpoint, "probes") if os.path.isdir(config.checkpoint) else "")
     kind = "" if d.test_split or d.splits == "stratified" else f"_{d.splits}"
@@ -122,7 +123,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
 
     shared: dict[str, Any] = dict(dataset=dataset + content, train_split=d.train_split, test_split=d.test_split or "folds")
     shared |= dict(protocol=facts["protocol"], pool=pool_name(config.pool))
-    numbers = hashlib.sha256(repr((encoder.statistics.mean, encoder.statistics.std)).encode()).hexdigest()
+    numbers = hashlib.sha256(repr((statistics.mean, statistics.std)).encode()).hexdigest()
     shared["encoder"] = f"{encoder.source} {encoder.fingerprint[:12]} {numbers[:8]}"
     task_of = lambda probe: "regression" if probe == "ridge" else task
 
@@ -137,13 +138,12 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
             return stored
         result = fit(features, probe, seed)
         if saves and result.model is not None:
-            info = {**result.model.info, "classes": classes, "input": encoder.record(InputSpec(nodata=d.nodata)), "result": of}
+            info = {**result.model.info, "classes": classes, "input": encoder.record(spec), "result": of}
             dataclasses.replace(result.model, info=info).save(path)
         if stored is not None:
             return stored
         if results is not None:
-            source = encoder.statistics["source"]
-            results.add(key, result.metrics, result.intervals, unit="collection2_dn", statistics=source)
+            results.add(key, result.metrics, result.intervals, unit="collection2_dn", statistics=statistics.source)
         return Scores(result.metrics, result.intervals)
 
     rows = []
