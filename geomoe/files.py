@@ -5,12 +5,16 @@ A reader, or a run that was killed, never sees half a file: what is being writte
 
 import contextlib
 import errno
+import glob
 import os
 import shutil
+import time
+import uuid
 from collections.abc import Iterator
 from typing import IO, Any
 
 PARTIAL = ".partial"
+_ABANDONED = 2 * 24 * 3600  # seconds without a write, which no writer takes
 
 
 @contextlib.contextmanager
@@ -28,7 +32,9 @@ def names_file(path: str | os.PathLike[str]) -> Iterator[None]:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
     """Give a path to write to, and rename what stands there to `path` at the end of the `with` block.
 
-    What is written may be a file or a folder. If the block raises, it is removed and `path` stays as it was.
+    What is written may be a file or a folder. If the block raises, it is removed and `path` stays as it was. Of several
+    processes that write one file at once each writes its own, and the last to end stays. What a killed one left is removed by
+    a later one when nothing was written to it for two days.
 
     Args:
         path: the file or folder to make or replace; the folder that it is in is made where it is absent.
@@ -38,7 +44,11 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
     """
     target = os.fspath(path)
     os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
-    partial = f"{target}{PARTIAL}"
+    for left in glob.glob(f"{glob.escape(target)}.{8 * '[0-9a-f]'}{PARTIAL}"):
+        with contextlib.suppress(OSError):  # gone by now
+            if time.time() - os.stat(left).st_mtime > _ABANDONED:
+                _remove(left)
+    partial = f"{target}.{uuid.uuid4().hex[:8]}{PARTIAL}"
     try:
         with names_file(target):
             yield partial

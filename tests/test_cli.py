@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -76,6 +77,22 @@ def test_a_checkpoint_that_is_not_there_is_named(command, run_dir, synthetic_dir
 def test_an_output_that_cannot_be_written_is_named_before_anything_is_loaded(tmp_path):
     with pytest.raises(ValueError, match=r"o\.csv: embeddings are written as"):
         embed.main(["--checkpoint", "there is none", "--folder", str(tmp_path), "--output", str(tmp_path / "o.csv")])
+
+
+@pytest.mark.parametrize("name", ["k.ONNX", "k.Pth", "k.StableHLO"])
+def test_convert_takes_an_ending_in_any_case(tmp_path, name):
+    if name.endswith("ONNX"):
+        pytest.importorskip("onnx")
+    convert.main(["--checkpoint", str(PTH), "--output", str(tmp_path / name)])
+    assert (tmp_path / name).is_file()
+
+
+def test_convert_takes_spaces_between_platforms(tmp_path):
+    path = tmp_path / "e.STABLEHLO"
+    convert.main(["--checkpoint", str(PTH), "--output", str(path), "--platforms", "cpu, cuda"])
+    assert json.loads((tmp_path / "e.STABLEHLO.json").read_text())["platforms"] == ["cpu", "cuda"]
+    with pytest.raises(ValueError, match="--dtype is for .safetensors files"):
+        convert.main(["--checkpoint", str(PTH), "--output", str(tmp_path / "x.PTH"), "--dtype", "float16"])
 
 
 NO_CUDA = pytest.mark.skipif(importlib.util.find_spec("jax_plugins") is not None, reason="JAX is installed for GPUs here")

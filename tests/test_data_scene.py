@@ -14,6 +14,7 @@ from hypothesis import given, settings, strategies as st
 from geomoe import landsat, metadata
 from geomoe.data import preprocess
 from geomoe.data.preprocess import InputSpec, UnitWarning
+from geomoe.data.product_files import SceneFiles
 from geomoe.data.scene import SceneError, SceneReader, open_scene
 
 STEM = "LC08_L1TP_191028_20200518_20200820_02_T1"
@@ -350,3 +351,12 @@ def test_factors_that_a_user_gives_go_before_the_metadata_files(tmp_path):
     mine = {band: (2e-5, -0.1) for band in landsat.BANDS[1:]}
     spec = info.spec(InputSpec(level1_factors=mine, sun_elevation=90.0))
     assert spec.level1_factors == mine and spec.sun_elevation == 90.0
+
+
+def test_names_of_bands_are_for_a_single_file(tmp_path):
+    """The files of a folder, and a catalogue, name theirs: what was given would be ignored."""
+    folder = write_scene(tmp_path / "scene", "LC08_L2SP_191028_20200518_20200820_02_T1", pixels(), prefix="SR_B")
+    files = SceneFiles("item", open_scene(folder).files, None, "landsat8", landsat.Product(), "collection2_dn")
+    for scene, name in ((folder, "LC08_.*"), ([str(path) for path in folder.glob("*.TIF")], "LC08_.*"), (files, "item")):
+        with pytest.raises(SceneError, match=f"{name}: bands names those of a single file"):
+            open_scene(scene, bands=("blue", "green", "red"))

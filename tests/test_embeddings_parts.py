@@ -1,6 +1,7 @@
 """Parts of an output: whole, in order, of one run alone."""
 
 import os
+import shutil
 
 import jax
 import numpy as np
@@ -77,3 +78,48 @@ def test_a_part_that_was_not_written_whole_is_missing(tmp_path, monkeypatch):
         with pytest.raises(OSError):
             Parts(tmp_path / "o.npz", {"a": 1}, 2).add(0, [{"embedded": np.ones(1, bool)}])
     assert Parts(tmp_path / "o.npz", {"a": 1}, 2).missing() == [(0, 2)]
+
+
+def begun(tmp_path):
+    """The parts of two inputs, and what goes on with them."""
+    go_on = lambda: Parts(tmp_path / "x.npz", {"a": 1}, 3)
+    for index in range(2):
+        go_on().add(index, [{"embedded": np.array([True])}])
+    return tmp_path / "x.npz.parts", go_on
+
+
+@pytest.mark.parametrize("content", [b'{"a": ', b"[1]", b""])
+def test_facts_that_are_damaged_are_named(tmp_path, content):
+    folder, go_on = begun(tmp_path)
+    (folder / "facts.json").write_bytes(content)
+    with pytest.raises(ValueError, match="facts.json is damaged .*; remove the folder to start anew"):
+        go_on()
+
+
+def test_parts_that_do_not_say_whose_they_are_are_no_ones(tmp_path):
+    """And what is removed in part is no part of a later run, nor lets an output that is there be overwritten."""
+    folder, go_on = begun(tmp_path)
+    os.remove(folder / "facts.json")
+    with pytest.raises(ValueError, match="holds parts without facts.json, which says whose they are; remove the folder"):
+        go_on()
+    (tmp_path / "x.npz").touch()
+    with pytest.raises(ValueError, match="x.npz is there already"):
+        Sink(tmp_path / "x.npz")
+
+
+def test_the_facts_are_removed_last(tmp_path, monkeypatch):
+    folder, go_on = begun(tmp_path)
+    removed = []
+    monkeypatch.setattr(shutil, "rmtree", lambda path: removed.extend(os.listdir(path)))
+    go_on().remove()
+    assert removed == ["facts.json"]
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.write_bytes(path.read_bytes()[:40]), lambda path: path.write_bytes(b"")])
+def test_a_damaged_part_is_named_and_computed_again_without_it(tmp_path, damage):
+    folder, go_on = begun(tmp_path)
+    damage(folder / "000000001-000000002.npz")
+    with pytest.raises(ValueError, match="000000001-000000002.npz is damaged .*; remove it, and the same command computes it"):
+        list(go_on())
+    (folder / "000000001-000000002.npz").unlink()
+    assert go_on().missing() == [(1, 3)]

@@ -68,6 +68,8 @@ def test_a_query_across_180_degrees_and_one_that_is_nowhere(tmp_path, cloud):
     vector = np.eye(3, dtype=np.float32)
     index = embeddings.SearchIndex(write(tmp_path / "x.npz", vector, [0, 0, 50], [179.99, -179, 0]))
     assert index.nearest_row(0, -179.99) == 0
+    with pytest.raises(ValueError, match="within_km = nan must be 0 or more"):
+        index.nearest_row(10, 179, float("nan"))
     with pytest.raises(ValueError, match=r"no embedding at 10, 179: the nearest, row0, is 1117\.\d km away \(within_km = 5\)"):
         index.nearest_row(10, 179)
     with pytest.raises(ValueError, match="latitude 95, longitude 0"):
@@ -159,6 +161,23 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path):
         embeddings.SearchIndex([tmp_path / "a.npz", tmp_path / "b.npz"])
     with pytest.raises(ValueError, match=r"a\.npz has pool mean, .*c\.npz cls"):
         embeddings.SearchIndex([tmp_path / "a.npz", tmp_path / "c.npz"])
+    of_encoder = {"mean": [1.0], "std": [1.0], "source": "europe"}
+    for name, record in {
+        "d": {"statistics": of_encoder, "statistics_of": "encoder"},
+        "e": {"statistics": {**of_encoder, "mean": [2.0]}, "statistics_of": "encoder"},
+        "f": {"statistics": {**of_encoder, "mean": [3.0]}, "statistics_of": "images"},
+        "g": {"statistics": [of_encoder, of_encoder], "statistics_of": "images"},
+        "h": {"statistics": of_encoder},  # by an older version
+    }.items():
+        facts = {"pool": "mean", "encoder_sha256": "1", "input": record}
+        write(tmp_path / f"{name}.npz", vector, [0, 1], [20, 20], facts=facts)
+    for one, other in ("de", "df", "gh"):
+        with pytest.raises(
+            ValueError, match=r"[dg]\.npz is of images z-scored by .*, .*[efh]\.npz by .*: vectors of one encoder"
+        ):
+            embeddings.SearchIndex([tmp_path / f"{one}.npz", tmp_path / f"{other}.npz"])
+    for one, other in ("dh", "fg", "ad", "af"):
+        assert len(embeddings.SearchIndex([tmp_path / f"{one}.npz", tmp_path / f"{other}.npz"])) == 4
     with pytest.raises(ValueError, match=r"none holds no embeddings: every scene of its scenes\.csv failed"):
         embeddings.SearchIndex(write_catalogue(tmp_path / "none", {}, failed=["x", "y"]))
     with pytest.raises(ValueError, match="no file of embeddings is given"):

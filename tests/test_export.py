@@ -14,7 +14,7 @@ import pytest
 from conftest import PTH
 
 import geomoe
-from geomoe import metadata
+from geomoe import landsat, metadata
 from geomoe.cli import convert
 from geomoe.export import stablehlo
 from geomoe.weights import torch_format
@@ -164,3 +164,19 @@ def test_a_pixel_that_lacks_one_band_is_no_data_in_an_exported_encoder(tmp_path)
     stablehlo.export_encoder(encoder, tmp_path / "e", platforms=("cpu",))
     found = stablehlo.load_exported(tmp_path / "e").call(images, *metadata.encode([np.nan], [np.nan], [None]))
     np.testing.assert_allclose(found, encoder.embed(images.astype(np.uint16)), atol=1e-5)
+
+
+def test_an_encoder_is_converted_with_other_statistics(encoder, tmp_path):
+    """Those of a prepared dataset, for files that know no others; of as many bands as it takes."""
+    own = landsat.Statistics.published("eurosat_landsat")
+    (tmp_path / "s.json").write_text(json.dumps(dict(own)))
+    (tmp_path / "six.json").write_text('{"mean": [1, 2, 3, 4, 5, 6], "std": [1, 2, 3, 4, 5, 6]}')
+    encoder.save(tmp_path / "a.safetensors")
+    run = lambda output, file: convert.main(
+        [f"--checkpoint={tmp_path / 'a.safetensors'}", f"--output={tmp_path / output}", f"--statistics={tmp_path / file}"]
+    )
+    for output in ("b.safetensors", "run"):
+        run(output, "s.json")
+        assert geomoe.load(tmp_path / output).statistics == own
+    with pytest.raises(ValueError, match="statistics of unnamed are of 6 bands, and .* takes 7"):
+        run("c.safetensors", "six.json")

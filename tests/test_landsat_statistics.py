@@ -66,18 +66,31 @@ def test_what_is_no_statistics_is_named():
 
 
 def test_statistics_follow_from_parts_of_the_pixels():
+    """Of some bands at once: those without a pixel have no statistics of their own."""
     pixels = np.random.default_rng(0).integers(7000, 60000, (500, 7)).astype(np.uint16)
-    moments = Moments()
+    moments = Moments(8)
     for part in np.split(pixels, [3, 3, 200]):
-        moments.add(part)
+        moments.add(part[:, :4], slice(4))
+        moments.add(part[:, 4:], [4, 5, 7])
     statistics = moments.statistics("here")
-    np.testing.assert_allclose(statistics.mean, pixels.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(statistics.std, pixels.std(axis=0), rtol=1e-9)
-    assert statistics.source == "here"
-    with pytest.raises(ValueError, match="no pixel holds data"):
-        Moments().statistics("here")
+    np.testing.assert_allclose(statistics.mean, [*pixels.mean(axis=0)[:6], 0, pixels.mean(axis=0)[6]], rtol=1e-12)
+    np.testing.assert_allclose(statistics.std, [*pixels.std(axis=0)[:6], 1, pixels.std(axis=0)[6]], rtol=1e-9)
+    assert statistics.source == "here" and statistics.unit == "collection2_dn"
     pixels[:, 2] = 12345
-    flat = Moments()
+    flat = Moments(7)
     flat.add(pixels)
     with pytest.raises(ValueError, match="one number, 12345, in band 3"):
         flat.statistics("here")
+
+
+def test_statistics_say_their_unit_where_they_have_one():
+    plain, dn = Statistics((1.0,), (2.0,), "here"), Statistics((1.0,), (2.0,), "here", "collection2_dn")
+    assert dict(dn) == {**dict(plain), "unit": "collection2_dn"} and "unit" not in plain and Statistics.of(dict(dn)) == dn
+    assert dn.same_numbers({"mean": (1.0,), "std": [2.0]}) and not dn.same_numbers({"mean": [1.0], "std": [3.0]})
+    assert dn.select([0]) == dn and Statistics.published("eurosat_landsat").unit == "collection2_dn"
+    for values, message in (
+        ({"mean": 5.0, "std": 2.0}, "are sequences"),
+        ({**dict(plain), "unit": "hls"}, "unit = 'hls' is not"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Statistics.of(values)

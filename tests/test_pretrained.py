@@ -383,7 +383,8 @@ def z_scored(images, holds):
     return ((images - mean) / std).astype(np.float32), mean, std
 
 
-def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes):
+def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes, monkeypatch):
+    monkeypatch.setattr("geomoe.pretrained.inputs._PART", 4)
     images = scenes[0][:, 8:16, 8:16].copy()
     images[0, :3] = 0
     valid = np.ones(images.shape[:3], bool)
@@ -397,37 +398,71 @@ def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes
     np.testing.assert_allclose(record["statistics"]["std"], std, rtol=1e-6)
     assert record["statistics"]["source"] == "computed:these images" and record["statistics_unit"] == "collection2_dn"
     assert not np.allclose(embedded, encoder.embed(images, valid=valid), atol=1e-2)
-    whole = encoder.embed(images, statistics="computed")
-    several = encoder.embed([images[0], *images[1:, :, :7]], statistics="computed", resize_mode="resize")
-    assert np.isfinite(several).all() and not np.allclose(whole, embedded, atol=1e-4)
-    routed = encoder.routing(images, statistics="computed").gates[0]
-    np.testing.assert_allclose(
-        routed,
-        encoder.routing(
-            images, statistics=encoder.embed(images, statistics="computed", return_record=True)[1]["statistics"]
-        ).gates[0],
+    routed, by_record = (
+        encoder.routing(images, statistics=statistics).gates[0]
+        for statistics in ("computed", encoder.embed(images, statistics="computed", return_record=True)[1]["statistics"])
     )
+    np.testing.assert_allclose(routed, by_record, atol=1e-6)
+
+
+def test_own_statistics_of_images_of_several_sizes(encoder, scenes):
+    images = [scenes[0][0, :9, :8], scenes[0][1, :12, :30]]
+    pixels = np.concatenate([image[(image != 0).all(axis=-1)] for image in images]).astype(np.float64)
+    _, record = encoder.embed(images, statistics="computed", resize_mode="resize", return_record=True)
+    np.testing.assert_allclose(record["statistics"]["mean"], pixels.mean(axis=0))
+    np.testing.assert_allclose(record["statistics"]["std"], pixels.std(axis=0))
 
 
 def test_own_statistics_are_of_the_bands_that_the_model_takes(encoder, scenes):
-    """Bytes of six bands and a seventh that is no band of the model's, in which nothing changes."""
-    byte = (scenes[0][:, 8:16, 8:16, 1:] // 256).astype(np.uint8)
-    z, mean, std = z_scored(byte, (byte != 0).all(axis=-1))
+    """Bytes of six bands and a seventh that is no band of the model's, in which nothing changes; by name in any order."""
+    byte = np.maximum(scenes[0][:, 8:16, 8:16, 1:] // 256, 1).astype(np.uint8)
+    z, mean, std = z_scored(byte, np.ones(byte.shape[:3], bool))
     expected = encoder.embed(np.concatenate([z[..., :1], z], axis=-1), normalized=True)
-    more = np.concatenate([np.full_like(byte[..., :1], 7), byte], axis=-1)
-    names = ["QA_PIXEL", "B1", "B2", "B3", "B4", "B5", "B7"]
+    more = np.concatenate([np.full_like(byte[..., :1], 7), byte[..., ::-1]], axis=-1)
     options = dict(unit="uint8", sensor="landsat7", statistics="computed")
-    np.testing.assert_allclose(encoder.embed(byte, **options), expected, atol=2e-5)
+    np.testing.assert_allclose(encoder.embed(byte, **options), expected, atol=1e-4)
+    names = ["QA_PIXEL", "B7", "B5", "B4", "B3", "B2", "B1"]
     embedded, record = encoder.embed(more, bands=names, return_record=True, **options)
-    np.testing.assert_allclose(embedded, expected, atol=2e-5)
-    np.testing.assert_allclose(record["statistics"]["std"], [1, *std], rtol=1e-6)
+    np.testing.assert_allclose(embedded, expected, atol=1e-4)
+    scale = 1 / 254 / 0.0000275  # of a byte, to Collection 2
+    np.testing.assert_allclose(record["statistics"]["std"], scale * std[[0, *range(6)]], rtol=1e-5)
+    np.testing.assert_allclose(record["statistics"]["mean"], (0.2 / 0.0000275 + scale * (mean - 1))[[0, *range(6)]], rtol=1e-5)
+    again = encoder.embed(byte, unit="uint8", sensor="landsat7", statistics=record["statistics"])
+    np.testing.assert_allclose(again, expected, atol=1e-4)
+
+
+def test_own_statistics_are_of_reflectance_under_each_images_sun(encoder, scenes):
+    """One ground under two suns has one embedding; given numbers of Collection 2 go for every unit."""
+    ground, suns = scenes[0][:2, 8:16, 8:16], np.array([25.0, 60.0])
+    reflectance = np.maximum(ground, 7500).astype(np.float64) * 0.0000275 - 0.2
+    level1 = (reflectance * np.sin(np.radians(suns))[:, None, None, None] + 0.1) / 2e-5
+    expected, record = encoder.embed(reflectance, unit="reflectance", statistics="computed", return_record=True)
+    options = dict(unit="level1_dn", sun_elevation=suns)
+    for statistics in ("computed", record["statistics"]):
+        np.testing.assert_allclose(encoder.embed(level1, statistics=statistics, **options), expected, atol=1e-3)
+    in_lists = encoder.embed([*level1], statistics="computed", resize_mode="resize", **options)
+    np.testing.assert_allclose(in_lists, expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("unit", ["reflectance", "hls"])
+@pytest.mark.parametrize("statistics", ["computed", "given"])
+def test_pixels_without_data_that_speak_are_as_dark_in_every_unit(encoder, scenes, unit, statistics):
+    dn = np.maximum(scenes[0][:2, 8:16, 8:16], 7500)
+    scale, offset = {"reflectance": (0.0000275, -0.2), "hls": (0.275, -2000)}[unit]
+    values = dn * scale + offset
+    own = {"mean": values.mean(axis=(0, 1, 2)), "std": values.std(axis=(0, 1, 2))}
+    of_dn = {name: list((number - offset * (name == "mean")) / scale) for name, number in own.items()}
+    dn[0, :3], values[0, :3] = 0, np.nan if unit == "reflectance" else -9999
+    asked = lambda numbers: "computed" if statistics == "computed" else numbers
+    expected = encoder.embed(dn, nodata="published", statistics=asked(of_dn))
+    z = encoder.embed(values, unit=unit, nodata="published", statistics=asked(own))
+    np.testing.assert_allclose(z, expected, atol=2e-3)
 
 
 def test_own_statistics_that_cannot_be_computed_are_refused(encoder, scenes):
     images = scenes[0][:, 8:16, 8:16]
     for given, message in (
-        (dict(images=images * 0), "'computed' of these images: no pixel holds data"),
-        (dict(images=np.full_like(images, 900)), "one number, 900, in band 1"),
+        (dict(images=np.full_like(images, 900)), "'computed' of these images: .* one number, 900, in band 1"),
         (dict(images=images, valid=np.ones((6, 8, 7), bool)), r"valid must be \(6, 8, 8\)"),
         (dict(images=images.astype(np.float32) / 1e6), "no digital numbers; for reflectance pass unit"),
     ):
@@ -435,16 +470,38 @@ def test_own_statistics_that_cannot_be_computed_are_refused(encoder, scenes):
             encoder.embed(statistics="computed", **given)
     with pytest.raises(ValueError, match="statistics = 'own' is neither a mapping"):
         encoder.embed(images, statistics="own")
+    six = {"mean": [1.0] * 6, "std": [1.0] * 6, "unit": "collection2_dn"}
+    with pytest.raises(ValueError, match="statistics hold 6 bands where the model takes 7"):
+        encoder.embed(images, statistics=six)
     for use in (encoder.record, lambda spec: encoder.prepare(images, spec)):
         with pytest.raises(ValueError, match="'computed' are those of images"):
             use(preprocess.InputSpec(statistics="computed"))
 
 
+def test_images_of_which_nothing_holds_data_have_no_own_statistics_and_no_embedding(encoder, scenes):
+    blank = scenes[0][:, 8:16, 8:16] * 0
+    assert np.isnan(encoder.embed(blank, statistics="computed")).all()
+    assert encoder.embed(blank[:0], statistics="computed").shape == (0, 16)
+    assert np.isnan(encoder.embed_scene(blank[0], statistics="computed")).all()
+
+
+def test_bands_that_the_model_does_not_take_say_nothing_of_a_scene_in_memory(encoder, scenes):
+    scene = scenes[0][0, :20, :24]
+    more = np.concatenate([scene, np.zeros_like(scene[..., :1])], axis=-1)
+    bands = (*landsat.BANDS, "QA_RADSAT")
+    for options in ({}, {"statistics": "computed"}):
+        np.testing.assert_array_equal(
+            encoder.embed_scene(more, bands=bands, **options), encoder.embed_scene(scene, bands=landsat.BANDS, **options)
+        )
+
+
 def test_own_statistics_of_a_scene_in_memory_are_of_all_its_dates(encoder, scenes):
     dates = scenes[0][:2, :20, :24].copy()
     dates[0, :9, :9] = 0
-    _, mean, std = z_scored(dates, (dates != 0).all(axis=-1))
+    _, mean, std = z_scored(dates, (dates != 0).all(axis=-1) & (np.arange(24) < 20))
     given = {"mean": mean.tolist(), "std": std.tolist()}
-    z, record = encoder.embed_scene(dates, statistics="computed", return_record=True)
-    np.testing.assert_allclose(z, encoder.embed_scene(dates, statistics=given), atol=1e-5)
+    valid = np.ones(dates.shape[:3], bool)
+    valid[:, :, 20:] = False
+    z, record = encoder.embed_scene(dates, statistics="computed", valid=valid, return_record=True)
+    np.testing.assert_allclose(z, encoder.embed_scene(dates, statistics=given, valid=valid), atol=1e-5)
     np.testing.assert_allclose(record["statistics"]["mean"], mean)

@@ -40,6 +40,33 @@ def test_points_are_means_over_probes_on_nested_subsets():
         assert point.std["accuracy"] == pytest.approx(np.std(values, ddof=1))
 
 
+def test_a_size_or_a_seed_may_stand_alone_or_in_an_array():
+    x, y = problem(6, 60, 4, 2, False)
+    sizes = lambda **options: [
+        (p.size, p.rows) for p in label_efficiency((x, y), (x, y), task="multiclass", **{"seeds": 3, "max_iter": 5, **options})
+    ]
+    assert sizes(fractions=0.5) == [(0.5, 30)] and sizes(per_class=3) == [(3, 6)]
+    assert sizes(per_class=np.array([1, 2]), seeds=np.arange(2)) == [(1, 2), (2, 4)]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(seeds=()), r"seeds = \(\) names no seed"),
+        (dict(seeds=(0, -1)), "seeds = -1"),
+        (dict(per_class=(0.5,)), "per_class = 0.5 must be a whole number, 1 or more"),
+        (dict(per_class=(2.5,)), "per_class = 2.5"),
+        (dict(per_class=0), "per_class = 0"),
+        (dict(fractions=()), r"fractions = \(\) must be"),
+        (dict(fractions=(0.5, np.nan)), "fractions = .* more than 0 and at most 1"),
+    ],
+)
+def test_sizes_and_seeds_without_a_meaning_are_named(options, message):
+    x, y = problem(6, 60, 4, 2, False)
+    with pytest.raises(ValueError, match=message):
+        label_efficiency((x, y), (x, y), task="multiclass", **options)
+
+
 def test_a_protocol_asks_for_no_more_neighbours_than_there_are_rows():
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((100, 4)), np.arange(100) % 2

@@ -123,11 +123,53 @@ def test_options_out_of_range_are_named(encoder, data):
         (dict(blocks=5), "blocks = 5"),
         (dict(layer_decay=0.0), "layer_decay = 0.0"),
         (dict(batch_size=0), "batch_size = 0"),
+        (dict(batch_size=2.5), "batch_size = 2.5 must be a whole number, 1 or more"),
+        (dict(epochs=-1), "epochs = -1"),
+        (dict(patience=-1), "patience = -1"),
+        (dict(resamples=-1), "resamples = -1"),
+        (dict(seed=0.5), "seed = 0.5"),
+        (dict(blocks=1.5), "blocks = 1.5 must be a whole number"),
+        (dict(blocks=-1), "blocks = -1"),
+        (dict(lr=-0.01), "lr = -0.01 must be 0 or more"),
+        (dict(lr=np.nan), "lr = nan"),
+        (dict(weight_decay=np.inf), "weight_decay = inf"),
+        (dict(pool="tokens"), "pool = 'tokens'"),
     ):
         with pytest.raises(ValueError, match=message):
             finetune(data, data, encoder=encoder, task="multiclass", **changes)
     with pytest.raises(TypeError, match="rate"):
         finetune(data, data, encoder=encoder, task="multiclass", options=FineTuneOptions(), rate=1.0)
+
+
+def test_splits_that_cannot_be_learned_from_are_named(encoder, data):
+    valid = np.ones(data["image"].shape[:3], bool)
+    valid[[3, 7]] = False
+    without = lambda key: {name: values for name, values in data.items() if name != key}
+    spoilt = np.where(np.arange(120)[:, None] < 4, np.nan, data["week"])
+    fit = lambda train, test=data, **options: finetune(train, test, encoder=encoder, task="multiclass", epochs=0, **options)
+    for train, message in (
+        (without("labels"), "train has no labels; it must have image, week, hour, lat, lon, labels"),
+        (without("week"), "train has no week"),
+        ((data["image"], data["labels"]), "train must be a dict of image, .* got tuple"),
+        ({**data, "week": spoilt}, r"train: values of week hold NaN .* in 4 of 120 rows; give \[0, 0\] where it is unknown"),
+        ({**data, "image": data["image"] * np.nan}, "train: values of image hold NaN .* say in valid"),
+        ({**data, "image": data["image"][..., :6]}, r"train: image must be \(120, 8, 8, 7\), got \(120, 8, 8, 6\)"),
+        ({**data, "lat": np.full(120, 48.0)}, r"train: lat must be \(120, 2\), got \(120,\)"),
+        ({**data, "week": data["week"][:5]}, r"train: week must be \(120, 2\), got \(5, 2\)"),
+        ({**data, "labels": data["labels"][:5]}, r"train: labels must be \(120,\), got \(5,\)"),
+        ({**data, "valid": valid[:4]}, r"train: valid must be \(120, 8, 8\), got \(4, 8, 8\)"),
+        ({**data, "valid": valid}, "train: 2 of 120 images have no valid pixel; leave out rows 3, 7"),
+        (rows(data, slice(1)), "none of 1 training rows can be held out to choose on; give val, or more rows"),
+        (rows(data, slice(0)), "train: values of image are empty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(train)
+    with pytest.raises(ValueError, match="test: values of image are empty"):
+        fit(data, rows(data, slice(0)))
+    with pytest.raises(ValueError, match="val: values of image are empty"):
+        fit(data, val=rows(data, slice(0)))
+    with pytest.raises(ValueError, match="val: 2 of 120 images have no valid pixel"):
+        fit(data, val={**data, "valid": valid})
 
 
 def test_masked_labels_and_pixels_are_refused(encoder, data):

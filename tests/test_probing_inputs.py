@@ -69,6 +69,45 @@ def test_labels_become_one_width_and_files_are_read(tmp_path):
     np.testing.assert_array_equal(y, labels[:4])
 
 
+def test_a_column_of_labels_is_class_indices_of_a_multiclass_task_alone():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    frame = pd.DataFrame({"label": y})
+    for probe in (linear_probe, knn_probe):
+        flat = probe((x, y), (x, y), task="multiclass", resamples=0)
+        for labels in (y[:, None], frame, y[:, None].astype(float)):
+            column = probe((x, labels), (x, labels), task="multiclass", resamples=0)
+            np.testing.assert_array_equal(column.scores, flat.scores)
+    flags = (y[:, None] > 0).astype(int)
+    one_class = labelled_splits("multilabel", {"train": (x, flags)})["train"][1]
+    np.testing.assert_array_equal(one_class, flags)
+    with pytest.raises(ValueError, match=r"train labels must be class indices \(N,\) from 0, or \(N, K\) of 0 and 1"):
+        labelled_splits("multilabel", {"train": (x, y[:, None])})
+
+
+def test_splits_without_rows_or_numbers_are_named():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    for test, message in (
+        ((x[:0], y[:0]), "test is empty"),
+        ((x[:, :0], y), r"test is empty: features \(60, 0\)"),
+        ((x, np.zeros((60, 0), int)), r"test is empty: .*labels \(60, 0\)"),
+        ((x, y[:, None, None]), r"test labels must be \(N,\) or \(N, K\), got \(60, 1, 1\)"),
+        ((x, 1), r"test labels must be \(N,\) or \(N, K\), got \(\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            knn_probe((x, y), test, task="multiclass")
+    for probe in (linear_probe, knn_probe):
+        with pytest.raises(ValueError, match="resamples = -1"):
+            probe((x, y), (x, y), task="multiclass", resamples=-1)
+        with pytest.raises(ValueError, match="resamples = -1"):
+            cross_validate(x, y, task="multiclass", probe=probe, resamples=-1)
+    with pytest.raises(ValueError, match="resamples = -1"):
+        change_probe((x, x[::-1], y > 0), (x, x[::-1], y > 0), resamples=-1)
+    with pytest.raises(ValueError, match="C = -1.0 must be positive"):
+        change_probe((x, x[::-1], y > 0), (x, x[::-1], y > 0), C=-1.0)
+    with pytest.raises(ValueError, match="folds = 2.5 must be between 2 and the 60 rows, a whole number"):
+        stratified_folds(y, 2.5)
+
+
 def test_targets_of_a_regression():
     x = np.ones((3, 2))
     assert regression_splits({"train": (x, np.arange(3.0))})["train"][1].shape == (3, 1)

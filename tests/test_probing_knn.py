@@ -33,6 +33,17 @@ def test_neighbours_in_far_clusters_are_exact():
     np.testing.assert_allclose(nearest(rows, queries, 5)[1], np.sqrt(np.sort(exact, axis=1)[:, :5]), rtol=1e-3)
 
 
+def test_a_number_of_neighbours_is_a_whole_one():
+    x = np.arange(6.0)[:, None]
+    for k, message in (
+        (2.5, "k = 2.5 must be a whole number, 1 or more"),
+        (0, "k = 0"),
+        (7, "k = 7 is more than the 6 training"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            nearest(x, x, k)
+
+
 @pytest.mark.parametrize("k", [1, 3, 8])
 @pytest.mark.parametrize("metric", ["euclidean", "cosine"])
 def test_votes_are_those_of_scikit_learn(k, metric):

@@ -93,6 +93,31 @@ def test_options_reach_the_fit(options):
         linear_probe((x, y), (x, y), task="multiclass", penalty="l1")
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(C=[]), r"C = \[\] must be positive, one number or several"),
+        (dict(C=None), "C = None must be positive"),
+        (dict(max_iter=-3), "max_iter = -3 must be a whole number, 1 or more"),
+        (dict(resamples=-1), "resamples = -1 must be a whole number, 0 or more"),
+    ],
+)
+def test_options_without_a_meaning_are_named(options, message):
+    x, y = problem(8, 60, 4, 3, False)
+    with pytest.raises(ValueError, match=message):
+        linear_probe((x, y), (x, y), task="multiclass", **options)
+
+
+def test_a_fit_on_no_row_or_by_no_tolerance_is_refused():
+    x, y = problem(8, 60, 4, 3, True)
+    with pytest.raises(ValueError, match="features are empty; give one row at least"):
+        fit_logistic(x[:0], y[:0], task="multilabel")
+    with pytest.raises(ValueError, match="tol = nan must be 0 or more"):
+        fit_logistic(x, y, task="multilabel", tol=np.nan)
+    with pytest.raises(ValueError, match="none of 1 training rows can be held out"):
+        linear_probe((x[:1], y[:1]), (x, y), task="multilabel", C="sweep")
+
+
 def test_without_a_second_fit_the_validation_rows_are_not_learned():
     x, y = problem(9, 400, 20, 3, False)
     onehot = np.eye(3, dtype=int)[y]

@@ -11,6 +11,7 @@ from probing_helpers import problem
 
 import geomoe
 from geomoe.data.preprocess import InputSpec
+from geomoe.landsat import BANDS
 from geomoe.probing import LinearModel, linear_probe, load_probe
 
 
@@ -57,21 +58,56 @@ def test_a_model_of_a_regression_has_no_probabilities():
         model.probabilities(np.ones((3, 2)))
 
 
-def test_a_probe_z_scores_images_as_those_of_its_fit_were():
-    """By statistics of the fit's own, whoever describes the images; not in another unit, nor where there were several."""
+@pytest.fixture
+def fitted():
+    """An encoder, images, and a model of which `info` is to be said."""
     encoder, rng = geomoe.load(PTH), np.random.default_rng(0)
     images = rng.integers(7000, 20000, (4, 8, 8, 7)).astype(np.uint16)
-    own = {"mean": [9000.0 + i for i in range(7)], "std": [500.0] * 7, "source": "computed:here"}
-    record = encoder.record(InputSpec(statistics=own))
-    model = LinearModel(rng.standard_normal((16, 2)).astype(np.float32), np.zeros(2, np.float32), "multilabel", 1.0)
-    of = lambda record: dataclasses.replace(model, info={"encoder_sha256": encoder.fingerprint, "input": record})
-    expected, by_encoder = (model.predict(encoder.embed(images, **options)) for options in ({"statistics": own}, {}))
-    assert expected.tolist() != by_encoder.tolist()
-    assert of(record).predict_images(encoder, images).tolist() == expected.tolist()
-    assert of(record).predict_images(encoder, images, spec=InputSpec()).tolist() == expected.tolist()
-    assert of(encoder.record()).predict_images(encoder, images).tolist() == by_encoder.tolist()
-    assert of(record).predict_images(encoder, images, statistics=encoder.statistics).tolist() == by_encoder.tolist()
-    with pytest.raises(ValueError, match="z-scored by computed:here, in collection2_dn; these are reflectance"):
-        of(record).predict_images(encoder, images / 65535, unit="reflectance")
+    model = LinearModel(rng.standard_normal((16, 2)).astype(np.float32), np.zeros(2, np.float32), "regression", 1.0)
+    of = lambda **info: dataclasses.replace(model, info={"encoder_sha256": encoder.fingerprint, **info})
+    return encoder, images, of
+
+
+def test_a_probe_z_scores_images_as_those_of_its_fit_were(fitted):
+    """By statistics of the fit's own: those of Collection 2 in every unit and order of bands, others in their own alone."""
+    encoder, images, of = fitted
+    own = {"mean": [9000.0 + 100 * i for i in range(7)], "std": [500.0 + 10 * i for i in range(7)], "source": "computed:here"}
+    dn = own | {"unit": "collection2_dn"}
+    of_encoder, of_fit, of_dn = (of(input=encoder.record(InputSpec(statistics=one))) for one in (None, own, dn))
+    predicted = lambda model, *images, **options: model.predict_images(encoder, *images, **options)
+    expected, by_encoder = (of().predict(encoder.embed(images, **options)) for options in ({"statistics": own}, {}))
+    assert np.abs(expected - by_encoder).max() > 0.1
+    for model in (of_fit, of_dn):
+        np.testing.assert_array_equal(predicted(model, images), expected)
+        np.testing.assert_array_equal(predicted(model, images, spec=InputSpec()), expected)
+        np.testing.assert_array_equal(predicted(model, images, statistics=encoder.statistics), by_encoder)
+    np.testing.assert_array_equal(predicted(of_encoder, images), by_encoder)
+    other = dict(bands=BANDS[::-1]), dict(unit="reflectance")
+    others = images[..., ::-1], images * 0.0000275 - 0.2
+    for pixels, options, key in zip(others, other, ("bands", "unit")):
+        np.testing.assert_allclose(predicted(of_dn, pixels, **options), expected, atol=1e-3)
+        with pytest.raises(ValueError, match=f"z-scored by computed:here, whose {key} is .*; give statistics= of their unit"):
+            predicted(of_fit, pixels, **options)
     with pytest.raises(ValueError, match="scenes each z-scored by its own"):
-        of({**record, "statistics": [own, own]}).predict_images(encoder, images)
+        predicted(of(input={**encoder.record(), "statistics": [own, own]}), images)
+
+
+def test_a_probe_reads_images_as_its_fit_did(fitted):
+    """Pixels without data, place and time, and what cannot be done again is refused."""
+    encoder, images, of = fitted
+    images[:, :3] = 0
+    published = of(input=encoder.record(InputSpec(nodata="published")))
+    expected = of().predict(encoder.embed(images, nodata="published"))
+    for options in ({}, {"spec": InputSpec()}):
+        np.testing.assert_array_equal(published.predict_images(encoder, images, **options), expected)
+    where = dict(lat=[50.0] * 4, lon=[10.0] * 4, time=["2020-05-18T10:00"] * 4)
+    for dropped, left in (
+        (["lat", "lon", "week", "hour"], {}),
+        (["lon"], {"lat": where["lat"], "time": where["time"]}),
+        (["week", "hour"], {"lat": where["lat"], "lon": where["lon"]}),
+    ):
+        z = of().predict(encoder.embed(images, **left))
+        np.testing.assert_array_equal(of(data={"drop": dropped}).predict_images(encoder, images, **where), z)
+    for data, message in (({"drop": ["week"]}, "fitted without week"), ({"clip": [1, 20000]}, r"clipped to \(1, 20000\)")):
+        with pytest.raises(ValueError, match=f"{message}: do the same, embed the images"):
+            of(data=data).predict_images(encoder, images, **where)

@@ -86,6 +86,33 @@ def test_intervals_of_a_regression_are_those_of_explicit_resamples():
         np.testing.assert_allclose(interval, np.quantile([run[name] for run in runs], [0.025, 0.975]))
 
 
+def test_r2_is_of_the_columns_that_vary():
+    """Of the first column 1 - 2 / 8 by hand; the second is constant, and its mean is not quite 0.1."""
+    y = np.stack([np.resize([0.0, 2.0], 8), np.full(8, 0.1)], axis=1)
+    p = y + np.stack([np.resize([0.5, -0.5], 8), np.ones(8)], axis=1)
+    found = regression_metrics(y, p)
+    assert found["r2"] == pytest.approx(0.75) and found["rmse"] == pytest.approx(np.sqrt((0.25 + 1) / 2))
+    assert np.isnan(regression_metrics(y[:, 1], p[:, 1])["r2"])
+
+
+def test_a_number_of_resamples_and_rows_to_score_are_needed():
+    y = np.eye(2, dtype=int)[[0, 1, 0]]
+    for resamples in (-1, 2.5):
+        with pytest.raises(ValueError, match=f"resamples = {resamples} must be a whole number, 0 or more"):
+            bootstrap(y, y, y, "multiclass", resamples)
+        with pytest.raises(ValueError, match=f"resamples = {resamples} must be a whole number, 0 or more"):
+            bootstrap_regression(y, y, resamples)
+    assert bootstrap(y, y, y, "multiclass", 0) == {} == bootstrap_regression(y, y, 0)
+    for score in (
+        lambda: classification_metrics(y[:0], y[:0], y[:0], "multiclass"),
+        lambda: bootstrap_regression(y[:0], y[:0]),
+    ):
+        with pytest.raises(ValueError, match="are empty; give one row at least"):
+            score()
+    with pytest.raises(ValueError, match="targets are empty"):
+        regression_metrics([], [])
+
+
 def test_the_main_metric_of_each_task():
     tasks = ("multiclass", "multilabel", "change", "regression")
     assert [main_metric(task) for task in tasks] == ["accuracy", "micro_mAP", "average_precision", "r2"]

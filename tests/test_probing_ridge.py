@@ -5,7 +5,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score, root_mean_squared_error
 
-from geomoe.probing import fit_ridge, regression_metrics, ridge_probe
+from geomoe.probing import fit_ridge, load_probe, regression_metrics, ridge_probe
 
 
 def test_ridge_is_scikit_learns():
@@ -51,6 +51,49 @@ def test_a_target_that_is_the_same_in_all_validation_rows_chooses_no_alpha():
     np.testing.assert_allclose(rare.predictions[:, :2], alone.predictions, atol=1e-4)
     with pytest.raises(ValueError, match="targets of the 1 validation rows are all the same, so that no alpha"):
         ridge_probe(train, test, val=(x[:1], y[:1]), resamples=0)
+
+
+@pytest.mark.parametrize("offset, scale", [(5_300_000.0, 1.0), (1.6e9, 900.0)])
+def test_targets_far_from_0_keep_their_digits(offset, scale, tmp_path):
+    """A northing in metres within a patch, and seconds since 1970 within an hour; also of a saved model."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 8)).astype(np.float32)
+    y = offset + scale * (x @ rng.standard_normal(8) + 0.1 * rng.standard_normal(60))
+    result = ridge_probe((x[:40], y[:40]), (x[40:], y[40:]), alpha=1.0, standardise=False, resamples=0)
+    expected = Ridge(alpha=1.0).fit(x[:40].astype(float), y[:40]).predict(x[40:].astype(float))
+    np.testing.assert_allclose(result.predictions[:, 0] - offset, expected - offset, atol=1e-4 * scale)
+    assert result.metrics["rmse"] == pytest.approx(root_mean_squared_error(y[40:], expected), rel=1e-3)
+    result.model.save(tmp_path / "ridge.npz")
+    np.testing.assert_array_equal(load_probe(tmp_path / "ridge.npz").predict(x[40:]), result.predictions)
+
+
+def test_a_target_that_is_the_same_in_all_test_rows_has_no_r2_and_the_others_have():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 8))
+    y = x @ rng.standard_normal((8, 3)) + 0.1 * rng.standard_normal((60, 3))
+    y[40:, 2] = 0.1  # of which the mean over these rows is not quite 0.1
+    result = ridge_probe((x[:40], y[:40]), (x[40:], y[40:]), alpha=1.0, resamples=20)
+    assert result.metrics["r2"] == pytest.approx(r2_score(y[40:, :2], result.predictions[:, :2]))
+    assert result.intervals["r2"][0] < result.metrics["r2"] < result.intervals["r2"][1]
+    y[40:] = 0.1
+    assert np.isnan(ridge_probe((x[:40], y[:40]), (x[40:], y[40:]), alpha=1.0, resamples=0).metrics["r2"])
+
+
+def test_splits_and_options_without_a_meaning_are_named():
+    x, y = np.random.default_rng(0).standard_normal((30, 3)), np.arange(30.0)
+    for train, test, options, message in (
+        ((x, y), (x[:0], y[:0]), {}, "test is empty"),
+        ((x[:0], y[:0]), (x, y), {}, "train is empty"),
+        ((x[:1], y[:1]), (x, y), {}, "none of 1 training rows can be held out to choose on; give val"),
+        ((x, y), (x, [*y[:-1], None]), {}, "test targets are missing"),
+        ((x, y), (x, y), dict(alpha=[]), r"alpha = \[\] must be positive, one number or several"),
+        ((x, y), (x, y), dict(alpha=(1.0, -2.0)), r"alpha = \(1.0, -2.0\) must be positive"),
+        ((x, y), (x, y), dict(resamples=-1), "resamples = -1 must be a whole number, 0 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ridge_probe(train, test, **options)
+    with pytest.raises(ValueError, match="features are empty"):
+        fit_ridge(x[:0], y[:0])
 
 
 def test_targets_of_another_width_are_not_stretched():

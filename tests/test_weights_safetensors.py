@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import struct
 
 import numpy as np
@@ -111,3 +112,18 @@ def test_any_bytes_are_refused_by_name(tmp_path_factory, data):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="x.safetensors is no encoder"):
         geomoe.load(path)
+
+
+@pytest.mark.parametrize("name", ["a.SAFETENSORS", "a", "a.pth", "a.bin"])
+def test_a_file_of_another_ending_is_known_by_its_content(encoder, tmp_path, name):
+    encoder.save(tmp_path / "e.safetensors")
+    (tmp_path / "e.safetensors").rename(tmp_path / name)
+    assert geomoe.load(tmp_path / name).fingerprint == encoder.fingerprint
+    with pytest.raises(TypeError, match="a .safetensors file says its sizes itself"):
+        geomoe.load(tmp_path / name, num_heads=2)
+
+
+@pytest.mark.parametrize("name", ["a.PTH", "a", "a.safetensors", "a.ckpt"])
+def test_weights_of_pytorch_under_another_ending(encoder, tmp_path, name):
+    shutil.copy(PTH, tmp_path / name)
+    assert geomoe.load(tmp_path / name).fingerprint == encoder.fingerprint

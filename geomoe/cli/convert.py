@@ -8,9 +8,11 @@ python -m geomoe.cli.convert --checkpoint weights.pth --output probe_me/    a ru
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 
+from geomoe.cli.options import statistics_of_file
 from geomoe.cli.setup import clear_errors, program, start
 
 # Options that other outputs would ignore.
@@ -29,11 +31,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pool", help="of the exported function: mean (default), stages+metadata, tokens ...")
     parser.add_argument("--platforms", help="of a .stablehlo file (default: cpu,cuda,tpu)")
     parser.add_argument("--dtype", choices=("float32", "float16"), help="of the weights in .safetensors (default: float32)")
+    whose = "a file of `geomoe prepare --statistics`: those that the encoder z-scores images by (default: those of its run)"
+    parser.add_argument("--statistics", metavar="FILE", help=whose)
     args = parser.parse_args(argv)
     if os.path.exists(args.output):
         raise ValueError(f"{args.output} is there already; remove it or take another name")
+    output = args.output.lower()
     for option, endings in _ONLY_FOR.items():
-        if getattr(args, option) is not None and not args.output.endswith(endings):
+        if getattr(args, option) is not None and not output.endswith(endings):
             raise ValueError(f"--{option} is for {' and '.join(endings)} files, which {args.output} is none of")
     start()
     from geomoe.models.pooling import parse_pool
@@ -41,22 +46,24 @@ def main(argv: list[str] | None = None) -> None:
 
     pool = parse_pool(args.pool or "mean")
     encoder = load(args.checkpoint, args.which)
-    if args.output.endswith(".stablehlo"):
+    if args.statistics is not None:
+        encoder = dataclasses.replace(encoder, statistics=statistics_of_file(args.statistics))
+    if output.endswith(".stablehlo"):
         from geomoe.export.stablehlo import export_encoder
 
-        facts = export_encoder(encoder, args.output, pool=pool, platforms=(args.platforms or "cpu,cuda,tpu").split(","))
-        platforms = ", ".join(facts["platforms"])
-        print(f"{args.output}: {facts['bytes'] / 1e6:.1f} MB, for {platforms}; inputs in {args.output}.json")
+        platforms = [name.strip() for name in (args.platforms or "cpu,cuda,tpu").split(",")]
+        facts = export_encoder(encoder, args.output, pool=pool, platforms=platforms)
+        print(f"{args.output}: {facts['bytes'] / 1e6:.1f} MB, for {', '.join(platforms)}; inputs in {args.output}.json")
         print(facts["guarantee"])
-    elif args.output.endswith(".onnx"):
+    elif output.endswith(".onnx"):
         from geomoe.export.onnx import export_onnx
 
         facts = export_onnx(encoder, args.output, pool=pool)
         print(f"{args.output}: {facts['bytes'] / 1e6:.1f} MB, opset {facts['opset']}; inputs in {args.output}.json")
-    elif args.output.endswith(".safetensors"):
+    elif output.endswith(".safetensors"):
         encoder.save(args.output, dtype=args.dtype or "float32")
         print(f"{args.output}: {os.path.getsize(args.output) / 1e6:.1f} MB, {encoder.num_params:,} parameters")
-    elif args.output.endswith(".pth"):
+    elif output.endswith(".pth"):
         from geomoe.weights import save_torch_checkpoint
 
         save_torch_checkpoint(args.output, encoder.params, encoder.config, encoder.statistics, encoder.normalised_targets)

@@ -17,14 +17,15 @@ def describe(path: str) -> dict[str, Any]:
     from geomoe.data.raster import is_remote
     from geomoe.embeddings.rasters import is_map
     from geomoe.embeddings.results import is_catalogue
+    from geomoe.training.run_file import is_run
     from geomoe.weights import PACKAGED, is_address
 
-    named = is_address(path) or (path in PACKAGED and not os.path.exists(path))
-    if path.endswith((".safetensors", ".pth")) or (named and not path.lower().endswith((".tif", ".tiff", ".json"))):
+    named = is_address(path) or (path in PACKAGED and not (os.path.isfile(path) or is_run(path) or is_catalogue(path)))
+    if path.lower().endswith((".safetensors", ".pth")) or (named and not path.lower().endswith((".tif", ".tiff", ".json"))):
         return _of_weights(path)
     if not is_remote(path) and not os.path.exists(path):
         raise FileNotFoundError(f"nothing at {path}")
-    if os.path.isdir(path) and os.path.exists(os.path.join(path, "run.json")):
+    if is_run(path):
         return _of_run(path)
     if is_catalogue(path):
         return _of_catalogue(path)

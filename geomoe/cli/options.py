@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 from typing import Any
 
 from geomoe.data.preprocess import InputSpec
@@ -51,23 +52,21 @@ def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
     parser.add_argument("--mask", help=f"pixels of a scene to take for such without data, joined by commas: {quality}")
 
 
-def read_statistics(text: str) -> Any:
-    """What `--statistics` says: "computed", or the mapping of a file."""
-    if text == COMPUTED:
-        return text
+def statistics_of_file(path: str) -> Statistics:
+    """Read statistics; FileNotFoundError where there is no such file, ValueError where it holds none."""
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"there is no file of statistics {path}")
     try:
-        with open(text, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             return Statistics.of(json.load(file))
-    except FileNotFoundError:
-        raise ValueError(f"--statistics {text} is neither {COMPUTED!r} nor a file that is there") from None
     except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{text} is no file of statistics, as `prepare --statistics` writes them: {error}") from None
+        raise ValueError(f"{path} is no file of statistics, as `geomoe prepare --statistics` writes them: {error}") from None
 
 
 def image_options(args: argparse.Namespace) -> dict[str, Any]:
     """What was said of the numbers and bands of the images: fields of `InputSpec`."""
     options = {name: getattr(args, name) for name in ("unit", "sensor", "sun_elevation")}
-    options["bands"] = args.bands and tuple(args.bands.split(","))
+    options["bands"] = args.bands and tuple(name.strip() for name in args.bands.split(","))
     options["fill_missing"] = getattr(args, "fill_missing", False) or None
     options["uint8_range"] = args.uint8_range and tuple(args.uint8_range)
     return {name: value for name, value in options.items() if value is not None}
@@ -75,8 +74,10 @@ def image_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def input_spec(args: argparse.Namespace, **options: Any) -> InputSpec:
     """What the images are; `options` are further fields."""
-    statistics = args.statistics and read_statistics(args.statistics)
-    return InputSpec(nodata=args.nodata, statistics=statistics or None, **image_options(args), **options)
+    given = args.statistics
+    if given is not None and given != COMPUTED:
+        given = statistics_of_file(given)
+    return InputSpec(nodata=args.nodata, statistics=given, **image_options(args), **options)
 
 
 def window_options(args: argparse.Namespace) -> dict[str, Any]:

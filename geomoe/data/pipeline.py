@@ -327,10 +327,13 @@ def compute_statistics(
 ) -> Statistics:
     """Compute band means and standard deviations over the valid pixels (no 0 in any band) of a split, in digital numbers."""
     source = builder(name_or_builder, data_dir) if isinstance(name_or_builder, str) else name_or_builder
-    bands, moments = len(landsat.BANDS), landsat.Moments()
+    bands = len(landsat.BANDS)
+    moments = landsat.Moments(bands)
     for fields in _raw_records(source, split).batch(64).map(records.parse, AUTOTUNE):
         images = [np.frombuffer(value, np.uint16).reshape(-1, bands) for value in fields["image/value"].numpy()]
         moments.add(np.concatenate([image[has_data(image)] for image in images]))
+    if not moments.count.any():
+        raise ValueError(f"{source.name} split {split} has no valid pixel")
     try:
         return moments.statistics(f"{COMPUTED}:{source.info.full_name}:{split}")
     except ValueError as error:

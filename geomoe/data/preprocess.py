@@ -6,7 +6,7 @@ Axes: N images, H and W pixels, C bands, S the model's image side.
 import dataclasses
 import functools
 import warnings
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Self
 
 import numpy as np
@@ -17,7 +17,12 @@ from geomoe.landsat import COMPUTED, Statistics
 RESIZE_MODES = ("exact", "centre_crop", "resize")  # how an image gets the model's size: see `InputSpec`
 RANDOM_RESIZE_MODES = ("random_crop", "random_resized_crop")  # in training: see `geomoe.data.LoadOptions`
 NODATA_MODES = ("masked", "published")
+ENCODER, IMAGES = "encoder", "images"  # whose statistics images are z-scored by, in a record of the input
 WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: nothing without data is mixed in
+# What digital number 0 of Collection 2, no data, is in units that it is scaled to.
+_ZERO = {"reflectance": landsat.REFLECTANCE_OFFSET} | dict.fromkeys(
+    landsat.SCALED_UNITS, landsat.REFLECTANCE_OFFSET / landsat.SCALED_SCALE
+)
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 _IMPOSSIBLE = -0.05  # reflectance; water and shadow come near it, nothing lies below
 _IMPOSSIBLE_SHARE = 0.25  # of a band's pixels below it, beyond which a user is warned
@@ -50,9 +55,9 @@ class InputSpec:
         level1_factors: band (of the model's names) -> (scale, offset) of top-of-atmosphere reflectance, for "level1_dn"; None
             stands for Landsat 8's and 9's, which are the same in every band. Landsat 4 to 7's stand in the metadata file.
         uint8_range: reflectances that 1 and 255 stand for.
-        statistics: {"mean", "std", "source"} in the unit of the images, for their z-score; "computed" takes those of the images
-            themselves, over all that one call is given; None takes the model's, after conversion to Collection 2 digital
-            numbers.
+        statistics: of the z-score: {"mean", "std", "source"} of the images' unit and channels, or with "unit": "collection2_dn"
+            of such numbers in the model's bands, whatever the images are; "computed" takes those of the images themselves,
+            over all that one call is given; None takes the model's.
         sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are; None is what a file or scene says of
             itself, else Landsat 8. Where the coastal band lacks, as in Landsat 4, 5 and 7, the blue band's z-score stands in.
         nodata: what becomes of pixels without data: "masked" (they do not speak: see `geomoe.models.Encoder`), or "published"
@@ -121,33 +126,24 @@ class InputSpec:
         return None if self.statistics is None else Statistics.of(self.statistics)
 
     def measured(self, parts: Iterable[tuple[np.ndarray, np.ndarray | None]], bands: Sequence[str], of: str) -> Self:
-        """Compute the images' own statistics where they are asked for.
+        """Compute the images' own statistics where they are asked for: see `measure`.
 
         Args:
-            parts: images (..., C), and which of their pixels count, (...) bool; None is all that hold data. Not read where
-                `statistics` is not "computed".
-            bands: the model's. Channels that it does not take have mean 0 and standard deviation 1.
-            of: what the images are, for the record.
-
-        Raises:
-            ValueError: values are none of the unit, no pixel holds data, or a band has one number alone.
+            parts: images in their order, (N, H, W, C) or one (H, W, C) at a time, and which of their pixels count, or None. Not
+                read where `statistics` is not "computed".
+            bands, of: as for `measure`.
         """
         if self.statistics != COMPUTED:
             return self
-        spec, moments, taken = self.known(), landsat.Moments(), np.zeros(0, bool)
-        try:
+
+        def described() -> Iterator[Part]:
+            start = 0
             for images, counts in parts:
-                names, order = _channel_order(images.shape, spec, bands)
-                taken = np.isin(np.arange(len(names)), [channel for channel in order if channel is not None])
-                images = images[..., taken]
-                check_values(images, str(spec.unit))
-                moments.add(images[_pixels_with_data(images, str(spec.unit), counts)])
-            own = moments.statistics(f"{COMPUTED}:{of}")
-        except ValueError as error:
-            raise ValueError(f"statistics = {COMPUTED!r} of {of}: {error}") from None
-        mean, std = np.zeros(len(taken)), np.ones(len(taken))
-        mean[taken], std[taken] = own.mean, own.std
-        return dataclasses.replace(self, statistics=Statistics(tuple(mean), tuple(std), own.source))
+                stop = start + (len(images) if images.ndim == 4 else 1)
+                yield self.part(slice(start, stop)), images, counts
+                start = stop
+
+        return dataclasses.replace(self, statistics=measure(described(), bands, of))
 
     def check_masked(self, option: str) -> None:
         """Raise ValueError where pixels without data speak, so that an option which names such pixels would be ignored."""
@@ -159,6 +155,10 @@ class InputSpec:
         if self.sun_elevation is None or np.ndim(self.sun_elevation) == 0:
             return self
         return dataclasses.replace(self, sun_elevation=np.asarray(self.sun_elevation)[rows])
+
+
+# What images are, images (..., C), and which of their pixels count, or None.
+Part = tuple[InputSpec, np.ndarray, np.ndarray | None]
 
 
 def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
@@ -374,11 +374,50 @@ def _pixels_with_data(images: np.ndarray, unit: str, valid: np.ndarray | None) -
     return holds & valid.astype(bool)
 
 
-def _channel_order(shape: Sequence[int], spec: InputSpec, bands: Sequence[str]) -> tuple[tuple[str, ...], Sequence[int | None]]:
-    """The names of the channels of images of a shape (..., C), and which each of the model's bands is, None for none."""
-    names, sensor = check_channels(shape, spec, bands), str(spec.sensor)
+def take_channels(images: np.ndarray, spec: InputSpec, bands: Sequence[str]) -> tuple[np.ndarray, Sequence[int | None]]:
+    """Take the channels of images (..., C) that a model takes, in the order of its `bands`: a view where these are all.
+
+    Returns:
+        The images, and which of their channels each band was, None for one that is absent.
+
+    Raises:
+        ValueError: the images have more or fewer channels than is said, or lack bands.
+    """
+    names, sensor = check_channels(images.shape, spec, bands), str(spec.sensor)
     by_name = spec.bands is not None or landsat.lacks_coastal(sensor)
-    return names, band_order(names, bands, spec.fill_missing, sensor) if by_name else range(len(names))
+    order = band_order(names, bands, spec.fill_missing, sensor) if by_name else range(len(names))
+    channels = [channel for channel in order if channel is not None]
+    return images if channels == list(range(images.shape[-1])) else images[..., channels], order
+
+
+def measure(parts: Iterable[Part], bands: Sequence[str], of: str) -> Statistics:
+    """Compute the statistics of images themselves, of Collection 2 digital numbers in the model's bands.
+
+    Args:
+        parts: what the images are, images (..., C), and which of their pixels count, (...) bool; None is all that hold data.
+        bands: the model's. Where the coastal one lacks, the blue one's statistics stand in; others that lack have mean 0 and
+            standard deviation 1, as all have where no pixel holds data.
+        of: what the images are, for the record.
+
+    Raises:
+        ValueError: values are none of the unit, or a band has one number alone.
+    """
+    moments = landsat.Moments(len(bands))
+    try:
+        for spec, images, counts in parts:
+            spec = spec.known()
+            images, order = take_channels(images, spec, bands)
+            present = [i for i, channel in enumerate(order) if channel is not None]
+            values = to_collection2(images, spec, [bands[i] for i in present])
+            moments.add(values[_pixels_with_data(images, str(spec.unit), counts)], present)
+        own = moments.statistics(f"{COMPUTED}:{of}")
+    except ValueError as error:
+        raise ValueError(f"statistics = {COMPUTED!r} of {of}: {error}") from None
+    if tuple(bands) == landsat.BANDS and not moments.count[0]:
+        mean, std = (list(own[name]) for name in ("mean", "std"))
+        mean[0], std[0] = mean[1], std[1]
+        own = dataclasses.replace(own, mean=tuple(mean), std=tuple(std))
+    return own
 
 
 def prepare(
@@ -406,20 +445,22 @@ def prepare(
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}")
     spec = spec.known()
     unit = str(spec.unit)
-    names, order = _channel_order(images.shape, spec, bands)
+    names = check_channels(images.shape, spec, bands)
+    images, order = take_channels(images, spec, bands)
     present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
-    channels = [channel for channel in order if channel is not None]
-    images = images if channels == list(range(images.shape[-1])) else images[..., channels]
     zscore = spec.own_statistics
-    if zscore is None:
+    if zscore is None or zscore.unit:
         values = to_collection2(images, spec, [bands[i] for i in present])
-        zscore = Statistics.of(statistics).select(present)
+        zscore = zscore or Statistics.of(statistics)
+        if len(zscore.mean) != len(bands):
+            raise ValueError(f"statistics hold {len(zscore.mean)} bands where the model takes {len(bands)}: {', '.join(bands)}")
+        zscore = zscore.select(present)
     else:
         check_values(images, unit)
-        values = np.where(has_data_by_band(images, unit), images, 0).astype(np.float32)
+        values = np.where(has_data_by_band(images, unit), images, _ZERO.get(unit, 0)).astype(np.float32)
         if len(zscore.mean) != len(names):
             raise ValueError(f"statistics hold {len(zscore.mean)} bands where the images have {len(names)}: {', '.join(names)}")
-        zscore = zscore.select(channels)
+        zscore = zscore.select([channel for channel in order if channel is not None])
     holds = _pixels_with_data(images, unit, valid)
     z = zscore.normalize(to_size(values, size, spec.resize_mode)).astype(np.float32, copy=False)
     kept = to_size(holds[..., None], size, spec.resize_mode)[..., 0] > WHOLE

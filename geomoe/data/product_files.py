@@ -94,6 +94,8 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     if sensor and product.sensor and not landsat.same_bands(sensor, product.sensor):
         raise SceneError(f"{name}: sensor={sensor!r} was given, but by its name and metadata it is {product.sensor!r}")
     sensor = product.sensor or sensor or "landsat8"
+    if stems and bands is not None:
+        raise SceneError(f"{name}: bands names those of a single file; the files of this scene name theirs")
     if stems:
         files, qa = _band_files(matches, sensor), _find_qa(paths, stems[0])
     else:

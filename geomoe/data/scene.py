@@ -97,6 +97,8 @@ def open_scene(
             other, their name or `sensor`.
     """
     if isinstance(path, SceneFiles):
+        if bands is not None:
+            raise SceneError(f"{path.name}: bands names those of a single file; a catalogue names those of a scene")
         found = path
     else:
         paths = [os.fspath(path)] if isinstance(path, str | os.PathLike) else [os.fspath(p) for p in path]

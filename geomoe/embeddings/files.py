@@ -1,15 +1,17 @@
 """Tables of embeddings: parts to one Parquet or `.npz` file, with one part in memory at a time; and files read back."""
 
+import hashlib
 import json
 import os
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from geomoe.data.preprocess import ENCODER
 from geomoe.embeddings import footprints as shapes
 from geomoe.embeddings.rasters import read_geotiff
 from geomoe.embeddings.vectors import SCALE, Columns, to_float32
@@ -198,3 +200,36 @@ def read_features(path: str | os.PathLike[str]) -> tuple[np.ndarray, np.ndarray]
         raise ValueError(f"{path} has no labels, so nothing can be probed with it")
     rows = table["embedded"]
     return table["vector"][rows], table["labels"][rows]
+
+
+def check_alike(
+    first: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]], keys: Sequence[str], why: str
+) -> None:
+    """Raise ValueError where the embeddings of two files, (path, facts), were made in ways that are not to be mixed.
+
+    Images z-scored by the encoder's statistics do not go with others that were z-scored by their own, nor by statistics that an
+    encoder had before.
+
+    Args:
+        keys: of the facts that have to be the same.
+        why: what mixes them, in words that end the error.
+    """
+    (path, facts), (other_path, other_facts) = first, other
+    for key in keys:
+        if facts.get(key) != other_facts.get(key):
+            raise ValueError(f"{path} has {key} {facts.get(key)}, {other_path} {other_facts.get(key)}: {why}")
+    ways = [_z_score(each) for each in (facts, other_facts)]
+    if None not in ways and ways[0] != ways[1]:
+        raise ValueError(f"{path} is of images z-scored by {ways[0]}, {other_path} by {ways[1]}: {why}")
+
+
+def _z_score(facts: Mapping[str, Any]) -> str | None:
+    """Whose statistics images were z-scored by, as text; None where the file does not say it."""
+    record = facts.get("input", {})
+    if record.get("statistics_of", ENCODER) != ENCODER:
+        return "their own statistics"
+    statistics = record.get("statistics")
+    if not isinstance(statistics, Mapping):
+        return None
+    numbers = hashlib.sha256(repr((statistics["mean"], statistics["std"])).encode()).hexdigest()
+    return f"the encoder's statistics, {statistics.get('source', 'unnamed')} {numbers[:8]}"

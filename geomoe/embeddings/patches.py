@@ -12,7 +12,7 @@ import numpy as np
 from geomoe import data, landsat, metadata
 from geomoe.data.folder import File, find_geotiffs, fingerprint
 from geomoe.data.geotiff import Patch, PatchError, read_patch
-from geomoe.data.preprocess import InputSpec, has_data, to_size
+from geomoe.data.preprocess import InputSpec, Part, has_data, measure, to_size
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.sink import Parts, Sink
 from geomoe.embeddings.vectors import Columns
@@ -59,6 +59,9 @@ def embed_dataset(
     if statistics == landsat.COMPUTED:
         statistics = data.compute_statistics(source, "train" if "train" in source.info.splits else split)
     spec = InputSpec(resize_mode=resize_mode, nodata=nodata, statistics=statistics)
+    if spec.own_statistics and len(spec.own_statistics.mean) != len(encoder.bands):
+        bands = f"{len(spec.own_statistics.mean)} bands where {name} has {len(encoder.bands)}: {', '.join(encoder.bands)}"
+        raise ValueError(f"statistics hold {bands}")
     facts = sink.facts(encoder, spec, origin)
     parts = Parts(sink.output, facts, data.num_examples(source, split))
     options |= dict(
@@ -124,8 +127,8 @@ def embed_folder(
     Args:
         folder: searched with its subfolders.
         spec: what the images are; sizes may differ where its `resize_mode` is not "exact". None stands for Collection 2 digital
-            numbers of any size, cropped at the centre. statistics="computed" are those of all files, of one sensor and with the
-            same bands, which every process reads once more for them.
+            numbers of any size, cropped at the centre. statistics="computed" are those of all files, which every process reads
+            once more for them.
         skipped: called for each file that cannot be read.
         cropped: called with the path, height and width of each file of which "centre_crop" leaves out more than a fifth: its
             embedding is that of its middle alone.
@@ -198,30 +201,18 @@ def _describe(spec: InputSpec, of_file: InputSpec, patch: Patch) -> InputSpec:
 
 
 def _with_own_statistics(encoder: PretrainedEncoder, files: Sequence[File], spec: InputSpec, root: str) -> InputSpec:
-    """Compute the statistics of all files of a folder where they are asked for; ValueError where they are of several kinds."""
+    """Compute the statistics of all files of a folder where they are asked for."""
     if spec.statistics != landsat.COMPUTED:
         return spec
     of_file = _as_read(encoder, spec)
 
-    def readable() -> Iterator[tuple[str, InputSpec, np.ndarray]]:
+    def readable() -> Iterator[Part]:
         for file in files:
             with contextlib.suppress(PatchError):  # which embedding it says
                 patch = read_patch(file.path, of_file, need_crs=False, keep_nodata=True)
-                yield file.path, _describe(spec, of_file, patch), patch.image
+                yield _describe(spec, of_file, patch), patch.image, None
 
-    first = next(readable(), None)
-    if first is None:
-        return dataclasses.replace(spec, statistics=None)
-
-    def pixels() -> Iterator[tuple[np.ndarray, None]]:
-        for path, described, image in readable():
-            if described != first[1]:
-                both = " and others ".join(", ".join(each.bands or ()) for each in (first[1], described))
-                raise ValueError(f"{path}: some files have {both}; embed each kind in a run of its own")
-            yield image, None
-
-    own = first[1].measured(pixels(), encoder.bands, f"the files of {root}").statistics
-    return dataclasses.replace(spec, statistics=own)
+    return dataclasses.replace(spec, statistics=measure(readable(), encoder.bands, f"the files of {root}"))
 
 
 def _rows_of_files(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from geomoe.embeddings.files import read
+from geomoe.embeddings.files import check_alike, read
 from geomoe.embeddings.results import RESULTS, is_catalogue, read_results
 from geomoe.files import atomic_open, atomic_path
 
@@ -76,6 +76,8 @@ class SearchIndex:
             raise ValueError(f"latitude {lat}, longitude {lon}: degrees from -90 to 90 and from -180 to 180 (or 0 to 360)")
         distance = _kilometres(lat, lon, self.latitude, self.longitude)
         row = int(distance.argmin())
+        if not within_km >= 0:
+            raise ValueError(f"within_km = {within_km} must be 0 or more")
         if distance[row] > within_km:
             there = f"the nearest, {self.id[row]}, is {distance[row]:.1f} km away (within_km = {within_km:g})"
             raise ValueError(f"{self.paths} has no embedding at {lat}, {lon}: {there}")
@@ -159,12 +161,10 @@ def _located(path: str) -> dict[str, Any]:
 
 def _check_alike(tables: Sequence[dict[str, Any]]) -> None:
     """Raise ValueError where the vectors of two files are not to be compared."""
-    for table in tables[1:]:
-        for key in ("encoder_sha256", "pool"):
-            one, other = (each["facts"].get(key) for each in (tables[0], table))
-            if one != other:
-                differ = f"{tables[0]['path']} has {key} {one}, {table['path']} {other}"
-                raise ValueError(f"{differ}: vectors of one encoder and one pool alone can be compared; embed them alike")
+    why = "vectors of one encoder and one pool alone can be compared; embed them alike"
+    files = [(table["path"], table["facts"]) for table in tables]
+    for other in files[1:]:
+        check_alike(files[0], other, ("encoder_sha256", "pool"), why)
 
 
 def _kilometres(lat: float, lon: float, lats: np.ndarray, lons: np.ndarray) -> np.ndarray:

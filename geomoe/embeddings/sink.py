@@ -5,6 +5,8 @@ import json
 import os
 import re
 import shutil
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -24,6 +26,7 @@ from geomoe.training import parallel
 from geomoe.version import __version__
 
 _FACTS = "facts.json"
+_ANEW = "remove the folder to start anew"
 BLOCK = 8192  # patches of a part, or a little more
 
 
@@ -51,15 +54,20 @@ class Parts:
         parallel.wait("parts were listed")  # before one process adds to them
 
     def _check_facts(self) -> bool:
-        """Whether there are parts, of this run; ValueError where they are another's."""
+        """Whether there are parts, of this run; ValueError where they are another's, or do not say whose they are."""
         path = os.path.join(self.folder, _FACTS)
         if not os.path.exists(path):
+            if self._ranges():
+                raise ValueError(f"{self.folder} holds parts without {_FACTS}, which says whose they are; {_ANEW}")
             return False
-        with open(path) as file:
-            before = json.load(file)
+        try:
+            with open(path) as file:
+                before = dict(json.load(file))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged ({error}); {_ANEW}") from None
         if differ := sorted(key for key in {*before, *self._facts} if before.get(key) != self._facts.get(key)):
             other = f"parts of another run ({', '.join(differ)} differ)"
-            raise ValueError(f"{self.folder} holds {other}; remove the folder to start anew")
+            raise ValueError(f"{self.folder} holds {other}; {_ANEW}")
         return True
 
     def _ranges(self) -> list[tuple[int, int]]:
@@ -104,8 +112,12 @@ class Parts:
 
     def _columns(self, first: int, stop: int, *names: str) -> Columns:
         """The columns of a part, all or some."""
-        with np.load(self._path(first, stop), allow_pickle=False) as part:
-            return {name: part[name] for name in names or part.files}
+        path = self._path(first, stop)
+        try:
+            with np.load(path, allow_pickle=False) as part:
+                return {name: part[name] for name in names or part.files}
+        except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} is damaged ({error}); remove it, and the same command computes it again") from None
 
     def add(self, first: int, pieces: list[Columns], count: int = 1) -> None:
         """Write the part of `count` inputs from `first` on, the rows of some pieces after each other."""
@@ -121,8 +133,10 @@ class Parts:
             yield self._columns(*covered)
 
     def remove(self) -> None:
-        """Delete the folder, if there is one."""
+        """Delete the folder, if there is one; what says whose the parts are goes last."""
         if os.path.isdir(self.folder):
+            for covered in self._ranges():
+                os.remove(self._path(*covered))
             shutil.rmtree(self.folder)
 
 
@@ -151,7 +165,7 @@ class Sink:
             raise ValueError(f"interleave = {self.interleave!r} is for .tif; {self.output} would ignore it")
         if os.fspath(self.output).endswith(".zarr"):
             check_zarr()
-        if os.path.exists(self.output) and not os.path.exists(f"{os.fspath(self.output)}.parts"):
+        if os.path.exists(self.output) and not os.path.exists(os.path.join(f"{os.fspath(self.output)}.parts", _FACTS)):
             raise ValueError(f"{self.output} is there already; remove it or take another name")
 
     @property

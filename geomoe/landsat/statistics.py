@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 COMPUTED = "computed"  # where statistics are named: those of the images themselves
+COLLECTION2 = "collection2_dn"  # the unit of the numbers that encoders are given
 # In digital numbers, as published with the datasets.
 STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
     "bigearthnet_landsat": {
@@ -25,11 +26,14 @@ STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
 class Statistics(Mapping[str, Any]):
     """Mean and standard deviation (above 0) of each band, and the z-score (value - mean) / std.
 
-    As a mapping it has the keys "mean", "std" and "source", which is how files hold it: `dict(statistics)`.
+    As a mapping it has the keys "mean", "std", "source" and, where it is said, "unit", which is how files hold it:
+    `dict(statistics)`.
 
     Attributes:
-        mean, std: (C,) floats, in the unit of the images, most often Collection 2 digital numbers.
+        mean, std: (C,) floats.
         source: where they come from, as "published:bigearthnet_landsat" or "computed:...".
+        unit: "collection2_dn" where they are of Collection 2 digital numbers in the model's bands, whatever images come in; ""
+            where they are of the images' own unit and channels.
 
     >>> statistics = Statistics((9000.0,), (3000.0,), "by hand")
     >>> statistics.normalize(np.array([[12000.0]])).tolist(), statistics.unnormalize(np.array([[1.0]])).tolist()
@@ -39,6 +43,7 @@ class Statistics(Mapping[str, Any]):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    unit: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
@@ -50,15 +55,22 @@ class Statistics(Mapping[str, Any]):
         ):
             rule = "must match, be finite, and std > 0"
             raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} {rule}")
+        if self.unit not in ("", COLLECTION2):
+            raise ValueError(f"statistics of {self.source}: unit = {self.unit!r} is not {COLLECTION2!r}, nor left out")
 
     def __getitem__(self, key: str) -> Any:
-        return {"mean": list(self.mean), "std": list(self.std), "source": self.source}[key]
+        said = {"unit": self.unit} if self.unit else {}
+        return {"mean": list(self.mean), "std": list(self.std), "source": self.source, **said}[key]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("mean", "std", "source"))
+        return iter(("mean", "std", "source", "unit") if self.unit else ("mean", "std", "source"))
 
     def __len__(self) -> int:
-        return 3
+        return 3 + bool(self.unit)
+
+    def same_numbers(self, other: Mapping[str, Any]) -> bool:
+        """Whether mean and standard deviation are those of others, wherever they come from."""
+        return (self["mean"], self["std"]) == (list(other["mean"]), list(other["std"]))
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
@@ -67,18 +79,22 @@ class Statistics(Mapping[str, Any]):
             raise ValueError(
                 f"statistics lack {missing[0]!r}: they are a mapping with 'mean' and 'std', one number a band each"
             )
-        return values if isinstance(values, cls) else cls(values["mean"], values["std"], values.get("source", "unnamed"))
+        if isinstance(values, cls):
+            return values
+        if not all(np.iterable(values[key]) for key in ("mean", "std")):
+            raise ValueError("mean and std of statistics are sequences, one number a band each")
+        return cls(values["mean"], values["std"], values.get("source", "unnamed"), values.get("unit", ""))
 
     @classmethod
     def published(cls, dataset: str) -> Self:
         """Look up those of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers; else ValueError."""
         if dataset not in STATISTICS:
             raise ValueError(f"no published statistics of {dataset!r}; there are {', '.join(STATISTICS)}")
-        return cls(**STATISTICS[dataset], source=f"published:{dataset}")
+        return cls(**STATISTICS[dataset], source=f"published:{dataset}", unit=COLLECTION2)
 
     def select(self, bands: Sequence[int]) -> Self:
         """Take those of some of the bands, by index."""
-        return type(self)(tuple(self.mean[i] for i in bands), tuple(self.std[i] for i in bands), self.source)
+        return type(self)(tuple(self.mean[i] for i in bands), tuple(self.std[i] for i in bands), self.source, self.unit)
 
     def normalize(self, images: Any, out: np.ndarray | None = None) -> Any:
         """Compute z-scores of (..., C) values; numpy or jax arrays, in float32 where the images are float32.
@@ -103,31 +119,36 @@ class Statistics(Mapping[str, Any]):
 
 
 class Moments:
-    """Sums over the pixels of images, from which the means and standard deviations of their bands follow."""
+    """Sums over the pixels of images, from which the means and standard deviations of their bands follow.
 
-    def __init__(self) -> None:
-        self._count, self._sum, self._squares = 0, np.zeros(1), np.zeros(1)
+    Args:
+        bands: how many there are.
+    """
 
-    def add(self, pixels: np.ndarray) -> None:
-        """Add pixels (M, C) that hold data."""
+    def __init__(self, bands: int) -> None:
+        self.count, self._sum, self._squares = (np.zeros(bands) for _ in range(3))  # pixels of each band
+
+    def add(self, pixels: np.ndarray, bands: Sequence[int] | slice = slice(None)) -> None:
+        """Add pixels (M, C) that hold data, of some of the bands."""
         pixels = pixels.astype(np.float64)
-        self._count += len(pixels)
-        self._sum = self._sum + pixels.sum(axis=0)
-        self._squares = self._squares + np.einsum("mc,mc->c", pixels, pixels)
+        self.count[bands] += len(pixels)
+        self._sum[bands] += pixels.sum(axis=0)
+        self._squares[bands] += np.einsum("mc,mc->c", pixels, pixels)
 
     def statistics(self, source: str) -> Statistics:
-        """Compute the statistics; ValueError where there is no pixel, or a band has one number alone.
+        """Compute the statistics, of Collection 2 digital numbers; mean 0 and standard deviation 1 of bands without a pixel.
 
-        >>> moments = Moments()
-        >>> moments.add(np.array([[1.0], [3.0]]))
-        >>> moments.statistics("by hand")
-        Statistics(mean=(2.0,), std=(1.0,), source='by hand')
+        Raises:
+            ValueError: a band has one number alone.
+
+        >>> moments = Moments(2)
+        >>> moments.add(np.array([[1.0], [3.0]]), bands=[1])
+        >>> moments.statistics("by hand").mean, moments.statistics("by hand").std
+        ((0.0, 2.0), (1.0, 1.0))
         """
-        if self._count == 0:
-            raise ValueError("no pixel holds data in every band, so there are no statistics of them")
-        mean = self._sum / self._count
-        variance = self._squares / self._count - np.square(mean)
+        mean, square = (total / np.maximum(self.count, 1) for total in (self._sum, self._squares))
+        variance = np.where(self.count > 0, square - np.square(mean), 1.0)
         if (flat := variance <= 1e-12 * np.square(mean)).any():
             same = f"all pixels have one number, {mean[flat.argmax()]:g}, in band {int(flat.argmax()) + 1}"
             raise ValueError(f"{same}, so there is no z-score by their own statistics")
-        return Statistics(tuple(mean), tuple(np.sqrt(variance)), source)
+        return Statistics(tuple(mean), tuple(np.sqrt(variance)), source, COLLECTION2)

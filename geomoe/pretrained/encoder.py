@@ -17,7 +17,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from geomoe import compilation, landsat
 from geomoe.data import preprocess
-from geomoe.data.preprocess import InputSpec
+from geomoe.data.preprocess import ENCODER, IMAGES, InputSpec
 from geomoe.data.windows import read_share, window_stride
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
@@ -48,6 +48,9 @@ class PretrainedEncoder:
     @compilation.isolated
     def __post_init__(self) -> None:
         self.params, self.statistics = dict(self.params), Statistics.of(self.statistics)
+        if len(self.statistics.mean) != self.config.in_channels:
+            bands = f"{len(self.statistics.mean)} bands, and {self.source} takes {self.config.in_channels}"
+            raise ValueError(f"the statistics of {self.statistics.source} are of {bands}")
         self._encoder_params = jax.device_put(self.params["encoder"], NamedSharding(programs.local_mesh(), PartitionSpec()))
 
     @property
@@ -349,8 +352,10 @@ class PretrainedEncoder:
         if spec.unit == "uint8":
             record["uint8_range"] = [float(value) for value in spec.uint8_range]
         if (own := spec.own_statistics) is None:
-            return record | {"statistics": dict(self.statistics), "statistics_unit": "collection2_dn"}
-        return record | {"statistics": dict(own), "statistics_unit": spec.unit}
+            whose = {"statistics": dict(self.statistics), "statistics_unit": "collection2_dn", "statistics_of": ENCODER}
+        else:
+            whose = {"statistics": dict(own), "statistics_unit": own.unit or str(spec.unit), "statistics_of": IMAGES}
+        return record | whose
 
     @compilation.isolated
     def embed_batch(
@@ -387,7 +392,7 @@ class PretrainedEncoder:
         Raises:
             ValueError: the path does not end in .safetensors, or something is there.
         """
-        if not os.fspath(path).endswith(".safetensors") or os.path.exists(path):
+        if not os.fspath(path).lower().endswith(".safetensors") or os.path.exists(path):
             raise ValueError(f"{path}: an encoder is written to a new file that ends in .safetensors")
         params = self.params if decoder else {"encoder": self.params["encoder"]}
         card = {"source": self.source, **self.card}

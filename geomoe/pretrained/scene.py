@@ -103,8 +103,7 @@ def read_dates(
     images = images[None] if is_single else images
     if 0 in images.shape:
         raise ValueError(f"a scene of the shape {scene.shape} has no pixel")
-    preprocess.check_channels(images.shape, spec, bands)
-    holds = preprocess.has_data(images, str(spec.unit))
+    holds = preprocess.has_data(preprocess.take_channels(images, spec, bands)[0], str(spec.unit))
     for name, degrees in (("lat", lat), ("lon", lon)):
         if degrees is not None and np.ndim(degrees):
             raise ValueError(f"{name} must be one number, of the whole scene, got {degrees}")

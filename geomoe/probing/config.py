@@ -199,8 +199,6 @@ def settings_text(config: ml_collections.ConfigDict, probe: str) -> str:
     """Every option that a result of a probe depends on and no other column of the results file has, as text."""
     d = config.data
     shown = {key: d[key] for key in ("resize_mode", "clip", "hour", "drop", "nodata")} | {"fraction": d.train_fraction}
-    if d.statistics != "encoder":
-        shown["statistics"] = d.statistics
     if d.val_split:
         shown["val"] = d.val_split
     if not d.test_split:

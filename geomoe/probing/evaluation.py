@@ -10,7 +10,7 @@ import numpy as np
 from geomoe.probing.config import protocol_options
 from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe
-from geomoe.probing.metrics import mean_and_std
+from geomoe.probing.metrics import check_count, mean_and_std
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import Folds, Rows, Split, given_folds, labelled_splits, labelled_subset, stratified_folds
 
@@ -59,7 +59,11 @@ def cross_validate(
 
     Returns:
         A result whose settings say how the folds were drawn.
+
+    Raises:
+        ValueError: shapes or labels do not fit the task or the folds, or an option has no meaning.
     """
+    check_count("resamples", resamples)
     x, y = labelled_splits(task, {"train": (features, labels)})["train"]
     settings: dict[str, Any] = {}
 
@@ -102,14 +106,19 @@ def _for_rows(probe: Callable[..., ProbeResult], options: Mapping[str, Any], row
     return options if used.get("k", 5) <= rows else {**used, "k": rows}
 
 
+def _listed(values: Any) -> list[Any]:
+    """Several values, or one that stands alone, as a list."""
+    return list(values) if np.ndim(values) else [values]
+
+
 def label_efficiency(
     train: Split,
     test: Split,
     *,
     task: str,
-    fractions: Sequence[float] = (0.01, 0.05, 0.1, 0.5, 1.0),
-    per_class: Sequence[int] = (),
-    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    fractions: float | Sequence[float] = (0.01, 0.05, 0.1, 0.5, 1.0),
+    per_class: int | Sequence[int] = (),
+    seeds: int | Sequence[int] = (0, 1, 2, 3, 4),
     probe: Callable[..., ProbeResult] = linear_probe,
     **options: Any,
 ) -> list[EfficiencyPoint]:
@@ -117,25 +126,30 @@ def label_efficiency(
 
     Args:
         train, test, task: as for `linear_probe`.
-        fractions: shares of the training rows; each subset holds at least one row of every class.
-        per_class: rows of each class, in place of `fractions`.
-        seeds: one draw of the subset each.
+        fractions: shares of the training rows, one or several; each subset holds at least one row of every class.
+        per_class: rows of each class, one number or several, in place of `fractions`.
+        seeds: one draw of the subset each; a number alone is one seed.
         probe: `linear_probe` or `knn_probe`; `options` are its options.
 
     Raises:
-        ValueError: a size is not above 0, or a fraction above 1.
+        ValueError: a size is not above 0, a fraction above 1, rows of each class are no whole number, or there is no size or no
+            seed.
     """
+    shares, counts, draws = map(_listed, (fractions, per_class, seeds))
+    for name, numbers, least in (("per_class", counts, 1), ("seeds", draws, 0)):
+        for number in numbers:
+            check_count(name, number, least)
+    if not counts and not (shares and all(0 < share <= 1 for share in shares)):
+        raise ValueError(f"fractions = {fractions} must be more than 0 and at most 1, one or several")
+    if not draws:
+        raise ValueError(f"seeds = {seeds} names no seed; give one at least")
     splits = labelled_splits(task, {"train": train, "test": test})
     x, y = splits["train"]
-    if per_class and not all(size > 0 for size in per_class):
-        raise ValueError(f"per_class = {tuple(per_class)} must be more than 0")
-    if not per_class and not all(0 < size <= 1 for size in fractions):
-        raise ValueError(f"fractions = {tuple(fractions)} must be more than 0 and at most 1")
     points = []
-    for size in per_class or fractions:
+    for size in counts or shares:
         runs, used = [], 0
-        for seed in seeds:
-            rows = labelled_subset(y, seed, **({"per_class": int(size)} if per_class else {"fraction": size}))
+        for seed in draws:
+            rows = labelled_subset(y, seed, **{"per_class" if counts else "fraction": size})
             used = len(rows)
             of_size = _for_rows(probe, options, used)
             runs.append(probe((x[rows], y[rows]), splits["test"], task=task, resamples=0, **of_size).metrics)

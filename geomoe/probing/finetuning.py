@@ -11,12 +11,14 @@ import numpy as np
 import optax
 
 from geomoe import compilation
+from geomoe.data.arrays import as_numpy
+from geomoe.data.preprocess import read_mask
 from geomoe.metadata import FIELDS
 from geomoe.models import encode
-from geomoe.models.pooling import Pool, pool_name, pool_tokens
+from geomoe.models.pooling import Pool, check_pooled, pool_name, pool_tokens
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.metrics import check_unmasked, main_score
+from geomoe.probing.metrics import check_count, check_finite, check_rows, main_score
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import holdout, labelled_splits
 
@@ -24,6 +26,7 @@ Array = jax.Array
 # image (N, S, S, C) z-scored; valid (N, S, S) bool, if some pixels hold no data; week, hour, lat, lon (N, 2); labels (N, K) 0/1
 # or (N,)
 Images = Mapping[str, np.ndarray]
+_KEYS = ("image", *FIELDS, "labels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +50,46 @@ class FineTuneOptions:
     def __post_init__(self) -> None:
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay = {self.layer_decay} must be in (0, 1]")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
+        for name, least in (("epochs", 0), ("batch_size", 1), ("patience", 1), ("seed", 0), ("resamples", 0)):
+            check_count(name, getattr(self, name), least)
+        if self.blocks is not None:
+            check_count("blocks", self.blocks)
+        for name in ("lr", "weight_decay"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} = {getattr(self, name)} must be 0 or more, and finite")
+        check_pooled(self.pool)
+
+
+def _read_images(name: str, split: Images, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """Check a split with images of one shape (S, S, C), all but what its labels are: image, the metadata, labels and valid.
+
+    Raises:
+        ValueError: the split lacks something, some of it is empty, masked, NaN or of another shape, or an image has no valid
+            pixel.
+    """
+    if not isinstance(split, Mapping):
+        raise ValueError(f"{name} must be a dict of {', '.join(_KEYS)}, got {type(split).__name__}")
+    if absent := [key for key in _KEYS if key not in split]:
+        raise ValueError(f"{name} has no {', '.join(absent)}; it must have {', '.join(_KEYS)}")
+    advice = {"image": "fill them, and say in valid which pixels hold data", "labels": "leave these rows out"}
+    advice |= dict.fromkeys(FIELDS, "give [0, 0] where it is unknown")
+    for key in _KEYS:
+        check_rows(f"{name}: values of {key}", split[key], advice[key])
+    rows = {key: np.asarray(as_numpy(split[key]), None if key == "labels" else np.float32) for key in _KEYS}
+    count = rows["image"].shape[:1]
+    rows["valid"] = read_mask(as_numpy(split["valid"])) if "valid" in split else np.ones((*count, *shape[:2]), bool)
+    of_row = {"image": shape, "valid": shape[:2], **dict.fromkeys(FIELDS, (2,))}
+    for key, values in rows.items():
+        expected = (*count, *of_row.get(key, values.shape[1:]))
+        if values.shape != expected:
+            source = "`PretrainedEncoder.prepare` gives image and valid, `geomoe.metadata.encode` week, hour, lat and lon"
+            raise ValueError(f"{name}: {key} must be {expected}, got {values.shape}; {source}")
+    for key in ("image", *FIELDS):
+        check_finite(f"{name}: values of {key}", rows[key], advice[key])
+    if (blank := np.flatnonzero(~rows["valid"].any(axis=(1, 2)))).size:
+        some = ", ".join(map(str, blank[:5])) + ", ..." * (len(blank) > 5)
+        raise ValueError(f"{name}: {len(blank)} of {len(rows['image'])} images have no valid pixel; leave out rows {some}")
+    return rows
 
 
 def _take(rows: Images, index: np.ndarray) -> Images:
@@ -110,26 +151,21 @@ def finetune(
         `"params"`, the tuned {"encoder", "head"} of the best one.
 
     Raises:
-        ValueError: shapes or options do not fit.
+        ValueError: an option has no meaning, or a split lacks something, is empty or holds what cannot be learned from: NaN,
+            other shapes, an image without a valid pixel; the message names the split and the field.
         FloatingPointError: the loss is no longer finite.
     """
     options = dataclasses.replace(options, **changes)
     cfg = encoder.config
-    if options.blocks is not None and not 0 <= options.blocks <= cfg.depth:
+    if options.blocks is not None and options.blocks > cfg.depth:
         raise ValueError(f"blocks = {options.blocks} must be between 0 and the encoder's {cfg.depth}")
     splits = {name: split for name, split in {"train": train, "test": test, "val": val}.items() if split is not None}
-    keys = ("image", *FIELDS, "labels")
-    for name, split in splits.items():
-        for key, values in split.items():
-            advice = "fill them, and say in valid which pixels hold data" if key == "image" else "leave these rows out"
-            check_unmasked(f"{name}: values of {key}", values, advice)
-    rows: dict[str, Images] = {name: {key: np.asarray(split[key]) for key in keys} for name, split in splits.items()}
-    if not all(np.all(split.get("valid", True)) for split in splits.values()):
-        for name, split in splits.items():
-            whole = np.ones(rows[name]["image"].shape[:3], bool)
-            rows[name] = {**rows[name], "valid": np.asarray(split.get("valid", whole))}
-    flat = {name: (split["image"].reshape(len(split["image"]), -1), split["labels"]) for name, split in rows.items()}
-    for name, (_, labels) in labelled_splits(task, flat).items():
+    shape = (cfg.img_size, cfg.img_size, cfg.in_channels)
+    checked = {name: _read_images(name, split, shape) for name, split in splits.items()}
+    keys = _KEYS if all(split["valid"].all() for split in checked.values()) else (*_KEYS, "valid")
+    rows: dict[str, Images] = {name: {key: split[key] for key in keys} for name, split in checked.items()}
+    of_rows = {name: (split["week"], split["labels"]) for name, split in checked.items()}  # the labels alone are to be read
+    for name, (_, labels) in labelled_splits(task, of_rows).items():
         rows[name] = {**rows[name], "labels": labels}
     if val is None:
         learned, validation = holdout(len(rows["train"]["labels"]), options.seed)

@@ -16,7 +16,7 @@ import numpy as np
 
 from geomoe import compilation
 from geomoe.probing.config import protocol_options
-from geomoe.probing.metrics import check_finite, check_unmasked
+from geomoe.probing.metrics import check_count, check_finite, check_unmasked
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import Split, labelled_splits
 
@@ -81,8 +81,9 @@ def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclid
     rows, queries = np.asarray(rows, np.float32), np.asarray(queries, np.float32)
     for name, vectors in (("rows", rows), ("queries", queries)):
         check_finite(f"features of {name}", vectors)
-    if not 1 <= k <= len(rows):
-        raise ValueError(f"k = {k} must be between 1 and the {len(rows)} training rows")
+    check_count("k", k, 1)
+    if k > len(rows):
+        raise ValueError(f"k = {k} is more than the {len(rows)} training rows")
     if metric not in METRICS:
         raise ValueError(f"metric = {metric!r} is not one of {', '.join(METRICS)}")
     zero = np.zeros((0, 1), bool)

@@ -14,7 +14,7 @@ from geomoe import compilation
 from geomoe.probing.config import protocol_options
 from geomoe.probing.linear_model import LinearModel
 from geomoe.probing.logistic import solve
-from geomoe.probing.metrics import bootstrap_regression, check_unmasked, main_score, r2_of_columns, regression_metrics
+from geomoe.probing.metrics import bootstrap_regression, check_count, check_rows, main_score, regression_metrics
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import (
     Fold,
@@ -22,6 +22,7 @@ from geomoe.probing.splits import (
     facts_of_files,
     holdout,
     labelled_splits,
+    positive,
     regression_splits,
     strength_grid,
     validation_rows,
@@ -30,13 +31,6 @@ from geomoe.probing.splits import (
 C_GRID = tuple(float(c) for c in np.logspace(-6, 4, 40))
 ALPHA_GRID = tuple(float(a) for a in np.logspace(-4, 6, 21))
 _BLOCK = 8192  # rows whose features are centred and rotated at once
-
-
-def _positive(name: str, values: float | Sequence[float]) -> list[float]:
-    strengths = [float(value) for value in np.atleast_1d(values)]
-    if not all(np.isfinite(value) and value > 0 for value in strengths):
-        raise ValueError(f"{name} = {values} must be positive")
-    return strengths
 
 
 def _mean_and_scale(features: np.ndarray, standardise: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -70,11 +64,15 @@ def fit_logistic(
         A model for each C, in the order of C. A class that all or none of the rows have is predicted by its share.
 
     Raises:
-        ValueError: a C is not positive, or multi-class labels hold a single class.
+        ValueError: a C is not positive, or there is none; max_iter or tol has no meaning; or there is no row, or multi-class
+            labels hold a single class.
     """
-    strengths = _positive("C", C)
+    strengths = positive("C", C)
+    check_count("max_iter", max_iter, 1)
+    if not tol >= 0:
+        raise ValueError(f"tol = {tol} must be 0 or more")
     for name, values in (("features", features), ("labels", labels)):
-        check_unmasked(name, values)
+        check_rows(name, values)
     features, labels = np.asarray(features), np.asarray(labels)
     n, d = features.shape
     counts = labels.sum(axis=0)
@@ -163,7 +161,7 @@ def linear_probe(
         info: plain values to keep with the fitted model, before what files of embeddings say: encoder, pool, classes, input.
 
     Raises:
-        ValueError: shapes or labels do not fit the task.
+        ValueError: shapes or labels do not fit the task, or an option has no meaning.
 
     >>> rng = np.random.default_rng(0)
     >>> x, y = rng.standard_normal((60, 2)), np.arange(60) % 2
@@ -197,7 +195,7 @@ def linear_probe(
 def fit_ridge(
     features: np.ndarray, targets: np.ndarray, *, alpha: float | Sequence[float] = 1.0, standardise: bool = False
 ) -> list[LinearModel]:
-    """Fit ridge regression: minimise |XW + b - Y|^2 + alpha |W|^2, the intercept free (scikit-learn's `Ridge`).
+    """Fit ridge regression: minimise |XW + b - Y|^2 + alpha |W|^2, the intercept free (scikit-learn's `Ridge`), in float64.
 
     Args:
         features: (N, D); targets: (N,) or (N, K).
@@ -208,11 +206,11 @@ def fit_ridge(
         A model for each alpha, in their order; `C` is 1 / alpha.
 
     Raises:
-        ValueError: an alpha is not positive.
+        ValueError: an alpha is not positive, or there is none; or there is no row.
     """
-    strengths = _positive("alpha", alpha)
+    strengths = positive("alpha", alpha)
     for name, numbers in (("features", features), ("targets", targets)):
-        check_unmasked(name, numbers)
+        check_rows(name, numbers)
     x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64).reshape(len(targets), -1)
     (x_mean, std), y_mean = _mean_and_scale(x, standardise), y.mean(axis=0)
     x = (x - x_mean) / std
@@ -223,7 +221,7 @@ def fit_ridge(
         coef = axes @ (projected / (np.maximum(values, 0) + a)[:, None]) / std[:, None]
         intercept = y_mean - x_mean @ coef
         info = {"standardise": standardise, "alpha": a}
-        models.append(LinearModel(coef.astype(np.float32), intercept.astype(np.float32), "regression", 1 / a, info))
+        models.append(LinearModel(coef, intercept, "regression", 1 / a, info))
     return models
 
 
@@ -247,7 +245,7 @@ def ridge_probe(
         resamples, seed: as for `linear_probe`.
 
     Raises:
-        ValueError: shapes do not fit, a value is NaN, or no alpha can be chosen.
+        ValueError: shapes do not fit, a split is empty, a value is NaN, or no alpha can be chosen.
     """
     splits = regression_splits({"train": train, "test": test, "val": val})
     rows, (x_test, y_test) = splits["train"], splits["test"]
@@ -257,11 +255,10 @@ def ridge_probe(
     if choose:
         fit, (x_val, y_val), rows = validation_rows(rows, splits.get("val"), seed)
         models = fit_ridge(*fit, alpha=grid, standardise=standardise)
-        varies = np.ptp(y_val, axis=0) > 0  # of a target that is the same in all these rows there is no R2
-        if not varies.any():
+        if not np.ptp(y_val, axis=0).any():
             rows_are = f"the targets of the {len(x_val)} validation rows are all the same"
             raise ValueError(f"{rows_are}, so that no alpha can be chosen by them; give other rows as val, or one alpha")
-        scores = [r2_of_columns(y_val[:, varies], model.decision(x_val)[:, varies]).mean() for model in models]
+        scores = [regression_metrics(y_val, model.decision(x_val))["r2"] for model in models]
         best = int(np.argmax(scores))
         settings["val"] = len(x_val)
     settings["alpha"] = grid[best]
@@ -269,5 +266,5 @@ def ridge_probe(
     said = facts_of_files({"train": train, "test": test, "val": val})
     model = dataclasses.replace(model, info={**model.info, **said})
     predictions = model.decision(x_test)
-    intervals = bootstrap_regression(y_test, predictions, resamples) if resamples else {}
+    intervals = bootstrap_regression(y_test, predictions, resamples)
     return ProbeResult(regression_metrics(y_test, predictions), predictions, predictions, settings, intervals, model)

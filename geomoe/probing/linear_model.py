@@ -12,6 +12,7 @@ import numpy as np
 
 from geomoe.data.arrays import as_numpy
 from geomoe.files import atomic_path
+from geomoe.landsat import Statistics
 from geomoe.models.pooling import parse_pool
 from geomoe.probing.metrics import check_finite, check_unmasked
 
@@ -30,9 +31,9 @@ class LinearModel:
     info: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # plain values: class names, encoder, pool, input ...
 
     def decision(self, features: np.ndarray) -> np.ndarray:
-        """Compute logits (or regression values): (N, D) -> (N, K)."""
+        """Compute logits, (N, D) -> (N, K) float32; of a regression its values, float64: targets may lie far from 0."""
         check_unmasked("features", features)
-        features = np.asarray(as_numpy(features), np.float32)
+        features = np.asarray(as_numpy(features), np.float64 if self.task == "regression" else np.float32)
         if features.ndim != 2 or features.shape[1] != len(self.coef):
             raise ValueError(f"features must be (N, {len(self.coef)}), got {features.shape}")
         check_finite("features", features, "leave these rows out: what was not embedded, having no data, has no class")
@@ -60,43 +61,65 @@ class LinearModel:
         return (logits > 0).astype(np.int32) if self.task == "multilabel" else logits
 
     def predict_images(self, encoder: PretrainedEncoder, images: np.ndarray, **options: Any) -> np.ndarray:
-        """Embed images and predict. `options` as for `PretrainedEncoder.embed`; pool, nodata and statistics are the fit's.
+        """Embed images and predict.
+
+        Args:
+            **options: as for `PretrainedEncoder.embed`; pool, nodata and statistics that they leave out are those of the fit,
+                and the encoder is not given metadata that the fit had none of.
 
         Raises:
-            ValueError: the encoder is not that of the fit, where `info` says which it was; an image has no data; or the images
-                are of another unit than the statistics of the fit, where these are not the encoder's.
+            ValueError: the encoder is not that of the fit, where `info` says which it was; an image has no data; the images of
+                the fit were clipped, or knew one of week and hour; or they were z-scored by several statistics, or by such of
+                another unit or other channels.
         """
         of_encoder = self.info.get("encoder_sha256")
         if of_encoder is not None and of_encoder != encoder.fingerprint:
             other = f"another encoder ({self.info.get('encoder', 'unnamed')}, {of_encoder[:12]})"
             this = f"{encoder.source} ({encoder.fingerprint[:12]})"
             raise ValueError(f"the probe was fitted on embeddings of {other} than {this}; load that one, or fit it anew")
-        pool, record = self.info.get("pool", "mean"), self.info.get("input", {})
+        pool = self.info.get("pool", "mean")
         options.setdefault("pool", parse_pool(pool) if isinstance(pool, str) else tuple(pool))
-        if "nodata" in record and not {"spec", "normalized", "valid"} & options.keys():
-            options.setdefault("nodata", record["nodata"])
-        given = options["spec"].statistics if "spec" in options else options.get("statistics")
-        fitted = None if given is not None or options.get("normalized") else self._own_statistics(encoder)
-        if fitted is not None and "spec" in options:
-            options["spec"] = dataclasses.replace(options["spec"], statistics=fitted)
-        elif fitted is not None:
-            options["statistics"] = fitted
+        self._drop(options)
+        fitted = {} if options.get("normalized") else self._of_fit(encoder, options)
+        if "spec" in options:
+            options["spec"] = dataclasses.replace(options["spec"], **fitted)
+        else:
+            options |= fitted
         z, made = encoder.embed(images, return_record=True, **options)
-        if fitted is not None and made["unit"] != record["statistics_unit"]:
-            of = f"the probe was fitted on images z-scored by {fitted['source']}, in {record['statistics_unit']}"
-            raise ValueError(f"{of}; these are {made['unit']}: convert them, or give statistics= in their unit")
+        if "statistics" in fitted and not fitted["statistics"].unit:
+            for key in ("unit", "bands"):
+                if made[key] != self.info["input"][key]:
+                    of = f"the probe was fitted on images z-scored by {fitted['statistics'].source}, whose {key} is"
+                    both = f"{self.info['input'][key]}, and of these it is {made[key]}"
+                    raise ValueError(f"{of} {both}; give statistics= of their unit and channels")
         return self.predict(z)
 
-    def _own_statistics(self, encoder: PretrainedEncoder) -> dict[str, Any] | None:
-        """The statistics that the images of the fit were z-scored by; None where they are the encoder's, or not said.
-
-        Raises:
-            ValueError: the images were z-scored by several.
-        """
-        fitted = self.info.get("input", {}).get("statistics")
-        if isinstance(fitted, list):
+    def _of_fit(self, encoder: PretrainedEncoder, options: Mapping[str, Any]) -> dict[str, Any]:
+        """How the images of the fit were read, as far as `options` do not say it, as fields of an `InputSpec`."""
+        record, spec, fitted = self.info.get("input", {}), options.get("spec"), dict[str, Any]()
+        nodata, statistics = (options.get(name) if spec is None else getattr(spec, name) for name in ("nodata", "statistics"))
+        if nodata in (None, "masked" if spec else None) and options.get("valid") is None and "nodata" in record:
+            fitted["nodata"] = record["nodata"]
+        of_images = record.get("statistics")
+        if statistics is not None or of_images is None:
+            return fitted
+        if isinstance(of_images, list):
             raise ValueError("the probe was fitted on scenes each z-scored by its own statistics; give statistics=")
-        return None if fitted in (None, dict(encoder.statistics)) else fitted
+        if not encoder.statistics.same_numbers(of_images):
+            fitted["statistics"] = Statistics.of(of_images)
+        return fitted
+
+    def _drop(self, options: dict[str, Any]) -> None:
+        """Take out of the options what the fit was not given; ValueError where that cannot be done."""
+        data = self.info.get("data", {})
+        by_hand = "do the same, embed the images and give the embeddings to predict"
+        if data.get("clip"):
+            raise ValueError(f"the probe was fitted on digital numbers clipped to {tuple(data['clip'])}: {by_hand}")
+        dropped = set(data.get("drop", ()))
+        if len(dropped & {"week", "hour"}) == 1 and options.get("time") is not None:
+            raise ValueError(f"the probe was fitted without {', '.join(sorted(dropped))}: {by_hand}")
+        for name in dropped & {"lat", "lon"} | ({"time"} if "week" in dropped else set()):
+            options.pop(name, None)
 
     def save(self, path: str | os.PathLike) -> None:
         """Write arrays and JSON into one `.npz` or `.safetensors` file, which appears whole or not at all.

@@ -46,6 +46,19 @@ def check_finite(what: str, values: np.ndarray, advice: str = "leave these rows 
         raise ValueError(f"{what} hold NaN or infinite values in {bad.sum()} of {len(bad)} rows; {advice}")
 
 
+def check_rows(what: str, values: Any, advice: str = "leave these rows out") -> None:
+    """Raise ValueError for values of no row, or of which some are masked."""
+    check_unmasked(what, values, advice)
+    if np.shape(values)[:1] == (0,):
+        raise ValueError(f"{what} are empty; give one row at least")
+
+
+def check_count(name: str, value: Any, least: int = 0) -> None:
+    """Raise ValueError for an option that is not a whole number, or is below the least that has a meaning."""
+    if not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{name} = {value} must be a whole number, {least} or more")
+
+
 def main_metric(task: str) -> str:
     """Name the one metric that results of a task are compared by.
 
@@ -109,21 +122,23 @@ def classification_metrics(labels: np.ndarray, predictions: np.ndarray, scores: 
 
 
 def regression_metrics(targets: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
-    """Compute `r2` (mean over the columns) and `rmse` of (N,) or (N, K) values; ValueError where their shapes differ."""
+    """Compute `r2` and `rmse` of (N,) or (N, K) values.
+
+    R2 is the mean over the columns whose targets vary, as there is none of one that is the same in all rows; NaN where none
+    varies.
+
+    Raises:
+        ValueError: there is no row, or the shapes differ.
+    """
     for name, values in (("targets", targets), ("predictions", predictions)):
-        check_unmasked(name, values)
+        check_rows(name, values)
     targets, predictions = (np.asarray(v, np.float64).reshape(len(v), -1) for v in (targets, predictions))
     if targets.shape != predictions.shape:
         raise ValueError(f"targets {targets.shape} and predictions {predictions.shape} differ in shape")
-    mean_square = ((targets - predictions) ** 2).mean(axis=0)
-    return {"r2": float(r2_of_columns(targets, predictions).mean()), "rmse": float(np.sqrt(mean_square.mean()))}
-
-
-def r2_of_columns(targets: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Compute the R2 of each column of values (N, K): (K,), NaN where its targets are all the same."""
-    error = ((targets - predictions) ** 2).sum(axis=0)
-    total = ((targets - targets.mean(axis=0)) ** 2).sum(axis=0)
-    return np.where(total > 0, 1 - error / np.where(total > 0, total, 1), np.nan)
+    error, variance = ((targets - predictions) ** 2).mean(axis=0), targets.var(axis=0)
+    varies = np.ptp(targets, axis=0) > 0  # the variance of equal numbers is not always 0, by rounding
+    r2 = float((1 - error[varies] / variance[varies]).mean()) if varies.any() else float("nan")
+    return {"r2": r2, "rmse": float(np.sqrt(error.mean()))}
 
 
 @compilation.isolated
@@ -141,14 +156,20 @@ def bootstrap(
     Scores are sorted once; a resample is a count for each row, so that each costs a few cumulative sums.
 
     Args:
-        resamples: B.
+        resamples: B; 0 gives no interval.
         level: of confidence.
         seed: of the resampling; the same rows are drawn for every set of predictions of the same size, so that intervals of
             differences can be formed from two calls.
 
     Returns:
         metric -> (low, high).
+
+    Raises:
+        ValueError: resamples is no number of them, there is no row, or the shapes differ.
     """
+    check_count("resamples", resamples)
+    if not resamples:
+        return {}
     labels, predictions, scores = _checked(labels, predictions, scores, task)
     present = labels.any(axis=0)
     micro = _sorted_once(labels.reshape(-1, 1), scores.reshape(-1, 1), labels.shape[1])
@@ -168,9 +189,12 @@ def bootstrap(
 def bootstrap_regression(
     targets: np.ndarray, predictions: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
-    """Compute percentile confidence intervals of `regression_metrics` over the rows."""
+    """Compute percentile confidence intervals of `regression_metrics` over the rows; arguments as for `bootstrap`."""
+    check_count("resamples", resamples)
+    if not resamples:
+        return {}
     for name, given in (("targets", targets), ("predictions", predictions)):
-        check_unmasked(name, given)
+        check_rows(name, given)
     rng, targets, predictions = np.random.default_rng(seed), np.asarray(targets), np.asarray(predictions)
     rows = [rng.integers(0, len(targets), len(targets)) for _ in range(resamples)]
     values = [regression_metrics(targets[i], predictions[i]) for i in rows]
@@ -189,7 +213,7 @@ def _checked(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     check_task(task)
     for name, values in (("labels", labels), ("predictions", predictions), ("scores", scores)):
-        check_unmasked(name, values)
+        check_rows(name, values)
     labels, predictions, scores = np.asarray(labels), np.asarray(predictions), np.asarray(scores)
     if not labels.shape == predictions.shape == scores.shape:
         raise ValueError(f"labels {labels.shape}, predictions {predictions.shape} and scores {scores.shape} must agree")

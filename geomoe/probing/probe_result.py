@@ -36,5 +36,5 @@ def classification_result(
     """
     predictions = decide(scores, task) if predictions is None else predictions
     metrics = classification_metrics(labels, predictions, scores, task)
-    intervals = bootstrap(labels, predictions, scores, task, resamples) if resamples else {}
+    intervals = bootstrap(labels, predictions, scores, task, resamples)
     return ProbeResult(metrics, predictions, scores, settings, intervals, model)

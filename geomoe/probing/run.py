@@ -138,7 +138,8 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
             return stored
         result = fit(features, probe, seed)
         if saves and result.model is not None:
-            info = {**result.model.info, "classes": classes, "input": encoder.record(spec), "result": of}
+            read = {"clip": list(d.clip), "drop": list(d.drop)}
+            info = {**result.model.info, "classes": classes, "input": encoder.record(spec), "data": read, "result": of}
             dataclasses.replace(result.model, info=info).save(path)
         if stored is not None:
             return stored

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from geomoe.data.arrays import as_numpy
-from geomoe.embeddings.files import read_facts, read_features
+from geomoe.embeddings.files import check_alike, read_facts, read_features
 from geomoe.probing.metrics import check_finite, check_task, check_unmasked, one_hot
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
@@ -39,22 +39,20 @@ def facts_of_files(splits: Mapping[str, Split | None]) -> dict[str, Any]:
     Raises:
         ValueError: two files are of other encoders, pools or classes, so that a probe of one says nothing of the other.
     """
-    first, found = "", dict[str, Any]()
-    for split in splits.values():
-        if not isinstance(split, str | os.PathLike):
-            continue
-        facts, path = read_facts(split), os.fspath(split)
-        if not first:
-            first, found = path, {key: facts[key] for key in ("encoder", *_OF_ONE_KIND, "input") if key in facts}
-        for key in _OF_ONE_KIND:
-            if facts.get(key) != found.get(key):
-                differ = f"{first} has {key} {found.get(key)}, {path} {facts.get(key)}"
-                raise ValueError(f"{differ}: a probe takes files of one encoder, pool and list of classes")
-    return found
+    files = [(os.fspath(split), read_facts(split)) for split in splits.values() if isinstance(split, str | os.PathLike)]
+    for other in files[1:]:
+        check_alike(
+            files[0], other, _OF_ONE_KIND, "a probe takes files of one encoder, pool and list of classes, embedded alike"
+        )
+    facts = files[0][1] if files else {}
+    return {key: facts[key] for key in ("encoder", *_OF_ONE_KIND, "input") if key in facts}
 
 
 def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, Rows]:
     """Check splits and bring their labels to one width; a split that is None is left out.
+
+    Labels (N, 1), a column of a table, are class indices where the task is "multiclass", and one class where it is
+    "multilabel".
 
     Returns:
         name -> features (N, D) float32 and labels (N, K) 0/1 int32.
@@ -67,13 +65,16 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
     for name, (features, labels) in out.items():
         if features.ndim != 2:
             raise ValueError(f"{name} features must be (N, D), got {features.shape}")
+        if labels.ndim not in (1, 2):
+            raise ValueError(f"{name} labels must be (N,) or (N, K), got {labels.shape}")
         if len(features) != len(labels):
             raise ValueError(f"{name}: {len(features)} features but {len(labels)} labels")
-        if not len(features):
-            raise ValueError(f"{name} is empty")
+        if not features.size or not labels.size:
+            raise ValueError(f"{name} is empty: features {features.shape}, labels {labels.shape}")
+        if task == "multiclass" and labels.shape[1:] == (1,):  # a column of a table
+            labels = labels[:, 0]
         check_finite(f"{name} features", features)
-        if labels.dtype.kind == "O" and any(is_missing(label) for label in labels.reshape(-1)):
-            raise ValueError(f"{name} labels are missing (None, NaN or NA) in some rows; leave the rows without a label out")
+        _check_present(f"{name} labels", labels)
         if labels.dtype.kind in "SUOT" and any(isinstance(label, str | bytes) for label in labels.reshape(-1)):
             raise ValueError(f"{name} labels are text; pass class indices: {_TO_INDICES}")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
@@ -102,6 +103,12 @@ def is_missing(value: Any) -> bool:
         return True
 
 
+def _check_present(what: str, values: np.ndarray) -> None:
+    """Raise ValueError where one of several Python objects is missing."""
+    if values.dtype.kind == "O" and any(map(is_missing, values.reshape(-1))):
+        raise ValueError(f"{what} are missing (None, NaN or NA) in some rows; leave these rows out")
+
+
 def _count_classes(indices: Sequence[np.ndarray]) -> int:
     """The number of classes of rows with these class indices, 0 without any; ValueError where they are codes of classes."""
     found = np.unique(np.concatenate(indices)) if indices else np.zeros(0, np.int64)
@@ -118,9 +125,12 @@ def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
     for name, (x, y) in out.items():
         if y.dtype.kind in "mM":
             raise ValueError(f"{name} targets are {y.dtype}; say as numbers what they count, days since a date, say")
+        if x.ndim != 2 or y.ndim not in (1, 2) or len(x) != len(y):
+            raise ValueError(f"{name}: features {x.shape} and targets {y.shape} do not fit together")
+        if not x.size or not y.size:
+            raise ValueError(f"{name} is empty: features {x.shape}, targets {y.shape}")
+        _check_present(f"{name} targets", y)
         features, targets = x.astype(np.float64), y.astype(np.float64).reshape(len(y), -1)
-        if features.ndim != 2 or len(features) != len(targets):
-            raise ValueError(f"{name}: features {features.shape} and targets {targets.shape} do not fit together")
         check_finite(f"{name} features", features)
         check_finite(f"{name} targets", targets)
         out[name] = features, targets
@@ -136,6 +146,14 @@ def _check_widths(splits: Mapping[str, Rows]) -> None:
             raise ValueError(f"train {first_x.shape}, {first_y.shape} and {name} {x.shape}, {y.shape} differ in width")
 
 
+def positive(name: str, values: float | Sequence[float]) -> list[float]:
+    """Give numbers, one or several, as a list; ValueError where there is none, or one is not finite and above 0."""
+    numbers = np.ravel(values)
+    if numbers.dtype.kind not in "iuf" or not numbers.size or not (np.isfinite(numbers) & (numbers > 0)).all():
+        raise ValueError(f"{name} = {values} must be positive, one number or several")
+    return [float(number) for number in numbers]
+
+
 def strength_grid(name: str, value: float | str | Sequence[float], sweep: Sequence[float]) -> tuple[list[float], bool]:
     """Give strengths of regularisation (a number, several, or "sweep") in rising order, and whether to choose among them.
 
@@ -146,9 +164,7 @@ def strength_grid(name: str, value: float | str | Sequence[float], sweep: Sequen
         if value != "sweep":
             raise ValueError(f"{name} = {value!r} is not a number, a sequence or 'sweep'")
         return sorted(sweep), True
-    if isinstance(value, Sequence | np.ndarray):
-        return sorted(float(v) for v in value), True
-    return [float(value)], False
+    return sorted(positive(name, value)), np.ndim(value) > 0
 
 
 class Fold(NamedTuple):
@@ -187,8 +203,8 @@ def _without(rows: int, tests: Sequence[np.ndarray], **settings: Any) -> Folds:
 
 
 def _check_count(count: int, rows: int, what: str = "rows") -> None:
-    if not 2 <= count <= rows:
-        raise ValueError(f"folds = {count} must be between 2 and the {rows} {what}")
+    if not isinstance(count, int | np.integer) or not 2 <= count <= rows:
+        raise ValueError(f"folds = {count} must be between 2 and the {rows} {what}, a whole number")
 
 
 def random_folds(rows: int, count: int = 5, seed: int = 0) -> Folds:
@@ -382,7 +398,13 @@ def _with_buffer(fold: Fold, places: np.ndarray, buffer_km: float) -> Fold:
 
 
 def holdout(count: int, seed: int) -> Fold:
-    """Draw a fifth of `count` rows to hold out: indices of the rows to fit on, and of those held out."""
+    """Draw a fifth of `count` rows to hold out: indices of the rows to fit on, and of those held out.
+
+    Raises:
+        ValueError: there are fewer than two.
+    """
+    if count < 2:
+        raise ValueError(f"none of {count} training rows can be held out to choose on; give val, or more rows")
     order = np.random.default_rng(seed).permutation(count)
     size = max(int(round(0.2 * count)), 1)
     return Fold(order[size:], order[:size])

@@ -1,6 +1,7 @@
 """Weights as files: the published PyTorch checkpoints without PyTorch, safetensors, and what is fetched by name or address."""
 
 from geomoe.weights.download import PUBLISHED as PUBLISHED, fetch as fetch, is_address as is_address
+from geomoe.weights.formats import SAFETENSORS as SAFETENSORS, format_of as format_of
 from geomoe.weights.packaged import PACKAGED as PACKAGED, packaged_path as packaged_path
 from geomoe.weights.safetensors_file import load_safetensors as load_safetensors, save_safetensors as save_safetensors
 from geomoe.weights.torch_format import TorchFormatError as TorchFormatError
