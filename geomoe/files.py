@@ -46,7 +46,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[str]:
     os.makedirs(os.path.dirname(target) or ".", exist_ok=True)
     for left in glob.glob(f"{glob.escape(target)}.{8 * '[0-9a-f]'}{PARTIAL}"):
         with contextlib.suppress(OSError):  # gone by now
-            if time.time() - os.stat(left).st_mtime > _ABANDONED:
+            newest = max([os.stat(path).st_mtime for path in (left, *glob.iglob(f"{glob.escape(left)}/**", recursive=True))])
+            if time.time() - newest > _ABANDONED:
                 _remove(left)
     partial = f"{target}.{uuid.uuid4().hex[:8]}{PARTIAL}"
     try:

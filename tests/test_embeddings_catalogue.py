@@ -15,6 +15,8 @@ from geomoe.data.preprocess import InputSpec
 from geomoe.data.product_files import Quality, SceneFiles
 from geomoe.embeddings import catalogue
 from geomoe.embeddings.catalogue import CatalogueJob, embed_scenes
+from geomoe.landsat import Statistics
+from geomoe.pretrained import load
 
 COUNTS = {"patches": 4, "embedded": 4}
 
@@ -65,8 +67,11 @@ def test_each_scene_is_z_scored_by_its_own_statistics_where_asked(tmp_path, scen
         image = pixels(seed=i, size=(20, 30)).reshape(-1, 7)
         np.testing.assert_allclose(made["statistics"]["mean"], image.mean(axis=0))
         np.testing.assert_allclose(made["statistics"]["std"], image.std(axis=0))
-    by_encoder = embed_scenes(dataclasses.replace(job, spec=InputSpec()), scenes)
-    assert all("is there already" in result.error for result in by_encoder if "gone" not in result.scene)
+    other = dataclasses.replace(load(PTH), statistics=Statistics((9000.0,) * 7, (500.0,) * 7, "others"))
+    other.save(tmp_path / "other.safetensors")  # the same weights
+    for another in (dict(spec=InputSpec()), dict(checkpoint=str(tmp_path / "other.safetensors"))):
+        results = embed_scenes(dataclasses.replace(job, **another), scenes)
+        assert all("is there already" in result.error for result in results if "gone" not in result.scene)
 
 
 def test_the_command_lists_what_failed(tmp_path, scenes, capsys):

@@ -229,7 +229,7 @@ def test_files_that_do_not_belong_together_are_no_probe(encoder, synthetic_dir, 
                 probe(mean, path, task="multilabel")
     own = embeddings.Sink(tmp_path / "own.npz")
     embeddings.embed_dataset(encoder, own, NAME, "test", data_dir=synthetic_dir, statistics="computed")
-    with pytest.raises(ValueError, match="a.npz is of images z-scored by the encoder's statistics, .*own.npz by their own"):
+    with pytest.raises(ValueError, match="a.npz by the encoder's statistics, .*own.npz by statistics of their own"):
         linear_probe(mean, own.output, task="multilabel")
     model = linear_probe(cls, cls, task="multilabel", resamples=0).model
     images = np.random.default_rng(0).integers(8000, 20000, (3, 8, 8, 7)).astype(np.uint16)

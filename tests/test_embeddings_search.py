@@ -161,22 +161,23 @@ def test_files_that_cannot_be_compared_are_refused(tmp_path):
         embeddings.SearchIndex([tmp_path / "a.npz", tmp_path / "b.npz"])
     with pytest.raises(ValueError, match=r"a\.npz has pool mean, .*c\.npz cls"):
         embeddings.SearchIndex([tmp_path / "a.npz", tmp_path / "c.npz"])
-    of_encoder = {"mean": [1.0], "std": [1.0], "source": "europe"}
+    numbers = {"mean": [1.0], "std": [1.0], "source": "europe"}
     for name, record in {
-        "d": {"statistics": of_encoder, "statistics_of": "encoder"},
-        "e": {"statistics": {**of_encoder, "mean": [2.0]}, "statistics_of": "encoder"},
-        "f": {"statistics": {**of_encoder, "mean": [3.0]}, "statistics_of": "images"},
-        "g": {"statistics": [of_encoder, of_encoder], "statistics_of": "images"},
-        "h": {"statistics": of_encoder},  # by an older version
+        "d": {"statistics": numbers, "statistics_of": "encoder"},
+        "e": {"statistics": {**numbers, "mean": [2.0]}, "statistics_of": "encoder"},
+        "f": {"statistics": {**numbers, "mean": [3.0]}, "statistics_of": "images"},
+        "g": {"statistics": [numbers, numbers], "statistics_of": "images"},
+        "h": {"statistics": {**numbers, "mean": [2.0]}},  # by an older version
+        "i": {"statistics": {**numbers, "source": "elsewhere"}, "statistics_of": "encoder"},
     }.items():
         facts = {"pool": "mean", "encoder_sha256": "1", "input": record}
         write(tmp_path / f"{name}.npz", vector, [0, 1], [20, 20], facts=facts)
-    for one, other in ("de", "df", "gh"):
+    for one, other in ("de", "df", "eg"):
         with pytest.raises(
-            ValueError, match=r"[dg]\.npz is of images z-scored by .*, .*[efh]\.npz by .*: vectors of one encoder"
+            ValueError, match=r"[de]\.npz by .* and those of .*[efg]\.npz by .* z-scored in two ways; embed both"
         ):
             embeddings.SearchIndex([tmp_path / f"{one}.npz", tmp_path / f"{other}.npz"])
-    for one, other in ("dh", "fg", "ad", "af"):
+    for one, other in ("dh", "fg", "ad", "af", "gh", "di"):
         assert len(embeddings.SearchIndex([tmp_path / f"{one}.npz", tmp_path / f"{other}.npz"])) == 4
     with pytest.raises(ValueError, match=r"none holds no embeddings: every scene of its scenes\.csv failed"):
         embeddings.SearchIndex(write_catalogue(tmp_path / "none", {}, failed=["x", "y"]))

@@ -62,7 +62,12 @@ def test_what_a_killed_writer_left_is_removed_when_it_is_old(tmp_path):
     for name, age in hours.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "half").touch()
-        os.utime(tmp_path / name, 2 * (time.time() - age * 3600,))
+        for path in (tmp_path / name / "half", tmp_path / name):
+            os.utime(path, 2 * (time.time() - age * 3600,))
+    (tmp_path / "a.txt.00000000.partial").mkdir()
+    (tmp_path / "a.txt.00000000.partial" / "at work").touch()
+    os.utime(tmp_path / "a.txt.00000000.partial", (0, 0))
+    hours["a.txt.00000000.partial"] = 0
     with atomic_open(tmp_path / "a.txt"):
         pass
     assert {path.name for path in tmp_path.iterdir()} == hours.keys() - {"a.txt.89abcdef.partial"} | {"a.txt"}

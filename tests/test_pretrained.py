@@ -250,7 +250,7 @@ def test_a_saved_run_is_the_encoder(encoder, tmp_path):
     original.save_run(tmp_path / "run")
     again = geomoe.load(tmp_path / "run")
     assert again.fingerprint == original.fingerprint and again.config == original.config
-    assert again.statistics == statistics and again.normalised_targets
+    assert again.statistics == statistics.of_collection2() and again.normalised_targets
     with pytest.raises(ValueError, match="holds a run already"):
         original.save_run(tmp_path / "run")
 
@@ -384,7 +384,7 @@ def z_scored(images, holds):
 
 
 def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes, monkeypatch):
-    monkeypatch.setattr("geomoe.pretrained.inputs._PART", 4)
+    monkeypatch.setattr(preprocess, "_PIXELS", 20)  # at once: two rows of an image
     images = scenes[0][:, 8:16, 8:16].copy()
     images[0, :3] = 0
     valid = np.ones(images.shape[:3], bool)
@@ -431,9 +431,11 @@ def test_own_statistics_are_of_the_bands_that_the_model_takes(encoder, scenes):
     np.testing.assert_allclose(again, expected, atol=1e-4)
 
 
-def test_own_statistics_are_of_reflectance_under_each_images_sun(encoder, scenes):
-    """One ground under two suns has one embedding; given numbers of Collection 2 go for every unit."""
-    ground, suns = scenes[0][:2, 8:16, 8:16], np.array([25.0, 60.0])
+@pytest.mark.parametrize("pixels", [40, 130, 1000])  # that are converted at once: less than an image, two of them, all
+def test_own_statistics_are_of_reflectance_under_each_images_sun(encoder, scenes, pixels, monkeypatch):
+    """Ground under several suns has one embedding; given numbers of Collection 2 go for every unit."""
+    monkeypatch.setattr(preprocess, "_PIXELS", pixels)
+    ground, suns = scenes[0][:3, 8:16, 8:16], np.array([25.0, 60.0, 41.0])
     reflectance = np.maximum(ground, 7500).astype(np.float64) * 0.0000275 - 0.2
     level1 = (reflectance * np.sin(np.radians(suns))[:, None, None, None] + 0.1) / 2e-5
     expected, record = encoder.embed(reflectance, unit="reflectance", statistics="computed", return_record=True)
@@ -505,3 +507,15 @@ def test_own_statistics_of_a_scene_in_memory_are_of_all_its_dates(encoder, scene
     z, record = encoder.embed_scene(dates, statistics="computed", valid=valid, return_record=True)
     np.testing.assert_allclose(z, encoder.embed_scene(dates, statistics=given, valid=valid), atol=1e-5)
     np.testing.assert_allclose(record["statistics"]["mean"], mean)
+
+
+def test_statistics_of_an_encoder_are_of_collection_2_whether_its_file_says_so_or_not(encoder, scenes):
+    """Those in a record, as every older version wrote them, go for images of any unit."""
+    without = {name: value for name, value in dict(encoder.statistics).items() if name != "unit"}
+    older = dataclasses.replace(encoder, statistics=landsat.Statistics.of(without))
+    reflectance = np.maximum(scenes[0][:, 8:16, 8:16], 7500) * 0.0000275 - 0.2
+    expected, record = older.embed(reflectance, unit="reflectance", return_record=True)
+    assert older.statistics == encoder.statistics and record["statistics_of"] == "encoder"
+    given, again = older.embed(reflectance, unit="reflectance", statistics=record["statistics"], return_record=True)
+    np.testing.assert_array_equal(given, expected)
+    assert again == record

@@ -6,6 +6,7 @@ import types
 
 import numpy as np
 import pytest
+import xarray
 from conftest import DATA, PTH
 from probing_helpers import problem
 
@@ -108,6 +109,28 @@ def test_a_probe_reads_images_as_its_fit_did(fitted):
     ):
         z = of().predict(encoder.embed(images, **left))
         np.testing.assert_array_equal(of(data={"drop": dropped}).predict_images(encoder, images, **where), z)
-    for data, message in (({"drop": ["week"]}, "fitted without week"), ({"clip": [1, 20000]}, r"clipped to \(1, 20000\)")):
-        with pytest.raises(ValueError, match=f"{message}: do the same, embed the images"):
-            of(data=data).predict_images(encoder, images, **where)
+    sized = of(data={"resize_mode": "centre_crop"}).predict_images(encoder, np.pad(images, ((0, 0), (1, 1), (2, 2), (0, 0))))
+    np.testing.assert_array_equal(sized, of().predict(encoder.embed(images)))
+    np.testing.assert_array_equal(of().predict_images(encoder, images, spec=None), of().predict(encoder.embed(images)))
+    labelled = xarray.DataArray(images, dims=("n", "y", "x", "band"), coords={"band": list(BANDS)})
+    for data, options, message in (
+        ({"drop": ["week"]}, where, "fitted without week"),
+        ({"clip": [1, 20000]}, {}, r"clipped to \(1, 20000\)"),
+        ({"hour": "published"}, where, "fitted on hours as published"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}.*: do the same, embed the images"):
+            of(data=data).predict_images(encoder, images, **options)
+    with pytest.raises(ValueError, match="fitted without lon, which xarray may say"):
+        of(data={"drop": ["lon"]}).predict_images(encoder, labelled)
+
+
+def test_a_probe_of_an_older_version_z_scores_by_the_encoders_statistics_of_then(fitted):
+    """Their record says no unit of statistics and not whose they are: Collection 2's, for images of any unit."""
+    encoder, images, of = fitted
+    other = {"mean": [9000.0 + 100 * i for i in range(7)], "std": [500.0] * 7, "source": "then"}
+    before = {**encoder.record(InputSpec(unit="reflectance")), "statistics": other}
+    del before["statistics_of"]
+    expected = of().predict(encoder.embed(images, statistics=other))
+    reflectance = of(input=before).predict_images(encoder, images * 0.0000275 - 0.2, unit="reflectance")
+    np.testing.assert_allclose(reflectance, expected, atol=1e-3)
+    np.testing.assert_allclose(of(input=before).predict_images(encoder, images), expected, atol=1e-5)

@@ -370,6 +370,10 @@ def test_a_run_z_scores_by_the_statistics_of_its_training_split_where_asked(enco
     assert own.source in table and encoder.statistics.source in table
     saved = load_probe(tmp_path / "synthetic_landsat_small_linear.npz")
     assert saved.info["input"]["statistics"] == dict(own)
+    config.data.clip, config.data.drop = (1, 20000), ("lat",)
+    probe_run.run(config)
+    read = {"clip": [1, 20000], "drop": ["lat"], "hour": "utc", "resize_mode": "centre_crop"}
+    assert load_probe(tmp_path / "synthetic_landsat_small_linear.npz").info["data"] == read
     config.data.statistics = "mine"
     with pytest.raises(ValueError, match="config.data.statistics = 'mine' is not one of encoder, computed"):
         probe_run.run(config)

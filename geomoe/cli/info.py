@@ -85,7 +85,9 @@ def _of_embeddings(path: str) -> dict[str, Any]:
     out["width"] = table["vector"].shape[1]
     keys = ("pool", "encoder", "encoder_sha256", "dataset", "split", "folder", "scene", "geomoe_version")
     out |= {key: facts[key] for key in keys if key in facts}
-    return out | {f"input: {key}": value for key, value in facts.get("input", {}).items() if key != "statistics"}
+    for key, value in facts.get("input", {}).items():
+        out[f"input: {key}"] = value["source"] if key == "statistics" and isinstance(value, dict) else value
+    return out
 
 
 def _of_catalogue(path: str) -> dict[str, Any]:

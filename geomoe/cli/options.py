@@ -53,12 +53,12 @@ def add_options(parser: argparse.ArgumentParser, max_cloud: str = "1") -> None:
 
 
 def statistics_of_file(path: str) -> Statistics:
-    """Read statistics; FileNotFoundError where there is no such file, ValueError where it holds none."""
-    if not os.path.exists(path):
+    """Read statistics of Collection 2 digital numbers; FileNotFoundError without a file, ValueError where it holds none."""
+    if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no file of statistics {path}")
     try:
         with open(path, encoding="utf-8") as file:
-            return Statistics.of(json.load(file))
+            return Statistics.of(json.load(file)).of_collection2()
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is no file of statistics, as `geomoe prepare --statistics` writes them: {error}") from None
 

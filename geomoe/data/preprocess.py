@@ -5,6 +5,7 @@ Axes: N images, H and W pixels, C bands, S the model's image side.
 
 import dataclasses
 import functools
+import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Self
@@ -23,6 +24,7 @@ WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: no
 _ZERO = {"reflectance": landsat.REFLECTANCE_OFFSET} | dict.fromkeys(
     landsat.SCALED_UNITS, landsat.REFLECTANCE_OFFSET / landsat.SCALED_SCALE
 )
+_PIXELS = 1 << 18  # that are converted at once where statistics are computed
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 _IMPOSSIBLE = -0.05  # reflectance; water and shadow come near it, nothing lies below
 _IMPOSSIBLE_SHARE = 0.25  # of a band's pixels below it, beyond which a user is warned
@@ -125,25 +127,9 @@ class InputSpec:
             raise ValueError(f"statistics = {COMPUTED!r} are those of images: give the images, or the statistics themselves")
         return None if self.statistics is None else Statistics.of(self.statistics)
 
-    def measured(self, parts: Iterable[tuple[np.ndarray, np.ndarray | None]], bands: Sequence[str], of: str) -> Self:
-        """Compute the images' own statistics where they are asked for: see `measure`.
-
-        Args:
-            parts: images in their order, (N, H, W, C) or one (H, W, C) at a time, and which of their pixels count, or None. Not
-                read where `statistics` is not "computed".
-            bands, of: as for `measure`.
-        """
-        if self.statistics != COMPUTED:
-            return self
-
-        def described() -> Iterator[Part]:
-            start = 0
-            for images, counts in parts:
-                stop = start + (len(images) if images.ndim == 4 else 1)
-                yield self.part(slice(start, stop)), images, counts
-                start = stop
-
-        return dataclasses.replace(self, statistics=measure(described(), bands, of))
+    def measured(self, parts: Iterable["Part"], bands: Sequence[str], of: str) -> Self:
+        """Compute the images' own statistics where they are asked for; arguments as for `measure`, read only then."""
+        return dataclasses.replace(self, statistics=measure(parts, bands, of)) if self.statistics == COMPUTED else self
 
     def check_masked(self, option: str) -> None:
         """Raise ValueError where pixels without data speak, so that an option which names such pixels would be ignored."""
@@ -364,6 +350,13 @@ def check_channels(shape: Sequence[int], spec: InputSpec, bands: Sequence[str]) 
     return names
 
 
+def check_bands(statistics: Statistics, bands: Sequence[str]) -> None:
+    """Raise ValueError where statistics of Collection 2 digital numbers are not of as many bands as the model takes."""
+    if len(statistics.mean) != len(bands):
+        count = len(statistics.mean)
+        raise ValueError(f"statistics hold {count} bands where the model takes {len(bands)}: {', '.join(bands)}")
+
+
 def _pixels_with_data(images: np.ndarray, unit: str, valid: np.ndarray | None) -> np.ndarray:
     """Which pixels of images (..., C) hold data in every band and, where `valid` is given, by it too: (...) bool."""
     holds = has_data(images, unit)
@@ -390,11 +383,25 @@ def take_channels(images: np.ndarray, spec: InputSpec, bands: Sequence[str]) -> 
     return images if channels == list(range(images.shape[-1])) else images[..., channels], order
 
 
+def _cut(part: Part) -> Iterator[Part]:
+    """Cut images into pieces of a bounded number of pixels, as converting them takes several times their memory."""
+    spec, images, counts = part
+    if images.ndim == 3:
+        images, counts = images[None], None if counts is None else counts[None]
+    count, height, width = images.shape[:3]
+    some, rows = max(_PIXELS // (height * width), 1), max(_PIXELS // width, 1)
+    for first in range(0, count, some):
+        for top in range(0, height, rows):
+            place = slice(first, first + some), slice(top, top + rows)
+            yield spec.part(place[0]), images[place], None if counts is None else counts[place]
+
+
 def measure(parts: Iterable[Part], bands: Sequence[str], of: str) -> Statistics:
     """Compute the statistics of images themselves, of Collection 2 digital numbers in the model's bands.
 
     Args:
-        parts: what the images are, images (..., C), and which of their pixels count, (...) bool; None is all that hold data.
+        parts: what the images are, images (N, H, W, C) or (H, W, C), and which of their pixels count, (..., H, W) bool; None
+            is all that hold data.
         bands: the model's. Where the coastal one lacks, the blue one's statistics stand in; others that lack have mean 0 and
             standard deviation 1, as all have where no pixel holds data.
         of: what the images are, for the record.
@@ -404,7 +411,7 @@ def measure(parts: Iterable[Part], bands: Sequence[str], of: str) -> Statistics:
     """
     moments = landsat.Moments(len(bands))
     try:
-        for spec, images, counts in parts:
+        for spec, images, counts in itertools.chain.from_iterable(map(_cut, parts)):
             spec = spec.known()
             images, order = take_channels(images, spec, bands)
             present = [i for i, channel in enumerate(order) if channel is not None]
@@ -445,19 +452,19 @@ def prepare(
         raise ValueError(f"images must be (N, H, W, C), got {images.shape}")
     spec = spec.known()
     unit = str(spec.unit)
-    names = check_channels(images.shape, spec, bands)
+    shape = images.shape
     images, order = take_channels(images, spec, bands)
     present = [i for i, channel in enumerate(order) if channel is not None]  # of the model's bands
     zscore = spec.own_statistics
     if zscore is None or zscore.unit:
         values = to_collection2(images, spec, [bands[i] for i in present])
         zscore = zscore or Statistics.of(statistics)
-        if len(zscore.mean) != len(bands):
-            raise ValueError(f"statistics hold {len(zscore.mean)} bands where the model takes {len(bands)}: {', '.join(bands)}")
+        check_bands(zscore, bands)
         zscore = zscore.select(present)
     else:
         check_values(images, unit)
         values = np.where(has_data_by_band(images, unit), images, _ZERO.get(unit, 0)).astype(np.float32)
+        names = check_channels(shape, spec, bands)
         if len(zscore.mean) != len(names):
             raise ValueError(f"statistics hold {len(zscore.mean)} bands where the images have {len(names)}: {', '.join(names)}")
         zscore = zscore.select([channel for channel in order if channel is not None])

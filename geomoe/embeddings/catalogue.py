@@ -74,9 +74,10 @@ def _encoder(checkpoint: str, which: str | int) -> PretrainedEncoder:
 
 
 def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
-    """What makes an output what it is, in text: the encoder's weights, how it is used, the scene's files as they are now."""
+    """What makes an output what it is, in text: the encoder's weights and statistics, how it is used, the scene's files now."""
     files = fingerprint([File(unsigned(path), path) for path in _paths(job, scene)])
-    used = dataclasses.replace(job, checkpoint=encoder.fingerprint, which="", folder="", batch_size=1)
+    weights = f"{encoder.fingerprint} {encoder.statistics.digest}"
+    used = dataclasses.replace(job, checkpoint=weights, which="", folder="", batch_size=1)
     return repr((used, _unsigned(scene), files))
 
 

@@ -1,6 +1,5 @@
 """Tables of embeddings: parts to one Parquet or `.npz` file, with one part in memory at a time; and files read back."""
 
-import hashlib
 import json
 import os
 import struct
@@ -17,6 +16,7 @@ from geomoe.embeddings.rasters import read_geotiff
 from geomoe.embeddings.vectors import SCALE, Columns, to_float32
 from geomoe.embeddings.zarr_maps import read_zarr
 from geomoe.files import atomic_path
+from geomoe.landsat import Statistics
 
 Parts = Iterable[Columns]  # blocks of rows after each other; read several times
 RASTERS = (".tif", ".zarr")
@@ -220,16 +220,14 @@ def check_alike(
             raise ValueError(f"{path} has {key} {facts.get(key)}, {other_path} {other_facts.get(key)}: {why}")
     ways = [_z_score(each) for each in (facts, other_facts)]
     if None not in ways and ways[0] != ways[1]:
-        raise ValueError(f"{path} is of images z-scored by {ways[0]}, {other_path} by {ways[1]}: {why}")
+        differ = " and those of ".join(f"{each} by {way}" for each, way in zip((path, other_path), ways))
+        raise ValueError(f"images of {differ} were z-scored in two ways; embed both with the same --statistics")
 
 
 def _z_score(facts: Mapping[str, Any]) -> str | None:
-    """Whose statistics images were z-scored by, as text; None where the file does not say it."""
+    """By whose statistics images were z-scored, as text; None where the file does not say it."""
     record = facts.get("input", {})
-    if record.get("statistics_of", ENCODER) != ENCODER:
-        return "their own statistics"
-    statistics = record.get("statistics")
-    if not isinstance(statistics, Mapping):
-        return None
-    numbers = hashlib.sha256(repr((statistics["mean"], statistics["std"])).encode()).hexdigest()
-    return f"the encoder's statistics, {statistics.get('source', 'unnamed')} {numbers[:8]}"
+    if record.get("statistics_of") != ENCODER:
+        return "statistics of their own" if "statistics_of" in record else None
+    statistics = Statistics.of(record["statistics"])
+    return f"the encoder's statistics, {statistics.digest}"

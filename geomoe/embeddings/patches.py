@@ -12,7 +12,7 @@ import numpy as np
 from geomoe import data, landsat, metadata
 from geomoe.data.folder import File, find_geotiffs, fingerprint
 from geomoe.data.geotiff import Patch, PatchError, read_patch
-from geomoe.data.preprocess import InputSpec, Part, has_data, measure, to_size
+from geomoe.data.preprocess import InputSpec, Part, check_bands, has_data, to_size
 from geomoe.embeddings import sink as sinks
 from geomoe.embeddings.sink import Parts, Sink
 from geomoe.embeddings.vectors import Columns
@@ -59,9 +59,9 @@ def embed_dataset(
     if statistics == landsat.COMPUTED:
         statistics = data.compute_statistics(source, "train" if "train" in source.info.splits else split)
     spec = InputSpec(resize_mode=resize_mode, nodata=nodata, statistics=statistics)
-    if spec.own_statistics and len(spec.own_statistics.mean) != len(encoder.bands):
-        bands = f"{len(spec.own_statistics.mean)} bands where {name} has {len(encoder.bands)}: {', '.join(encoder.bands)}"
-        raise ValueError(f"statistics hold {bands}")
+    if spec.own_statistics is not None:
+        spec = dataclasses.replace(spec, statistics=spec.own_statistics.of_collection2())
+    check_bands(spec.own_statistics or encoder.statistics, encoder.bands)
     facts = sink.facts(encoder, spec, origin)
     parts = Parts(sink.output, facts, data.num_examples(source, split))
     options |= dict(
@@ -202,8 +202,6 @@ def _describe(spec: InputSpec, of_file: InputSpec, patch: Patch) -> InputSpec:
 
 def _with_own_statistics(encoder: PretrainedEncoder, files: Sequence[File], spec: InputSpec, root: str) -> InputSpec:
     """Compute the statistics of all files of a folder where they are asked for."""
-    if spec.statistics != landsat.COMPUTED:
-        return spec
     of_file = _as_read(encoder, spec)
 
     def readable() -> Iterator[Part]:
@@ -212,7 +210,7 @@ def _with_own_statistics(encoder: PretrainedEncoder, files: Sequence[File], spec
                 patch = read_patch(file.path, of_file, need_crs=False, keep_nodata=True)
                 yield _describe(spec, of_file, patch), patch.image, None
 
-    return dataclasses.replace(spec, statistics=measure(readable(), encoder.bands, f"the files of {root}"))
+    return spec.measured(readable(), encoder.bands, f"the files of {root}")
 
 
 def _rows_of_files(

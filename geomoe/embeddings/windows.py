@@ -9,7 +9,7 @@ import numpy as np
 
 from geomoe import landsat, metadata
 from geomoe.data.folder import File, fingerprint
-from geomoe.data.preprocess import InputSpec, band_order, check_values, has_data
+from geomoe.data.preprocess import InputSpec, Part, band_order, check_values, has_data
 from geomoe.data.product_files import SceneFiles, paths_of, unsigned
 from geomoe.data.scene import NO_QUALITY, SceneError, SceneInfo, SceneReader, check_mask, open_scene
 from geomoe.data.windows import read_share
@@ -44,13 +44,13 @@ class SceneWindows:
         """Open the files."""
         return SceneReader(self.info, self.bands, str(self.spec.unit))
 
-    def strips(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """The pixels of the whole scene, some rows at once (R, W, C), and which of them hold data, (R, W) bool."""
+    def strips(self) -> Iterator[Part]:
+        """The whole scene, some rows at once, as `geomoe.data.preprocess.measure` takes it."""
         with self.reader() as reader:
             for top in range(0, self.info.height, _STRIP):
                 place = top, 0, min(_STRIP, self.info.height - top), self.info.width
                 strip = reader.read(*place)
-                yield strip, has_data(strip, reader.unit) & ~reader.flagged(self.mask, *place)
+                yield self.spec, strip, has_data(strip, reader.unit) & ~reader.flagged(self.mask, *place)
 
     def read(self, reader: SceneReader, tops: np.ndarray, lefts: np.ndarray) -> tuple[Columns, np.ndarray, np.ndarray]:
         """Read the windows that start at some rows (R,) and columns (C,) of the scene, row by row.

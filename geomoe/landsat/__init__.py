@@ -44,6 +44,7 @@ from geomoe.landsat.quality import (
     is_flagged as is_flagged,
 )
 from geomoe.landsat.statistics import (
+    COLLECTION2 as COLLECTION2,
     COMPUTED as COMPUTED,
     STATISTICS as STATISTICS,
     Moments as Moments,

@@ -1,6 +1,7 @@
 """Band means and standard deviations, computed in one place, and the z-score by them: one pair `normalize`, `unnormalize`."""
 
 import dataclasses
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
@@ -68,9 +69,14 @@ class Statistics(Mapping[str, Any]):
     def __len__(self) -> int:
         return 3 + bool(self.unit)
 
-    def same_numbers(self, other: Mapping[str, Any]) -> bool:
-        """Whether mean and standard deviation are those of others, wherever they come from."""
-        return (self["mean"], self["std"]) == (list(other["mean"]), list(other["std"]))
+    @property
+    def digest(self) -> str:
+        """The start of a SHA-256 of mean and standard deviation: the same for the same numbers, wherever they come from."""
+        return hashlib.sha256(repr((self.mean, self.std)).encode()).hexdigest()[:8]
+
+    def of_collection2(self) -> Self:
+        """The same, said to be of Collection 2 digital numbers in the model's bands."""
+        return dataclasses.replace(self, unit=COLLECTION2)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

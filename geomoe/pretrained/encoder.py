@@ -47,7 +47,7 @@ class PretrainedEncoder:
 
     @compilation.isolated
     def __post_init__(self) -> None:
-        self.params, self.statistics = dict(self.params), Statistics.of(self.statistics)
+        self.params, self.statistics = dict(self.params), Statistics.of(self.statistics).of_collection2()
         if len(self.statistics.mean) != self.config.in_channels:
             bands = f"{len(self.statistics.mean)} bands, and {self.source} takes {self.config.in_channels}"
             raise ValueError(f"the statistics of {self.statistics.source} are of {bands}")
@@ -294,7 +294,7 @@ class PretrainedEncoder:
         """Check images, and complete what is said of them: None where they are z-scored already."""
         cfg, spec = self.config, None if given.spec is None else given.spec.known()
         user = read_images(given, spec, (cfg.img_size, cfg.img_size, cfg.in_channels))
-        return user, None if spec is None else spec.measured(user.pixels(), self.bands, "these images")
+        return user, None if spec is None else spec.measured(user.described(spec), self.bands, "these images")
 
     def _batches(
         self, user: UserImages, spec: InputSpec | None, batch_size: int
@@ -351,7 +351,8 @@ class PretrainedEncoder:
                 }
         if spec.unit == "uint8":
             record["uint8_range"] = [float(value) for value in spec.uint8_range]
-        if (own := spec.own_statistics) is None:
+        own = spec.own_statistics
+        if own is None or own.unit and own.digest == self.statistics.digest:
             whose = {"statistics": dict(self.statistics), "statistics_unit": "collection2_dn", "statistics_of": ENCODER}
         else:
             whose = {"statistics": dict(own), "statistics_unit": own.unit or str(spec.unit), "statistics_of": IMAGES}

@@ -11,7 +11,6 @@ from geomoe.data import arrays, preprocess
 from geomoe.data.preprocess import InputSpec
 
 Images = np.ndarray | Sequence[np.ndarray]
-_PART = 1024  # images whose pixels are looked at together
 
 
 def describe(spec: InputSpec | None, description: Mapping[str, Any], normalized: bool) -> InputSpec | None:
@@ -78,13 +77,13 @@ class UserImages:
     metadata: Sequence[np.ndarray]  # week, hour, lat, lon, (N, 2) each
     valid: Any  # None, (N, H, W) bool or a list of (H, W), as the user says it
 
-    def pixels(self) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """Images (..., C), some at once, and which of their pixels the user says to hold data."""
-        for _, part in self.parts(_PART):
-            if isinstance(part.images, np.ndarray):
-                yield part.images, part.valid
-            else:
-                yield from zip(part.images, [None] * len(part.images) if part.valid is None else part.valid)
+    def described(self, spec: InputSpec) -> Iterator[preprocess.Part]:
+        """The images as `geomoe.data.preprocess.measure` takes them: all at once, or one after the other."""
+        if isinstance(self.images, np.ndarray):
+            yield spec, self.images, self.valid
+            return
+        for i, image in enumerate(self.images):
+            yield spec.part(slice(i, i + 1)), image, None if self.valid is None else self.valid[i]
 
     def parts(self, size: int) -> Iterator[tuple[slice, "UserImages"]]:
         """Cut into parts of `size` images, but for the last."""

@@ -113,7 +113,7 @@ def read_dates(
         if valid.shape not in (holds.shape, holds.shape[is_single:]):
             raise ValueError(f"valid must be {holds.shape[is_single:]}, one for each pixel, got {valid.shape}")
         holds &= valid
-    spec = spec.measured([(images, holds)], bands, "this scene")
+    spec = spec.measured([(spec, images, holds)], bands, "this scene")
     if spec.sun_elevation is not None and np.asarray(spec.sun_elevation).ndim:
         raise ValueError("sun_elevation must be one number for a scene in memory; embed dates apart where it differs")
     time = labelled.time if time is None and labelled is not None else arrays.as_numpy(time)

@@ -63,7 +63,7 @@ def cross_validate(
     Raises:
         ValueError: shapes or labels do not fit the task or the folds, or an option has no meaning.
     """
-    check_count("resamples", resamples)
+    check_count("resamples", resamples or 0)
     x, y = labelled_splits(task, {"train": (features, labels)})["train"]
     settings: dict[str, Any] = {}
 

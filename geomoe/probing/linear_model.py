@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geomoe.data.arrays import as_numpy
+from geomoe.data.arrays import as_numpy, is_xarray
 from geomoe.files import atomic_path
-from geomoe.landsat import Statistics
+from geomoe.landsat import COLLECTION2, Statistics
 from geomoe.models.pooling import parse_pool
 from geomoe.probing.metrics import check_finite, check_unmasked
 
@@ -64,8 +64,8 @@ class LinearModel:
         """Embed images and predict.
 
         Args:
-            **options: as for `PretrainedEncoder.embed`; pool, nodata and statistics that they leave out are those of the fit,
-                and the encoder is not given metadata that the fit had none of.
+            **options: as for `PretrainedEncoder.embed`; pool, nodata, resize_mode and statistics that they leave out, or have a
+                spec's defaults of, are those of the fit, and the encoder is not given metadata that the fit had none of.
 
         Raises:
             ValueError: the encoder is not that of the fit, where `info` says which it was; an image has no data; the images of
@@ -79,9 +79,9 @@ class LinearModel:
             raise ValueError(f"the probe was fitted on embeddings of {other} than {this}; load that one, or fit it anew")
         pool = self.info.get("pool", "mean")
         options.setdefault("pool", parse_pool(pool) if isinstance(pool, str) else tuple(pool))
-        self._drop(options)
+        self._drop(images, options)
         fitted = {} if options.get("normalized") else self._of_fit(encoder, options)
-        if "spec" in options:
+        if options.get("spec") is not None:
             options["spec"] = dataclasses.replace(options["spec"], **fitted)
         else:
             options |= fitted
@@ -97,27 +97,39 @@ class LinearModel:
     def _of_fit(self, encoder: PretrainedEncoder, options: Mapping[str, Any]) -> dict[str, Any]:
         """How the images of the fit were read, as far as `options` do not say it, as fields of an `InputSpec`."""
         record, spec, fitted = self.info.get("input", {}), options.get("spec"), dict[str, Any]()
-        nodata, statistics = (options.get(name) if spec is None else getattr(spec, name) for name in ("nodata", "statistics"))
-        if nodata in (None, "masked" if spec else None) and options.get("valid") is None and "nodata" in record:
+        said = {
+            name: options.get(name) if spec is None else getattr(spec, name) for name in ("nodata", "resize_mode", "statistics")
+        }
+        if said["nodata"] in (None, "masked" if spec else None) and options.get("valid") is None and "nodata" in record:
             fitted["nodata"] = record["nodata"]
+        resize_mode = self.info.get("data", {}).get("resize_mode")
+        if said["resize_mode"] in (None, "exact" if spec else None) and resize_mode is not None:
+            fitted["resize_mode"] = resize_mode
         of_images = record.get("statistics")
-        if statistics is not None or of_images is None:
+        if said["statistics"] is not None or of_images is None:
             return fitted
         if isinstance(of_images, list):
             raise ValueError("the probe was fitted on scenes each z-scored by its own statistics; give statistics=")
-        if not encoder.statistics.same_numbers(of_images):
-            fitted["statistics"] = Statistics.of(of_images)
+        statistics = Statistics.of(of_images)
+        if record.get("statistics_of", "encoder") == "encoder" and record.get("statistics_unit") == COLLECTION2:
+            statistics = statistics.of_collection2()
+        if statistics.digest != encoder.statistics.digest:
+            fitted["statistics"] = statistics
         return fitted
 
-    def _drop(self, options: dict[str, Any]) -> None:
-        """Take out of the options what the fit was not given; ValueError where that cannot be done."""
+    def _drop(self, images: Any, options: dict[str, Any]) -> None:
+        """Take out of the options what the fit was not given; ValueError where what it did cannot be done here."""
         data = self.info.get("data", {})
         by_hand = "do the same, embed the images and give the embeddings to predict"
         if data.get("clip"):
             raise ValueError(f"the probe was fitted on digital numbers clipped to {tuple(data['clip'])}: {by_hand}")
-        dropped = set(data.get("drop", ()))
-        if len(dropped & {"week", "hour"}) == 1 and options.get("time") is not None:
+        dropped, timed = set(data.get("drop", ())), options.get("time") is not None
+        if dropped and is_xarray(images):
+            raise ValueError(f"the probe was fitted without {', '.join(sorted(dropped))}, which xarray may say: {by_hand}")
+        if len(dropped & {"week", "hour"}) == 1 and timed:
             raise ValueError(f"the probe was fitted without {', '.join(sorted(dropped))}: {by_hand}")
+        if data.get("hour") == "published" and "week" not in dropped and (timed or is_xarray(images)):
+            raise ValueError(f"the probe was fitted on hours as published, not in UTC: {by_hand}, or give no time")
         for name in dropped & {"lat", "lon"} | ({"time"} if "week" in dropped else set()):
             options.pop(name, None)
 

@@ -167,7 +167,7 @@ def bootstrap(
     Raises:
         ValueError: resamples is no number of them, there is no row, or the shapes differ.
     """
-    check_count("resamples", resamples)
+    check_count("resamples", resamples or 0)
     if not resamples:
         return {}
     labels, predictions, scores = _checked(labels, predictions, scores, task)
@@ -190,7 +190,7 @@ def bootstrap_regression(
     targets: np.ndarray, predictions: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Compute percentile confidence intervals of `regression_metrics` over the rows; arguments as for `bootstrap`."""
-    check_count("resamples", resamples)
+    check_count("resamples", resamples or 0)
     if not resamples:
         return {}
     for name, given in (("targets", targets), ("predictions", predictions)):

@@ -58,6 +58,12 @@ def _fit(config: ml_collections.ConfigDict, task: str, data: SplitData, features
     return linear_probe(train, test, val=val, seed=seed, info=info, **shared, **probe_options(config, probe))
 
 
+def _with_data(images: dict[str, Any]) -> dict[str, Any]:
+    """The images some pixel of which holds data: there is nothing to learn from the others."""
+    some = images["valid"].any(axis=(1, 2))
+    return {name: values[some] for name, values in images.items()}
+
+
 def _finetune(config: ml_collections.ConfigDict, task: str, data: SplitData, features: str, seed: int) -> ProbeResult:
     d = config.data
     train, test = data.images(d.train_split), data.images(d.test_split)
@@ -66,6 +72,8 @@ def _finetune(config: ml_collections.ConfigDict, task: str, data: SplitData, fea
     options = config.finetune.to_dict() | dict(pool=config.pool, seed=seed, resamples=config.resamples)
     options["blocks"] = None if options["blocks"] < 0 else options["blocks"]
     train = {name: values[index] for name, values in train.items()}
+    train, test = _with_data(train), _with_data(test)
+    val = None if val is None else _with_data(val)
     return finetune(train, test, encoder=data.encoder(features, seed), task=task, val=val, **options)
 
 
@@ -123,8 +131,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
 
     shared: dict[str, Any] = dict(dataset=dataset + content, train_split=d.train_split, test_split=d.test_split or "folds")
     shared |= dict(protocol=facts["protocol"], pool=pool_name(config.pool))
-    numbers = hashlib.sha256(repr((statistics.mean, statistics.std)).encode()).hexdigest()
-    shared["encoder"] = f"{encoder.source} {encoder.fingerprint[:12]} {numbers[:8]}"
+    shared["encoder"] = f"{encoder.source} {encoder.fingerprint[:12]} {statistics.digest}"
     task_of = lambda probe: "regression" if probe == "ridge" else task
 
     def scores(features: str, probe: str, seed: int) -> Scores:
@@ -138,7 +145,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
             return stored
         result = fit(features, probe, seed)
         if saves and result.model is not None:
-            read = {"clip": list(d.clip), "drop": list(d.drop)}
+            read = {"clip": list(d.clip), "drop": list(d.drop), "hour": d.hour, "resize_mode": d.resize_mode}
             info = {**result.model.info, "classes": classes, "input": encoder.record(spec), "data": read, "result": of}
             dataclasses.replace(result.model, info=info).save(path)
         if stored is not None:

@@ -148,8 +148,11 @@ def _check_widths(splits: Mapping[str, Rows]) -> None:
 
 def positive(name: str, values: float | Sequence[float]) -> list[float]:
     """Give numbers, one or several, as a list; ValueError where there is none, or one is not finite and above 0."""
-    numbers = np.ravel(values)
-    if numbers.dtype.kind not in "iuf" or not numbers.size or not (np.isfinite(numbers) & (numbers > 0)).all():
+    try:
+        numbers = np.ravel(values).astype(np.float64)
+    except (TypeError, ValueError):
+        numbers = np.zeros(0)
+    if not numbers.size or not (np.isfinite(numbers) & (numbers > 0)).all():
         raise ValueError(f"{name} = {values} must be positive, one number or several")
     return [float(number) for number in numbers]
 
