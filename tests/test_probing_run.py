@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import pytest
 from conftest import DATA, PTH, ROOT, finish, start_script
+from geotiffs import pixels, write_tif
 
 from geomoe import data, probing
 from geomoe.data import synthetic
-from geomoe.data.builders import SyntheticConfig, SyntheticLandsat
+from geomoe.data.builders import LandsatFolder, SyntheticConfig, SyntheticLandsat
 from geomoe.pretrained import load
 from geomoe.probing import ProbeResult, default_probe_config, embed_split, load_probe, run as probe_run
 from geomoe.probing.config import BASELINES
@@ -380,3 +381,21 @@ def test_a_run_z_scores_by_the_statistics_of_its_training_split_where_asked(enco
     config.data.statistics, config.data.name = "computed", "synthetic_pairs"
     with pytest.raises(ValueError, match="'computed' is for prepared datasets"):
         probe_run.run(config)
+
+
+def test_patches_without_data_do_not_end_fine_tuning(tmp_path):
+    """Of one patch the middle, which the model is given, holds no data: it is left out, as there is nothing to learn from."""
+    rows = []
+    for i in range(10):
+        image = pixels(seed=i, size=(12, 12))
+        image[2:10, 2:10] *= i != 3
+        write_tif(tmp_path / "in" / f"p{i}.tif", image)
+        rows.append(f"p{i},{'ab'[i % 2]},{'train' if i < 6 else 'test'}\n")
+    (tmp_path / "labels.csv").write_text("id,label,split\n" + "".join(rows))
+    LandsatFolder(source=tmp_path / "in", labels=tmp_path / "labels.csv", data_dir=tmp_path / "d").download_and_prepare()
+    config = default_probe_config()
+    config.checkpoint, config.output = str(PTH), str(tmp_path / "out")
+    config.data.name, config.data.data_dir, config.probes = "landsat_folder", str(tmp_path / "d"), ("finetune",)
+    config.baselines, config.seeds, config.finetune.epochs, config.resamples = (), (0,), 1, 0
+    rows, facts = probe_run.run(config)
+    assert facts["train"] == 6 and 0 <= rows[0].mean["accuracy"] <= 1
