@@ -59,14 +59,13 @@ def embed_dataset(
     if statistics == landsat.COMPUTED:
         statistics = data.compute_statistics(source, "train" if "train" in source.info.splits else split)
     spec = InputSpec(resize_mode=resize_mode, nodata=nodata, statistics=statistics)
-    if spec.own_statistics is not None:
-        spec = dataclasses.replace(spec, statistics=spec.own_statistics.of_collection2())
-    check_bands(spec.own_statistics or encoder.statistics, encoder.bands)
+    z_score = (spec.own_statistics or encoder.statistics).of_collection2()
+    check_bands(z_score, encoder.bands)
+    if statistics is not None:
+        spec = dataclasses.replace(spec, statistics=z_score)
     facts = sink.facts(encoder, spec, origin)
     parts = Parts(sink.output, facts, data.num_examples(source, split))
-    options |= dict(
-        img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=spec.own_statistics or encoder.statistics
-    )
+    options |= dict(img_size=encoder.config.img_size, batch_size=sink.batch_size, statistics=z_score)
     progress = _Progress(sink, parts)
     for first, stop in parts.share():
         block, waiting = list[Columns](), 0
