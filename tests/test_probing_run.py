@@ -374,7 +374,8 @@ def test_a_run_z_scores_by_the_statistics_of_its_training_split_where_asked(enco
     config.data.clip, config.data.drop = (1, 20000), ("lat",)
     probe_run.run(config)
     read = {"clip": [1, 20000], "drop": ["lat"], "hour": "utc", "resize_mode": "centre_crop"}
-    assert load_probe(tmp_path / "synthetic_landsat_small_linear.npz").info["data"] == read
+    info = load_probe(tmp_path / "synthetic_landsat_small_linear.npz").info
+    assert info["data"] == read and info["input"]["resize_mode"] == "centre_crop"
     config.data.statistics = "mine"
     with pytest.raises(ValueError, match="config.data.statistics = 'mine' is not one of encoder, computed"):
         probe_run.run(config)

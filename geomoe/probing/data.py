@@ -45,7 +45,8 @@ class SplitData(_Data):
         options: dict[str, Any] = {key: config.data[key] for key in keys} | {"clip": tuple(config.data.clip) or None}
         computed = config.data.statistics == COMPUTED
         own = compute_statistics(source, config.data.train_split) if computed else None
-        self.spec = InputSpec(nodata=config.data.nodata, statistics=own)  # what becomes of the images
+        read = {key: config.data[key] for key in ("resize_mode", "nodata")}
+        self.spec = InputSpec(**read, statistics=own)  # what becomes of the images
         options["statistics"] = self.statistics = own or encoder.statistics
         self._source, self._options = source, options
         self.images = functools.cache(lambda name: load_images(encoder, source, name, **options))  # as `finetune` takes them
