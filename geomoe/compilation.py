@@ -56,7 +56,12 @@ def jit(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
 
 def isolated(function: Function) -> Function:
-    """Have a function of the library run by JAX's defaults, 32 bits and broadcasting of any rank, whatever the program sets.
+    """Have a function of the library run by JAX's defaults, 32 bits and broadcasting of any rank, whatever the program sets, and
+    with products of float32 in float32.
+
+    By itself JAX shortens the factors of such a product to 10 bits (NVIDIA's TF32) or 8 (TPU). For an encoder that is 4e-3 in an
+    embedding, where it is 5e-7 from CPU to GPU in float32 (geomoe-s, H200), a quarter faster: training may have it so, but what
+    is compared with numbers of another machine may not.
 
     The function raises RuntimeError in a fork of a process that has used JAX, whose threads a fork lacks: it would hang.
     """
@@ -67,7 +72,7 @@ def isolated(function: Function) -> Function:
             start = "multiprocessing.get_context('spawn'), or multiprocessing_context='spawn' of a DataLoader"
             raise RuntimeError(f"JAX does not survive a fork; start worker processes by {start}")
         _process["used"] = True
-        with jax.enable_x64(False), jax.numpy_rank_promotion("allow"):
+        with jax.enable_x64(False), jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
             return function(*args, **options)
 
     return cast(Function, run)

@@ -25,6 +25,8 @@ PTH = DATA / "reference_tiny_random.pth"  # 8 x 8 pixels, width 16, three blocks
 MICRO = dict(size="tiny", depth=1, stage_experts=(3,), decoder_depth=1, img_size=16)  # compiles in seconds
 
 compilation.set_flags()  # as the scripts do
+if os.environ["JAX_PLATFORMS"] != "cpu":
+    jax.config.update("jax_default_matmul_precision", "highest")  # the numbers are float32's; see `compilation.isolated`
 
 # Many tests compile the same small programs; scripts that tests start read GEOMOE_CACHE.
 os.environ["GEOMOE_CACHE"] = str(ROOT / ".cache" / "jax")

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import subprocess
 import sys
 
@@ -13,6 +14,12 @@ from conftest import PTH, ROOT
 
 import geomoe
 from geomoe import compilation, probing
+from geomoe.models import build_mae
+from geomoe.models.encoder import Encoder
+from geomoe.pretrained import encoder as pretrained_encoder
+from geomoe.pretrained import programs
+from geomoe.probing import features
+from geomoe.training.state import init_params
 
 
 def test_flags_are_added_once_and_the_users_win(monkeypatch):
@@ -31,6 +38,38 @@ def test_flags_are_added_once_and_the_users_win(monkeypatch):
 def test_jit_computes_and_passes_options():
     double = compilation.jit(lambda n, x: x * n, static_argnums=0)
     assert float(double(2, jnp.float32(3))) == 6
+
+
+def test_what_is_compared_with_other_machines_asks_for_products_in_float32(encoder, monkeypatch):
+    """On CPU they are; on GPU and TPU JAX would shorten the factors to 10 or 8 bits."""
+    asked = set()
+
+    def watched(function):
+        def run(*args, **options):
+            asked.add((function.__name__, jax.config.jax_default_matmul_precision))
+            return function(*args, **options)
+
+        return run
+
+    for module, name in ((programs, "embed"), (programs, "apply"), (pretrained_encoder, "reconstruct"), (features, "_rectified_mean")):
+        monkeypatch.setattr(module, name, watched(getattr(module, name)))
+    images = np.full((2, 8, 8, 7), 9000, np.uint16)
+    encoder.embed(images), encoder.routing(images), encoder.reconstruct(images)
+    probing.GaussianConvFeatures(7, num_filters=8)(np.zeros((2, 8, 8, 7), np.float32))
+    assert asked == {(name, "highest") for name in ("embed", "apply", "reconstruct", "_rectified_mean")}
+    assert jax.config.jax_default_matmul_precision is None
+
+
+def test_the_router_chooses_in_float32_whatever_other_products_are_in():
+    model = build_mae("tiny", img_size=8)
+    inputs = [np.zeros((1, 8, 8, 7), np.float32), *[np.zeros((1, 2), np.float32)] * 4]
+    encoder = Encoder(model.config)
+    params = init_params(model, 0)["encoder"]
+    text = jax.jit(lambda *args: encoder.apply({"params": params}, *args).gates).lower(*inputs).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    exact = [line for line in products if "precision = [HIGHEST, HIGHEST]" in line]
+    routers = [line for line in products if re.search(r"x16xf32>, tensor<16x[345]xf32>", line)]
+    assert len(routers) == model.config.depth and routers == exact != products
 
 
 def test_images_at_once_divide_the_batch(monkeypatch):

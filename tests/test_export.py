@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -61,6 +62,12 @@ def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "encoder.stablehlo"
     stablehlo.export_encoder(geomoe.load(PTH), path, platforms=["cpu"])
     return path
+
+
+def test_an_exported_file_asks_every_platform_for_products_in_float32(exported):
+    """On GPU and TPU JAX would shorten the factors to 10 or 8 bits, and the file would give other numbers there."""
+    products = re.findall(r"stablehlo\.dot_general.*", stablehlo.load_exported(exported).mlir_module())
+    assert products and all("precision = [HIGHEST, HIGHEST]" in product for product in products)
 
 
 def redescribed(path, folder, **facts):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from geomoe import compilation
 from geomoe.metadata import FIELDS
 from geomoe.models import NUM_PREFIX_TOKENS, ModelConfig, TokenOutput, encode
 from geomoe.models.experts import expert_outputs
@@ -45,6 +46,7 @@ def _contributions(config: ModelConfig, layer: int, params: Any, inputs: Inputs)
     return jnp.linalg.norm(each * gates[..., None], axis=-1)
 
 
+@compilation.isolated
 def contribution_norms(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], layer: int) -> np.ndarray:
     """Compute |g_e expert_e(x)| of each token in one layer: (N, T, E), 0 for experts that were not chosen.
 
@@ -61,6 +63,7 @@ def _tokens(config: ModelConfig, params: Any, inputs: Inputs) -> jax.Array:
     return out.tokens if out.present is None else out.tokens * out.present[:, :, None]
 
 
+@compilation.isolated
 def ablation_effects(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], layer: int) -> np.ndarray:
     """Measure how far the last tokens move when one expert of a layer can no longer be chosen: (E, N, side, side).
 

@@ -17,7 +17,7 @@ import jax.export  # a module of its own, not brought by `import jax`
 import jax.numpy as jnp
 import numpy as np
 
-from geomoe import landsat
+from geomoe import compilation, landsat
 from geomoe.export.files import function_facts, write_function
 from geomoe.models import encode
 from geomoe.models.pooling import Pool, check_pool, pool_tokens
@@ -29,6 +29,7 @@ GUARANTEE = "JAX guarantees to read a StableHLO file for six months of its versi
 _MONTHS = 6
 
 
+@compilation.isolated
 def export_encoder(
     encoder: PretrainedEncoder,
     path: str | os.PathLike,

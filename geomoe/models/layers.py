@@ -89,13 +89,15 @@ class Linear(nn.Module):
     in_features: int
     features: int
     dtype: Any = jnp.float32
+    precision: str | None = None  # of the product, as for `jnp.matmul`; None is what the program asks for
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         init = fan_in_uniform(self.in_features)
         kernel = param(self, "kernel", init, (self.in_features, self.features))
         bias = param(self, "bias", init, (self.features,))
-        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+        product = jnp.matmul(x.astype(self.dtype), kernel.astype(self.dtype), precision=self.precision)
+        return product + bias.astype(self.dtype)
 
 
 class LayerNorm(nn.Module):

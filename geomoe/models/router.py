@@ -66,7 +66,7 @@ def route(
 
 
 class Router(nn.Module):
-    """A noisy top-k router, float32 whatever the type of the activations."""
+    """A noisy top-k router, float32 whatever the type of the activations and the precision of other products: it chooses."""
 
     width: int
     num_experts: int
@@ -76,8 +76,8 @@ class Router(nn.Module):
     @nn.compact
     def __call__(self, x: Array, noise: Array | None = None) -> RouterOutput:
         """Route tokens (T, D); `noise` are (T, E) standard normal numbers in training, or None."""
-        clean_logits = Linear(self.width, self.num_experts, name="clean")(x)
-        noise_scale = jax.nn.softplus(Linear(self.width, self.num_experts, name="noise")(x))
+        clean_logits = Linear(self.width, self.num_experts, precision="highest", name="clean")(x)
+        noise_scale = jax.nn.softplus(Linear(self.width, self.num_experts, precision="highest", name="noise")(x))
         bias = param(self, "selection_bias", ZEROS, (self.num_experts,)) if self.use_selection_bias else None
         return route(clean_logits, noise_scale, noise, self.top_k, bias)
 
