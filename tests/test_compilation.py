@@ -16,8 +16,7 @@ import geomoe
 from geomoe import compilation, probing
 from geomoe.models import build_mae
 from geomoe.models.encoder import Encoder
-from geomoe.pretrained import encoder as pretrained_encoder
-from geomoe.pretrained import programs
+from geomoe.pretrained import encoder as pretrained_encoder, programs
 from geomoe.probing import features
 from geomoe.training.state import init_params
 
@@ -51,7 +50,8 @@ def test_what_is_compared_with_other_machines_asks_for_products_in_float32(encod
 
         return run
 
-    for module, name in ((programs, "embed"), (programs, "apply"), (pretrained_encoder, "reconstruct"), (features, "_rectified_mean")):
+    watch = {programs: ("embed", "apply"), pretrained_encoder: ("reconstruct",), features: ("_rectified_mean",)}
+    for module, name in ((module, name) for module, names in watch.items() for name in names):
         monkeypatch.setattr(module, name, watched(getattr(module, name)))
     images = np.full((2, 8, 8, 7), 9000, np.uint16)
     encoder.embed(images), encoder.routing(images), encoder.reconstruct(images)

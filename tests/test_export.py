@@ -21,6 +21,11 @@ from geomoe.export import stablehlo
 from geomoe.weights import torch_format
 
 
+def here():
+    """The platform, by its name in exported files."""
+    return {"gpu": "cuda"}.get(jax.default_backend(), jax.default_backend())
+
+
 @pytest.fixture(scope="module")
 def some():
     """Five images with their place and time, one time unknown; two lack data in half a patch and in more."""
@@ -60,7 +65,7 @@ assert not any(name.startswith(("geomoe", "flax")) for name in sys.modules)
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "encoder.stablehlo"
-    stablehlo.export_encoder(geomoe.load(PTH), path, platforms=["cpu"])
+    stablehlo.export_encoder(geomoe.load(PTH), path, platforms=[here()])
     return path
 
 
@@ -94,7 +99,7 @@ def test_an_exported_file_loads_up_to_its_day(exported, tmp_path, some):
         dict(expires=today, jax_version="0.9.0"),
         dict(expires=None, jax_version="0.9.0"),  # a file of geomoe 0.1
     ):
-        assert stablehlo.load_exported(redescribed(exported, tmp_path, **still_good)).platforms == ("cpu",)
+        assert stablehlo.load_exported(redescribed(exported, tmp_path, **still_good)).platforms == (here(),)
     expired = redescribed(exported, tmp_path, expires=yesterday, jax_version="0.9.0")
     with pytest.raises(ValueError, match=rf"JAX 0.9.0 and expired on {yesterday}.*six months of its versions only.*again"):
         stablehlo.load_exported(expired)
@@ -168,7 +173,7 @@ def test_a_pixel_that_lacks_one_band_is_no_data_in_an_exported_encoder(tmp_path)
     encoder, rng = geomoe.load(PTH), np.random.default_rng(0)
     images = rng.integers(7000, 20000, (1, 8, 8, 7)).astype(np.float32)
     images[0, :3, :3, 3] = 0
-    stablehlo.export_encoder(encoder, tmp_path / "e", platforms=("cpu",))
+    stablehlo.export_encoder(encoder, tmp_path / "e", platforms=(here(),))
     found = stablehlo.load_exported(tmp_path / "e").call(images, *metadata.encode([np.nan], [np.nan], [None]))
     np.testing.assert_allclose(found, encoder.embed(images.astype(np.uint16)), atol=1e-5)
 

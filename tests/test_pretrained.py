@@ -121,7 +121,7 @@ def test_a_large_batch_goes_through_in_parts_and_gives_the_same(encoder, pool):
     images = np.random.default_rng(0).standard_normal((96, 8, 8, 7)).astype(np.float32)
     lat = np.linspace(-60, 60, 96)
     whole = encoder.embed(images, lat=lat, normalized=True, pool=pool, batch_size=96)
-    assert images_at_once(96, 1) == 32
+    assert images_at_once(96, 1) == (32 if jax.default_backend() == "cpu" else 96)
     for count in (5, 96):
         one_by_one = encoder.embed(images[:count], lat=lat[:count], normalized=True, pool=pool, batch_size=5)
         np.testing.assert_allclose(whole[:count], one_by_one, atol=2e-5)
