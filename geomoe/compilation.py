@@ -59,9 +59,9 @@ def isolated(function: Function) -> Function:
     """Have a function of the library run in 32 bits, with broadcasting of any rank and products of float32 in float32, whatever
     the program sets.
 
-    By itself JAX shortens the factors of such products to 10 bits on NVIDIA's GPUs (TF32) and to 8 on TPUs. Embeddings of geomoe-s
-    on an H200 were 4e-3 from the CPU's by that, and are 5e-7 from them in float32, for a quarter of the speed: training may have
-    it so, but what is compared with numbers of another machine may not.
+    By itself JAX shortens the factors of such products to 10 bits on NVIDIA's GPUs (TF32) and to 8 on TPUs. Embeddings of
+    geomoe-s on an H200 were 4e-3 from the CPU's by that, and are 5e-7 from them in float32, for a quarter of the speed:
+    training may have it so, but what is compared with numbers of another machine may not.
 
     The function raises RuntimeError in a fork of a process that has used JAX, whose threads a fork lacks: it would hang.
     """
