@@ -1,6 +1,7 @@
 """One patch from a GeoTIFF: every form that files have, every flaw by name."""
 
 import pickle
+import re
 
 import numpy as np
 import pyproj
@@ -218,6 +219,33 @@ def test_masks_of_every_kind_are_no_data(tmp_path, where):
     patch = read_patch(path)
     assert (patch.image[lacking] == 0).all()
     np.testing.assert_array_equal(patch.image[~lacking], image[~lacking])
+
+
+def test_what_a_file_says_of_its_bands_is_read_however_it_is_written(tmp_path):
+    """The attributes in another order and other quotes than GDAL's own."""
+    import tifffile
+
+    image = pixels()
+    path = write_tif(tmp_path / "a.tif", image[..., ::-1], descriptions=landsat.BANDS[::-1])
+    scaled = write_tif(tmp_path / "b.tif", image)
+    with rasterio.open(scaled, "r+") as file:
+        file.scales = [1e-4] * 7
+    for one in (path, scaled):
+        with tifffile.TiffFile(one, mode="r+b") as tif:
+            tag = tif.pages.first.tags[42112]
+            item = r'name="(\w+)" sample="(\d)" role="(\w+)"'
+            tag.overwrite(re.sub(item, r"sample='\2' role='\3' name='\1'", tag.value))
+    np.testing.assert_array_equal(read_patch(path).image, image)
+    with pytest.raises(PatchError, match="scale 0.0001 and offset 0 say hls, not collection2_dn"):
+        read_patch(scaled)
+
+
+def test_half_precision_is_what_gdal_makes_of_it(tmp_path):
+    reflectance = (pixels() * 2.75e-5 - 0.2).astype(np.float32)
+    path = write_tif(tmp_path / "half.tif", reflectance, nbits=16)
+    patch = read_patch(path, InputSpec(unit="reflectance"))
+    assert patch.image.dtype == np.float32
+    np.testing.assert_allclose(patch.image, reflectance, atol=5e-4)
 
 
 def test_coordinates_that_lead_nowhere(tmp_path):

@@ -279,3 +279,15 @@ def test_bytes_that_were_divided_by_255_are_refused():
     with pytest.raises(ValueError, match="float values up to 0.99.* are no digital numbers; multiply by 255"):
         prepared((grey / 255).astype(np.float32), unit="uint8")
     np.testing.assert_array_equal(prepared(grey.astype(np.float32), unit="uint8")[0], prepared(grey, unit="uint8")[0])
+
+
+@pytest.mark.parametrize("unit", ["hls", "collection1_sr"])
+def test_what_reprojecting_fills_with_is_no_data_in_scaled_reflectance(unit):
+    images = np.full((2, 2, 7), 1200, np.int16)
+    images[0, 0], images[1, 1, 3] = 0, 0  # nothing; black in one band
+    assert preprocess.has_data(images, unit).tolist() == [[False, True], [True, True]]
+
+
+def test_fractions_are_told_from_digital_numbers_even_below_zero():
+    with pytest.raises(ValueError, match="no digital numbers; for reflectance pass unit='reflectance'"):
+        preprocess.check_values(np.array([-0.03, 0.3], np.float32), "collection2_dn")

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from geomoe import landsat, metadata
 from geomoe.data import preprocess
+from geomoe.data.geotiff import read_patch
 from geomoe.data.preprocess import InputSpec, UnitWarning
 from geomoe.data.product_files import SceneFiles
 from geomoe.data.scene import SceneError, SceneReader, open_scene
@@ -248,11 +249,43 @@ def test_masks_of_a_scene_are_no_data(tmp_path):
         np.testing.assert_array_equal(reader.read(2, 18, 5, 4), np.where(whole[2:7, 18:22, None], image[2:7, 18:22], 0))
 
 
-def test_a_scene_whose_coordinates_are_of_no_place_is_named(tmp_path):
+def test_masks_of_single_bands_are_no_data_in_theirs(tmp_path):
+    image, hidden = pixels(), np.zeros((41, 43, 7), bool)
+    hidden[:, :20, 2] = True
+    path = write_tif(tmp_path / "m.tif", image)
+    profile = dict(driver="GTiff", height=41, width=43, count=7, dtype="uint8")
+    with rasterio.open(f"{path}.msk", "w", **profile) as file:
+        file.write(np.where(hidden, 0, 255).astype(np.uint8).transpose(2, 0, 1))
+        file.update_tags(**{f"INTERNAL_MASK_FLAGS_{i}": "0" for i in range(1, 8)})
+    wanted = np.where(hidden, 0, image)
+    with SceneReader(open_scene(path), landsat.BANDS) as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 41, 43), wanted)
+    np.testing.assert_array_equal(read_patch(path).image, wanted)
+
+
+def test_a_scene_in_the_coordinates_of_a_plan_has_no_place(tmp_path):
     plan = rasterio.crs.CRS.from_wkt('LOCAL_CS["unnamed",UNIT["metre",1]]')
-    info = open_scene(write_tif(tmp_path / "plan.tif", pixels(), crs=plan))
-    with pytest.raises(SceneError, match="plan: its CRS does not lead to latitude and longitude"):
-        SceneReader(info, landsat.BANDS)
+    image = pixels()
+    with SceneReader(open_scene(write_tif(tmp_path / "plan.tif", image, crs=plan)), landsat.BANDS) as reader:
+        assert np.isnan(reader.locations(3.0, 3.0)).all()
+        np.testing.assert_array_equal(reader.read(0, 0, 41, 43), image)
+
+
+def test_what_was_computed_of_a_product_keeps_its_name(tmp_path):
+    """Reflectance as a fraction, under the name of a product whose numbers are others; numbers of 16 bits are believed less."""
+    reflectance = (pixels() * 2.75e-5 - 0.2).astype(np.float32)
+    info = open_scene(write_tif(tmp_path / f"{STEM.replace('L1TP', 'L2SP')}.tif", reflectance))
+    assert info.unit == "collection2_dn" and info.spec(InputSpec(unit="reflectance")).unit == "reflectance"
+    info = open_scene(write_tif(tmp_path / "16" / f"{STEM.replace('L1TP', 'L2SP')}.tif", pixels()))
+    with pytest.raises(SceneError, match="unit='level1_dn' was given, but by its name and metadata it is 'collection2_dn'"):
+        info.spec(InputSpec(unit="level1_dn", sun_elevation=40.0))
+
+
+def test_a_band_of_another_crs_is_named_with_it(tmp_path):
+    folder = write_scene(tmp_path / "s", STEM, pixels())
+    write_tif(folder / f"{STEM}_B3.TIF", pixels(bands=1), crs="EPSG:32634")
+    with pytest.raises(SceneError, match="_B3.TIF: SR_B3 has the CRS EPSG:32634, the other bands EPSG:32633"):
+        open_scene(folder)
 
 
 def test_a_file_that_does_not_say_where_its_pixels_are_has_no_place(tmp_path):

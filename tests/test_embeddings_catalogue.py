@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import rasterio
 from conftest import PTH
-from geotiffs import pixels, write_tif
+from geotiffs import pixels, write_scene, write_tif
 
 from geomoe import embeddings, landsat
+from geomoe.cli import catalogue as cli
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.product_files import Quality, SceneFiles
 from geomoe.embeddings import catalogue
 from geomoe.embeddings.catalogue import CatalogueJob, embed_scenes
+from geomoe.embeddings.results import read_results
 from geomoe.landsat import Statistics
 from geomoe.pretrained import load
 
@@ -185,6 +187,41 @@ def test_a_scene_of_an_item_whose_files_changed_is_not_done(tmp_path):
     write_tif(tmp_path / "SR_B4.tif", pixels(bands=1, size=(20, 30), seed=5))
     os.utime(tmp_path / "SR_B4.tif", ns=(1, 1))
     assert "is there already" in embed_scenes(job, [scene])[0].error
+
+
+def test_files_that_are_there_stay_in_the_table(tmp_path, scenes, capsys):
+    """Of scenes of an earlier call, and of scenes that fail as their files are of other options: search still finds them."""
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"), ".npz", options={"stride": 8})
+    embed_scenes(job, scenes[:1])
+    embed_scenes(job, scenes[1:3])
+    assert [(row.scene, bool(row.output)) for row in read_results(tmp_path / "out")] == [
+        ("s0", True),
+        ("s1", True),
+        ("gone", False),
+    ]
+    other = dataclasses.replace(job, dtype="float16")
+    assert all("is there already" in result.error for result in embed_scenes(other, scenes[:2]))
+    assert [(row.scene, row.embedded, bool(row.output)) for row in read_results(tmp_path / "out")] == [
+        ("s0", 11, True),
+        ("s1", 11, True),
+    ]
+    os.remove(tmp_path / "out" / "s0.npz")
+    embed_scenes(job, scenes[1:2])
+    assert [row.scene for row in read_results(tmp_path / "out")] == ["s1"]
+    with pytest.raises(ValueError, match=r"--scenes .*in is a folder; name its scenes in a text file"):
+        cli.main(["--checkpoint", str(PTH), "--scenes", str(tmp_path / "in"), "--output", str(tmp_path / "out")])
+
+
+def test_what_programs_leave_in_a_folder_is_no_change_of_its_scene(tmp_path):
+    folder = write_scene(tmp_path / "s", "LC08_L2SP_193026_20210613_20210622_02_T1", pixels(size=(20, 30)), prefix="SR_B")
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"), ".npz", options={"stride": 8})
+    assert not embed_scenes(job, [str(folder)])[0].error
+    (folder / "LC08_L2SP_193026_20210613_20210622_02_T1_SR_B1.TIF.aux.xml").write_text("<PAMDataset/>")
+    (folder / "notes.txt").write_text("clear")
+    assert not embed_scenes(job, [str(folder)])[0].error
+    write_tif(folder / "LC08_L2SP_193026_20210613_20210622_02_T1_SR_B4.TIF", pixels(bands=1, size=(20, 30), seed=5))
+    os.utime(folder / "LC08_L2SP_193026_20210613_20210622_02_T1_SR_B4.TIF", ns=(1, 1))
+    assert "is there already" in embed_scenes(job, [str(folder)])[0].error
 
 
 @pytest.mark.parametrize("beside", ["s_MTL.txt", "s.tif.msk"])

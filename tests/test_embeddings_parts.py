@@ -123,3 +123,10 @@ def test_a_damaged_part_is_named_and_computed_again_without_it(tmp_path, damage)
         list(go_on())
     (folder / "000000001-000000002.npz").unlink()
     assert go_on().missing() == [(1, 3)]
+
+
+def test_an_output_that_no_folder_takes_is_refused_before_anything_is_computed(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"file/x\.npz cannot be written: .*file is no folder"):
+        Sink(tmp_path / "file" / "x.npz")
+    Sink(tmp_path / "not" / "yet" / "x.npz")

@@ -9,6 +9,7 @@ The same command goes on where it was interrupted; scenes that fail are listed i
 """
 
 import argparse
+import os
 import shlex
 import sys
 from typing import Any
@@ -56,6 +57,8 @@ def _read_scenes(path: str) -> list[Any]:
 
     if path.partition("?")[0].endswith("json"):
         return list(read_items(path))
+    if os.path.isdir(path):
+        raise ValueError(f"--scenes {path} is a folder; name its scenes in a text file: ls -d {path}/* > scenes.txt")
     with open(path, encoding="utf-8-sig") as file:
         return [line.strip() for line in file if line.strip() and not line.startswith("#")]
 

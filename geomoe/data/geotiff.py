@@ -4,9 +4,8 @@ The usual file (one page, EPSG code among its keys) is read by tifffile, three t
 """
 
 import contextlib
-import functools
 import os
-import re
+import xml.etree.ElementTree
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +25,7 @@ from geomoe.data.raster import (
     georeference,
     open_raster,
     read_band,
+    to_wgs84,
 )
 
 
@@ -60,25 +60,14 @@ class _Raster(NamedTuple):
     scaling: list[tuple[float, float]]  # scale and offset of each band
 
 
-_DESCRIPTION = re.compile(r'<Item name="DESCRIPTION" sample="(\d+)" role="description">([^<]*)</Item>')
-_SCALING = re.compile(r'<Item name="(SCALE|OFFSET)" sample="(\d+)" role="(?:scale|offset)">([^<]*)</Item>')
-
-
-@functools.lru_cache(maxsize=512)
-def _to_wgs84(crs: str) -> pyproj.Transformer | None:
-    """A transformer to degrees; None for a CRS that does not say where on the Earth it is (of a plan, of an engine)."""
-    source = pyproj.CRS(crs)
-    if source.is_engineering or source.geodetic_crs is None:
-        return None
-    return pyproj.Transformer.from_crs(source, "EPSG:4326", always_xy=True)
-
-
 def _is_plain(page: tifffile.TiffPage) -> bool:
     """Whether tifffile reads a page right, and without taking more memory than the image itself."""
     tags = page.tags
     scale, tie, directory = (tags.get(code) for code in (33550, 33922, 34735))
     if scale is None or tie is None or directory is None or 34264 in tags or len(tie.value) != 6:
         return False
+    if page.dtype == np.float16:
+        return False  # GDAL takes it for float32
     alpha = any(kind in (1, 2) for kind in np.atleast_1d(tags[338].value)) if 338 in tags else False
     itemsize = np.dtype(page.dtype).itemsize
     compressed, whole = sum(page.databytecounts), int(np.prod(page.shape)) * itemsize
@@ -100,18 +89,20 @@ def _read_plain(path: str, unit: str, max_side: int) -> _Raster | None:
         if not 1024 <= epsg < 32767:
             return None
         check_size(page.imagelength, page.imagewidth, page.samplesperpixel, np.dtype(page.dtype).itemsize, max_side)
-        text = str(tags[42112].value) if 42112 in tags else ""
+        items = xml.etree.ElementTree.fromstring(tags[42112].value) if 42112 in tags else []
         image = page.asarray()
         if image.ndim == 2:
             image = image[:, :, None]
         elif tags["PlanarConfiguration"].value == 2:
             image = image.transpose(1, 2, 0)
         descriptions: list[str | None] = [None] * image.shape[2]
-        for sample, name in _DESCRIPTION.findall(text):
-            descriptions[int(sample)] = name
         scales = [{"SCALE": 1.0, "OFFSET": 0.0} for _ in descriptions]
-        for key, sample, value in _SCALING.findall(text):
-            scales[int(sample)][key] = float(value)
+        for item in items:
+            sample, role, value = item.get("sample"), item.get("role", ""), item.text or ""
+            if sample is not None and role == "description":
+                descriptions[int(sample)] = value
+            elif sample is not None and role in ("scale", "offset"):
+                scales[int(sample)][role.upper()] = float(value)
         nodata, date = (str(tags[code].value).strip("\x00 ") if code in tags else "" for code in (42113, 306))
         if nodata:
             image = np.where(image == float(nodata), image.dtype.type(landsat.nodata_value(unit, image.dtype)), image)
@@ -264,7 +255,7 @@ def _channels(
 def _locate(path: str, raster: _Raster, need_crs: bool) -> tuple[float, float]:
     """Latitude and longitude of the middle, NaN where the file does not lead there and need not."""
     try:
-        transformer = None if raster.crs is None else _to_wgs84(raster.crs)
+        transformer = None if raster.crs is None else to_wgs84(raster.crs)
     except pyproj.exceptions.ProjError as error:
         raise PatchError("no CRS", path, f"its CRS cannot be used: {error}") from None
     if transformer is None:

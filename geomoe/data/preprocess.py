@@ -211,13 +211,13 @@ def check_values(images: np.ndarray, unit: str) -> None:
             )
             raise ValueError(f"{wrong}; {advice}")
         return
-    bottom, top = (-9999, 20000) if unit in landsat.SCALED_UNITS else (0, 255 if unit == "uint8" else 65535)
-    if low < bottom or high > top:
-        raise ValueError(f"values from {low:g} to {high:g} are beyond the {bottom} to {top} of unit={unit!r}")
-    if images.dtype.kind == "f" and 0 < high <= 2:
+    if images.dtype.kind == "f" and low >= -2 and 0 < high <= 2:
         of_bytes = "multiply by 255 what was divided by it, as torchvision's ToTensor does"
         advice = of_bytes if unit == "uint8" else "for reflectance pass unit='reflectance'"
         raise ValueError(f"float values up to {high:g} are no digital numbers; {advice}")
+    bottom, top = (-9999, 20000) if unit in landsat.SCALED_UNITS else (0, 255 if unit == "uint8" else 65535)
+    if low < bottom or high > top:
+        raise ValueError(f"values from {low:g} to {high:g} are beyond the {bottom} to {top} of unit={unit!r}")
 
 
 def to_collection2(images: np.ndarray, spec: InputSpec, channels: Sequence[str] = ()) -> np.ndarray:
@@ -261,13 +261,13 @@ def to_records(images: np.ndarray, spec: InputSpec, channels: Sequence[str] = ()
 def has_data_by_band(images: np.ndarray, unit: str = "collection2_dn") -> np.ndarray:
     """Find the values that hold data: (..., C) -> (..., C) bool.
 
-    Of reflectance neither NaN does, nor what the number 0, no data, becomes where it is scaled, -0.2, nor a pixel that is 0 in
-    every band, with which reprojecting fills.
+    Of reflectance a pixel that is 0 in every band does not, with which reprojecting fills; of fractions neither NaN, nor what
+    the number 0, no data, becomes where it is scaled, -0.2.
     """
     if unit in landsat.SCALED_UNITS:
         lacking = np.isin(images, (landsat.SCALED_FILL, *landsat.SCALED_SATURATED))
-        if images.dtype.kind == "u":
-            lacking |= images == landsat.NODATA
+        dark = images == landsat.NODATA
+        lacking |= dark if images.dtype.kind == "u" else dark.all(axis=-1, keepdims=True)
     elif unit == "reflectance" and images.dtype.kind == "f":
         of_zero = np.abs(images - landsat.REFLECTANCE_OFFSET) < landsat.REFLECTANCE_SCALE / 2
         return ~(np.isnan(images) | of_zero | (images == 0).all(axis=-1, keepdims=True))

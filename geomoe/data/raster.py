@@ -1,5 +1,6 @@
 """Rasters opened without trust: a plain file of a plain format, nothing else through it, and no larger than allowed."""
 
+import functools
 import os
 import re
 import stat
@@ -7,6 +8,7 @@ import urllib.request
 import warnings
 
 import numpy as np
+import pyproj
 import rasterio
 import rasterio.transform
 from affine import Affine, TransformNotInvertibleError
@@ -145,6 +147,15 @@ def data_bands(source: rasterio.DatasetReader, count: int | None = None) -> list
     return [index for index, meaning, text in facts if meaning != ColorInterp.alpha or landsat.is_band(text or "")]
 
 
+@functools.lru_cache(maxsize=512)
+def to_wgs84(crs: str) -> pyproj.Transformer | None:
+    """A transformer to degrees; None for a CRS that does not say where on the Earth it is (of a plan, of an engine)."""
+    source = pyproj.CRS(crs)
+    if source.is_engineering or source.geodetic_crs is None:
+        return None
+    return pyproj.Transformer.from_crs(source, "EPSG:4326", always_xy=True)
+
+
 def read_quality(source: rasterio.DatasetReader, kind: str, window: Window | None = None, index: int = 1) -> np.ndarray:
     """Read the bits (H, W) uint16 of a quality band; its class "fill" where the no-data value stands, or what is no bits.
 
@@ -168,7 +179,8 @@ def read_band(source: rasterio.DatasetReader, index: int, unit: str, window: Win
     empty = values.dtype.type(landsat.nodata_value(unit, values.dtype))
     nodata = source.nodatavals[index - 1]
     lacking = np.zeros(values.shape, bool) if nodata is None or np.isnan(nodata) else values == nodata
-    if MaskFlags.per_dataset in source.mask_flag_enums[index - 1]:
+    flags = source.mask_flag_enums[index - 1]  # empty where the band has a mask of its own
+    if MaskFlags.per_dataset in flags or not flags:
         lacking |= source.read_masks(index, window=window) == 0
     for alpha in set(source.indexes) - set(data_bands(source)):  # which GDAL takes for a mask in files of 2 and 4 bands alone
         lacking |= source.read(alpha, window=window) == 0

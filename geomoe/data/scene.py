@@ -15,7 +15,16 @@ from rasterio.windows import Window
 from geomoe import landsat, metadata
 from geomoe.data.preprocess import InputSpec, UnitWarning
 from geomoe.data.product_files import Quality, SceneError, SceneFiles, find_scene
-from geomoe.data.raster import RasterError, georeference, open_raster, read_band, read_options, read_quality, same_transform
+from geomoe.data.raster import (
+    RasterError,
+    georeference,
+    open_raster,
+    read_band,
+    read_options,
+    read_quality,
+    same_transform,
+    to_wgs84,
+)
 
 NO_QUALITY = "has no quality band (*_QA_PIXEL.TIF or *_BQA.TIF, or a band QA_PIXEL)"
 
@@ -53,6 +62,8 @@ class SceneInfo:
         for name, theirs, own in (("unit", given.unit, self.unit), ("sensor", given.sensor, self.sensor)):
             if name == "sensor" and theirs and landsat.same_bands(theirs, self.sensor):
                 continue
+            if name == "unit" and self.dtype.startswith("float"):
+                continue  # what was computed of a product keeps its name and, by some programs, its scale and offset
             if theirs and own and theirs != own:
                 raise SceneError(f"{self.name}: {name}={theirs!r} was given, but by its name and metadata it is {own!r}")
         if not (given.unit or self.unit):
@@ -119,6 +130,8 @@ def open_scene(
                 grid, date_tag = of_file, src.tags().get("TIFFTAG_DATETIME", "")
                 height, width, transform, crs = grid
             elif (*of_file[:2], of_file[3]) != (height, width, crs) or not same_transform(transform, of_file[2], height, width):
+                if of_file[3] != crs:
+                    raise SceneError(f"{p}: {band} has the CRS {_crs_name(of_file[3])}, the other bands {_crs_name(crs)}")
                 sizes = f"{of_file[:2]} pixels or another location than the {grid[:2]} of the other bands"
                 raise SceneError(f"{p}: {band} has {sizes}")
     if len({"hls" if unit in landsat.SCALED_UNITS else unit for unit in units}) > 1:
@@ -134,6 +147,10 @@ def open_scene(
     factors = {landsat.band_name(b, found.sensor): pair for b, pair in product.level1_factors.items() if b in numbers}
     facts = time, found.sensor, next(iter(units), None), dtype, product.sun_elevation, factors or None
     return SceneInfo(found.name, dict(found.files), found.qa, height, width, transform, crs, *facts, unknown, found.origin)
+
+
+def _crs_name(crs: rasterio.crs.CRS | None) -> str:
+    return "(none)" if crs is None else crs.to_string()
 
 
 def _opened(path: str) -> rasterio.DatasetReader:
@@ -171,8 +188,9 @@ class SceneReader(contextlib.AbstractContextManager):
         if info.crs is None:
             return
         try:
-            self._to_wgs84 = pyproj.Transformer.from_crs(info.crs.to_wkt(), "EPSG:4326", always_xy=True)
-            metadata.check_degrees(*self._degrees(info.height / 2, info.width / 2))
+            self._to_wgs84 = to_wgs84(info.crs.to_wkt())
+            if self._to_wgs84 is not None:
+                metadata.check_degrees(*self._degrees(info.height / 2, info.width / 2))
         except (pyproj.exceptions.ProjError, rasterio.errors.CRSError) as error:
             self.__exit__()
             raise SceneError(f"{info.name}: its CRS does not lead to latitude and longitude: {error}") from None

@@ -13,7 +13,7 @@ from geomoe.data.folder import File, fingerprint
 from geomoe.data.preprocess import InputSpec
 from geomoe.data.product_files import SceneFiles, find_scene, paths_of, unsigned
 from geomoe.data.raster import is_remote
-from geomoe.embeddings.results import SceneResult, write_results
+from geomoe.embeddings.results import SceneResult, is_catalogue, read_results, write_results
 from geomoe.embeddings.scene import embed_scene
 from geomoe.embeddings.sink import Sink
 from geomoe.files import atomic_open
@@ -82,9 +82,7 @@ def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
 
 
 def _paths(job: CatalogueJob, scene: Scene) -> list[str]:
-    """The files that say what is in a scene: those of its bands, its quality band, its metadata; a whole folder."""
-    if isinstance(scene, str) and os.path.isdir(scene):
-        return sorted(entry.path for entry in os.scandir(scene))
+    """The files that say what is in a scene: those of its bands, its quality band, its metadata."""
     if isinstance(scene, str) and not is_remote(scene):
         try:
             scene = find_scene([scene], job.spec.bands, job.spec.sensor)
@@ -106,17 +104,20 @@ def embed_one(job: CatalogueJob, scene: Scene) -> SceneResult:
     An error of the scene's is in the result, others are raised.
     """
     output, record = job.output(scene), f"{job.output(scene)}.json.result"
+    there = SceneResult(_name(scene), "", 0, 0, "")
     encoder = _encoder(job.checkpoint, job.which)
     what = _what(job, scene, encoder)
     if os.path.exists(output) and os.path.exists(record):
         with open(record, encoding="utf-8") as file:
             before = json.load(file)
-        if before.pop("what", None) == what:
-            return SceneResult(**before)
+        of = before.pop("what", None)
+        there = SceneResult(**before)
+        if of == what:
+            return there
     try:
         counts = embed_scene(encoder, job.sink(scene), scene, spec=job.spec, **job.options)
     except (ValueError, OSError) as error:
-        return SceneResult(_name(scene), "", 0, 0, str(error).partition("\n")[0])
+        return there._replace(error=str(error).partition("\n")[0])
     result = SceneResult(_name(scene), output, counts["patches"], counts["embedded"], "")
     with atomic_open(record) as file:
         json.dump(result._asdict() | {"what": what}, file)
@@ -134,7 +135,8 @@ def embed_scenes(
 
     The same call goes on where an earlier one was interrupted: scenes whose files are there are not embedded again, and those
     that failed are tried again. A file that is there by another encoder, pool or option, or of a scene that has changed since,
-    is not taken for what was asked for: that scene fails, and says that the file is there.
+    is not taken for what was asked for: that scene fails, and says that the file is there. `scenes.csv` keeps such files, and
+    those of scenes of earlier calls.
 
     Args:
         scenes: paths or addresses, or what a catalogue says (`geomoe.data.stac.read_items`).
@@ -158,7 +160,10 @@ def embed_scenes(
             progress(len(results), len(scenes))
     else:
         results = _by_beam(job, scenes, beam_options)
-    write_results(job.folder, results)
+    again = {result.scene for result in results}
+    earlier = read_results(job.folder) if is_catalogue(job.folder) else []
+    kept = [row for row in earlier if row.scene not in again and row.output and os.path.exists(row.output)]
+    write_results(job.folder, [*kept, *results])
     return results
 
 

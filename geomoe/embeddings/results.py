@@ -14,10 +14,10 @@ class SceneResult(NamedTuple):
     """What became of a scene."""
 
     scene: str
-    output: str  # "" where it failed
+    output: str  # "" where there is none
     patches: int
     embedded: int
-    error: str  # "" where it did not fail
+    error: str  # "" where it did not fail; beside an output that is there, why that was left as it is
 
 
 def write_results(folder: str | os.PathLike[str], results: Sequence[SceneResult]) -> None:

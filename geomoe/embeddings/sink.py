@@ -140,6 +140,17 @@ class Parts:
             shutil.rmtree(self.folder)
 
 
+def _check_reachable(path: str | os.PathLike[str]) -> None:
+    """Raise ValueError where a file cannot be made at a path, as far as its folders say it."""
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    if not os.path.isdir(folder):
+        raise ValueError(f"{os.fspath(path)} cannot be written: {folder} is no folder")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{os.fspath(path)} cannot be written: {folder} may not be written to")
+
+
 @dataclasses.dataclass(frozen=True)
 class Sink:
     """Where embeddings go, and how; ValueError where a value has no meaning, or the output is there already."""
@@ -165,6 +176,7 @@ class Sink:
             raise ValueError(f"interleave = {self.interleave!r} is for .tif; {self.output} would ignore it")
         if os.fspath(self.output).endswith(".zarr"):
             check_zarr()
+        _check_reachable(self.output)
         if os.path.exists(self.output) and not os.path.exists(os.path.join(f"{os.fspath(self.output)}.parts", _FACTS)):
             raise ValueError(f"{self.output} is there already; remove it or take another name")
 
