@@ -1,5 +1,6 @@
 """The router: gates, ranks, balance losses, selection bias."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -36,6 +37,15 @@ def test_balance_loss_is_least_for_even_use():
         out = route(clean, jnp.ones_like(clean), None, 1)
         losses.append(float(balance_loss(out, 1, "shazeer")))
     assert losses[0] < 1e-6 < 0.01 < losses[1]
+
+
+def test_balance_of_experts_that_are_used_alike_asks_for_nothing():
+    """One expert alone, or all of equal use: where the standard deviation is 0, its gradient is not NaN."""
+    for experts, top_k in ((1, 1), (3, 3)):
+        clean = jnp.zeros((4, experts))
+        loss = lambda clean, k=top_k: balance_loss(route(clean, jnp.ones_like(clean), None, k), k, "shazeer")
+        np.testing.assert_array_equal(jax.grad(loss)(clean), 0)
+        assert loss(clean) == 0
 
 
 @pytest.fixture(scope="module")

@@ -223,6 +223,11 @@ def test_processes_are_found_as_a_cluster_names_them(tmp_path, cluster):
 def test_script_errors_are_one_line(tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text("import math\n\n\ndef get_config():\n    return math.nothing\n")
+    empty, plain, misspelt = (tmp_path / f"{name}.py" for name in ("empty", "plain", "misspelt"))
+    empty.write_text("config = {}\n")
+    plain.write_text("def get_config():\n    return {}\n")
+    start = "from geomoe.training import default_config\n\n\ndef get_config():\n    config = default_config()\n"
+    misspelt.write_text(f"{start}    config.data.nam = 'x'\n    return config\n")
     workdir = f"--workdir={tmp_path}/run"
     cases = [
         ([*OVERRIDES, "--config.train.batch_size=9", workdir], 2, "batch_size = 9"),
@@ -230,6 +235,11 @@ def test_script_errors_are_one_line(tmp_path):
         ([*OVERRIDES, "--config.loss.contrast_weight=1", workdir], 1, "it is now config.loss.info_nce_weight"),
         (["--config=configs/nope.py", workdir], 1, "there is no config file configs/nope.py"),
         ([f"--config={bad}", workdir], 1, f"the config file {bad}, line 5 cannot be loaded: AttributeError"),
+        ([f"--config={empty}", workdir], 1, f"the config file {empty} lacks the function get_config"),
+        ([f"--config={plain}", workdir], 1, f"get_config of {plain} returns dict; it has to return a config"),
+        ([f"--config={misspelt}", workdir], 1, f"the config file {misspelt}, line 6 cannot be loaded: AttributeError"),
+        ([*OVERRIDES, "--workdir="], 1, "--workdir is empty; name a folder"),
+        ([*OVERRIDES, "--config.seed=-1", workdir], 1, "config.seed = -1 must be 0 or more"),
         ([], 1, "--config is missing, --workdir is missing; for example: python train.py --config configs/"),
         ([*OVERRIDES, workdir, "--bogus=1"], 1, "Unknown command line flag 'bogus'"),
         ([*OVERRIDES, workdir, "extra"], 1, "unknown argument 'extra'"),
@@ -314,6 +324,29 @@ def test_a_stop_leaves_a_checkpoint_and_the_rest_is_that_of_a_whole_run(tmp_path
     assert rows_of(tmp_path / "whole") == rows_of(tmp_path / "parts")
     for a, b in zip(*(jax.tree.leaves(load_params(tmp_path / part)[1]) for part in ("whole", "parts")), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_stop_before_the_first_step_is_one_that_the_same_command_goes_on_from(tmp_path, monkeypatch):
+    """While the data are opened, which may take minutes."""
+    open_data = loop.open_data
+
+    def stopped(*args):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return open_data(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "open_data", stopped)
+        result = loop.train(tiny_config(), tmp_path)
+    assert (result.step, result.finished) == (0, False)
+    assert loop.train(tiny_config(), tmp_path).finished
+
+
+def test_a_model_without_decoder_blocks_and_one_of_single_experts_train(tmp_path):
+    for name, changes in (
+        ("no decoder", {"model.decoder_depth": 0}),
+        ("one expert", {"model.stage_experts": (1,), "model.depth": 1, "model.decoder_experts": 1, "model.top_k": 1}),
+    ):
+        assert loop.train(tiny_config(**changes), tmp_path / name).finished
 
 
 def test_a_run_goes_on_from_the_last_whole_checkpoint(tmp_path, capsys):

@@ -11,7 +11,7 @@ from conftest import MICRO, ROOT
 
 from geomoe.models import build_mae
 from geomoe.training import default_config, read_run
-from geomoe.training.run_file import locked, open_run
+from geomoe.training.run_file import known_statistics, locked, open_run
 
 FACTS = {
     "geomoe_version": "x",
@@ -24,8 +24,24 @@ FACTS = {
 
 @pytest.fixture
 def workdir(tmp_path):
+    """Of a run that has made a step."""
     open_run(tmp_path, FACTS)
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,0.5\n")
     return tmp_path
+
+
+def test_a_run_that_never_made_a_step_begins_anew_with_another_config(tmp_path):
+    open_run(tmp_path, FACTS)
+    (tmp_path / "metrics.csv").write_text("step,loss\n")
+    config = default_config()
+    config.train.batch_size, other = 8, {**FACTS["statistics"], "std": [2000.0]}
+    assert known_statistics(tmp_path) is None
+    open_run(tmp_path, {**FACTS, "config": config.to_dict(), "statistics": other})
+    assert read_run(tmp_path)["config"]["train"]["batch_size"] == 8 and read_run(tmp_path)["statistics"] == other
+    (tmp_path / "metrics.csv").write_text("step,loss\n1,0.5\n")
+    assert known_statistics(tmp_path) == other
+    with pytest.raises(ValueError, match="train.batch_size: 8 -> "):
+        open_run(tmp_path, FACTS)
 
 
 def test_what_is_written_is_read(workdir):

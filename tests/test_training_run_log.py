@@ -52,6 +52,18 @@ def test_a_resumed_log_goes_on_after_what_is_whole(tmp_path):
     assert [row["share"] for row in read_table(tmp_path / "expert_usage.csv")] == ["0.250000", "0.750000"]
 
 
+@pytest.mark.parametrize("value", ["cloudy, as it seems", "0.5"])
+def test_columns_of_others_stay(tmp_path, value):
+    """A note of the user's, a loss of another version."""
+    header = [*COLUMNS, "note"]
+    written(tmp_path, "metrics.csv", [",".join(header) + "\n", "1" + "," * len(COLUMNS) + f'"{value}"\n'])
+    log = RunLog(tmp_path, 10, 1)
+    log.steps({"step": 2, "epoch": 0.5})
+    log.close()
+    rows = read_table(tmp_path / "metrics.csv")
+    assert [(row["step"], row["epoch"], row["note"]) for row in rows] == [("1", "", value), ("2", "0.5", "")]
+
+
 def test_a_full_disk_names_the_table(tmp_path):
     if not os.path.exists("/dev/full"):
         pytest.skip("needs /dev/full")

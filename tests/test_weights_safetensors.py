@@ -91,6 +91,17 @@ def test_a_changed_file_is_refused(encoder, tmp_path, change, message):
         geomoe.load(path)
 
 
+def test_weights_that_were_quantised_are_refused(encoder, tmp_path):
+    encoder.save(tmp_path / "e.safetensors")
+    tensors = safetensors.numpy.load_file(tmp_path / "e.safetensors")
+    with safetensors.safe_open(tmp_path / "e.safetensors", "np") as file:
+        facts = file.metadata()
+    rounded = {name: np.rint(value * 100).astype(np.int8) for name, value in tensors.items()}
+    safetensors.numpy.save_file(rounded, tmp_path / "q.safetensors", facts)
+    with pytest.raises(ValueError, match="int8 are no floating-point numbers"):
+        geomoe.load(tmp_path / "q.safetensors")
+
+
 def test_files_of_other_makers(tmp_path):
     safetensors.numpy.save_file({"a": np.zeros(3, np.float32)}, tmp_path / "other.safetensors")
     with pytest.raises(ValueError, match="was not written by geomoe"):

@@ -191,8 +191,9 @@ def _text(error: BaseException) -> str:
     while error.args and isinstance(error.args[0], Exception):  # ml_collections puts a KeyError into an AttributeError
         error = error.args[0]
     text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-    if "Did you mean" in text or isinstance(error, KeyError) and " " not in text:  # which name the key alone
-        return f"unknown key {text}" if "Did you mean" not in text else f"unknown config key {text}"
+    misspelt = isinstance(error, AttributeError | KeyError) and "Did you mean" in text
+    if misspelt or isinstance(error, KeyError) and " " not in text:  # which name the key alone
+        return f"unknown config key {text}" if misspelt else f"unknown key {text}"
     return text
 
 
@@ -210,6 +211,7 @@ def run_config_script(main: Callable[[list[str]], Any], example: str) -> int:
 
 def _parse_flags(argv: Sequence[str], example: str) -> list[str]:
     """Parse absl's flags, with errors that name the config file and say what to do."""
+    import ml_collections
     from absl import flags
 
     config = next((m[1] for m in (re.match(r"--?config(?:=|$)(.*)", arg) for arg in argv) if m), None)
@@ -225,10 +227,15 @@ def _parse_flags(argv: Sequence[str], example: str) -> list[str]:
         raise ValueError(f"{', '.join(text.splitlines())}; for example: {example}") from None
     except Exception as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if path and frame.filename.endswith(path)]
+        if "has no attribute 'get_config'" in str(error):
+            raise ValueError(f"the config file {path} lacks the function get_config, which returns the config") from error
         if isinstance(error, AttributeError) and not frames:
             raise  # of a misspelt key, which the message names
         where = f", line {frames[-1].lineno}" if frames else ""
         raise ValueError(f"the config file {path}{where} cannot be loaded: {type(error).__name__}: {_text(error)}") from error
     if len(remaining) > 1:
         raise ValueError(f"unknown argument {remaining[1]!r}; for example: {example}")
+    if not isinstance(flags.FLAGS.config, ml_collections.ConfigDict):
+        what = type(flags.FLAGS.config).__name__
+        raise ValueError(f"get_config of {path} returns {what}; it has to return a config, changed from the default one")
     return remaining

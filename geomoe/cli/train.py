@@ -21,6 +21,8 @@ def run() -> int:
     flags.mark_flags_as_required(["config", "workdir"])
 
     def main(_: list[str]) -> int:
+        if not workdir.value:
+            raise ValueError("--workdir is empty; name a folder (is the variable set that it comes from?)")
         start()
         from geomoe.training import loop
 

@@ -89,7 +89,7 @@ def _read_plain(path: str, unit: str, max_side: int) -> _Raster | None:
         if not 1024 <= epsg < 32767:
             return None
         check_size(page.imagelength, page.imagewidth, page.samplesperpixel, np.dtype(page.dtype).itemsize, max_side)
-        items = xml.etree.ElementTree.fromstring(tags[42112].value) if 42112 in tags else []
+        items = list(xml.etree.ElementTree.fromstring(tags[42112].value)) if 42112 in tags else []
         image = page.asarray()
         if image.ndim == 2:
             image = image[:, :, None]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import ml_collections
 
 from geomoe.training import loop, read_run
-from geomoe.training.run_log import read_table
+from geomoe.training.run_log import METRICS, read_table
 
 _TIMING_STEPS = 12
 
@@ -48,7 +48,7 @@ def _train(config: ml_collections.ConfigDict, workdir: str) -> dict[str, list[fl
     if not result.finished:  # a run that was asked to stop ends the comparison as well; its checkpoint stays
         print(f"stopped at step {result.step}; the same command goes on from there")
         raise SystemExit(os.EX_TEMPFAIL)  # 75, as train.py
-    rows = read_table(os.path.join(workdir, "metrics.csv"))
+    rows = read_table(os.path.join(workdir, METRICS))
     columns = ("images_per_second", "val_least_used_expert")
     return {column: [float(row[column]) for row in rows if row.get(column)] for column in columns}
 

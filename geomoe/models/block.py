@@ -113,11 +113,13 @@ def run_blocks(
 
     Args:
         module: the caller, whose rng streams "router" and "dropout" training draws from.
-        blocks: of one width; those with equally many experts stand side by side.
+        blocks: of one width; those with equally many experts stand side by side. None give the tokens back.
         x: (B, N, D).
         stochastic: of training; None is without router noise and dropout.
         present: (B, N) bool; the others are looked at by no token, and count in no loss. None is all.
     """
+    if not blocks:
+        return StackOutput(x, [], [], [], jnp.float32(0), jnp.float32(0))
     config, (b, n, width) = blocks[0].config, x.shape
     draws: Sequence[Draws | None] = [None] * len(blocks)
     if stochastic is not None:

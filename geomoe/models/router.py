@@ -115,7 +115,13 @@ def expected_load(out: RouterOutput, top_k: int, estimator: str, counted: Array 
 
 def balance_loss(out: RouterOutput, top_k: int, estimator: str, counted: Array | None = None) -> Array:
     """0.01 CV(importance) + 0.01 CV(load): scalar (Shazeer et al. 2017, eq. 6-7 and 11, with CV in place of its square)."""
-    cv = lambda values: jnp.std(values) / (jnp.mean(values) + 1e-6)  # of the population
+
+    def cv(values: Array) -> Array:
+        """Of the population; where all are equal 0, with a gradient of 0 in place of NaN."""
+        variance = jnp.var(values)
+        std = jnp.where(variance > 0, jnp.sqrt(jnp.where(variance > 0, variance, 1)), 0)
+        return std / (jnp.mean(values) + 1e-6)
+
     return BALANCE_WEIGHT * (cv(_sum_over(out.gates, counted)) + cv(expected_load(out, top_k, estimator, counted)))
 
 

@@ -110,7 +110,7 @@ _BOUNDS: dict[str, Callable[[float], bool]] = {
 _NUMBERS = {
     "at least 1": "train.batch_size train.accumulate log.every_steps log.eval_every_steps log.eval_batches "
     "checkpoint.every_steps",
-    "0 or more": "optimizer.lr optimizer.weight_decay train.selection_rate log.images checkpoint.keep_last",
+    "0 or more": "seed optimizer.lr optimizer.weight_decay train.selection_rate log.images checkpoint.keep_last",
     "0 or more, or inf": "optimizer.clip_norm",
     "in [0, 1]": "optimizer.warmup_fraction train.router_noise_end data.metadata_dropout data.coastal_dropout data.band_jitter",
     "in [0, 1)": "optimizer.b1 optimizer.b2",

@@ -209,41 +209,40 @@ class Trainer:
             + (f"; resumed at step {self.step}" if self.step else "")
         )
 
-    def run(self) -> RunResult:
-        """Train to the last step, or until a stop is requested."""
+    def run(self, stop: StopRequest) -> RunResult:
+        """Train to the last step, or until a stop is requested, before the first step perhaps."""
         config, speed = self.config, Speed()
         norm = float(np.sqrt(sum(np.vdot(leaf, leaf) for leaf in jax.tree.leaves(parallel.fetch(self.state.params)))))
-        metrics, stopping = StepMetrics(norm, self.checkpoints.steps), False
-        with StopRequest() as stop:
-            batches = parallel.prefetch(self.data.train(self.step))
-            speed.reset()
-            while self.step < self.total_steps and not stopping:
-                self.state, values = self._train_step(self.state, speed.next(batches), self._key)
-                self.step += 1
-                metrics.add(self.step, values)
-                metrics.read(keep=2)
-                last = self.step == self.total_steps
-                if self.step % config.log.every_steps == 0 or self.step == 1 or last:
-                    metrics.read()
-                    timing = speed.columns(config.train.batch_size)
-                    self._log_step({"lr": float(self.schedule(self.step - 1)), **metrics.latest, **timing})
-                if self.step % config.log.eval_every_steps == 0 or last:
-                    self._evaluate(metrics)
-                    self.log.note(f"step {self.step}: validation loss {self.val_loss:.3f} on hidden patches")
-                    self._log_images()
-                    speed.reset()
-                due = self.step % config.checkpoint.every_steps == 0 or last
-                if due and self._evaluated != self.step:  # the best checkpoint is chosen by losses of their own
-                    self._evaluate(metrics)
-                    speed.reset()
-                # Read once, after all that takes long: a stop is answered by the checkpoint of this step or of the next.
-                stopping = self.checkpoints.preempted(self.step) or stop.requested
-                if due or stopping:
-                    metrics.read()
-                    val_loss = self.val_loss if self._evaluated == self.step else float("inf")  # of a stop
-                    self.checkpoints.save(parallel.snapshot(self.state), self.step, val_loss)
-                    metrics.checkpointed()
-                    speed.reset()
+        metrics, stopping = StepMetrics(norm, self.checkpoints.steps), stop.requested
+        batches = parallel.prefetch(self.data.train(self.step))
+        speed.reset()
+        while self.step < self.total_steps and not stopping:
+            self.state, values = self._train_step(self.state, speed.next(batches), self._key)
+            self.step += 1
+            metrics.add(self.step, values)
+            metrics.read(keep=2)
+            last = self.step == self.total_steps
+            if self.step % config.log.every_steps == 0 or self.step == 1 or last:
+                metrics.read()
+                timing = speed.columns(config.train.batch_size)
+                self._log_step({"lr": float(self.schedule(self.step - 1)), **metrics.latest, **timing})
+            if self.step % config.log.eval_every_steps == 0 or last:
+                self._evaluate(metrics)
+                self.log.note(f"step {self.step}: validation loss {self.val_loss:.3f} on hidden patches")
+                self._log_images()
+                speed.reset()
+            due = self.step % config.checkpoint.every_steps == 0 or last
+            if due and self._evaluated != self.step:  # the best checkpoint is chosen by losses of their own
+                self._evaluate(metrics)
+                speed.reset()
+            # Read once, after all that takes long: a stop is answered by the checkpoint of this step or of the next.
+            stopping = self.checkpoints.preempted(self.step) or stop.requested
+            if due or stopping:
+                metrics.read()
+                val_loss = self.val_loss if self._evaluated == self.step else float("inf")  # of a stop
+                self.checkpoints.save(parallel.snapshot(self.state), self.step, val_loss)
+                metrics.checkpointed()
+                speed.reset()
         return RunResult(self.step, self.step >= self.total_steps, self.val_loss)
 
     def _log_step(self, columns: dict[str, float]) -> None:
@@ -280,5 +279,5 @@ def train(config: ml_collections.ConfigDict, workdir: str | os.PathLike[str]) ->
         DamagedCheckpoint: the run has checkpoints, but no whole one.
         OSError: a file cannot be written.
     """
-    with contextlib.closing(Trainer(config, workdir)) as trainer:
-        return trainer.run()
+    with StopRequest() as stop, contextlib.closing(Trainer(config, workdir)) as trainer:
+        return trainer.run(stop)

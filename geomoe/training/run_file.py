@@ -15,6 +15,7 @@ from geomoe.files import atomic_open
 from geomoe.landsat import Statistics
 from geomoe.models import ModelConfig
 from geomoe.training.config import differences, modernised
+from geomoe.training.run_log import METRICS, read_table
 
 RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
@@ -58,13 +59,23 @@ def read_run(workdir: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: {error}; put a copy of it there, or begin anew in another folder") from error
 
 
+def _begun(workdir: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds a run that has made a step; one that was refused before has left nothing to keep but its facts."""
+    if not is_run(workdir):
+        return False
+    checkpoints, metrics = (os.path.join(workdir, name) for name in (CHECKPOINTS, METRICS))
+    return bool(os.path.isdir(checkpoints) and os.listdir(checkpoints)) or bool(read_table(metrics))
+
+
 def known_statistics(workdir: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """The statistics of the run in a folder, or None if there is no run yet."""
-    return read_run(workdir)["statistics"] if is_run(workdir) else None
+    """The statistics of the run in a folder, or None if none has begun there."""
+    return read_run(workdir)["statistics"] if _begun(workdir) else None
 
 
 def open_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
     """Write a new run's facts, or check that the run that is there has the same configuration and data.
+
+    One that was refused before its first step has no checkpoint and no metrics: it begins anew, with whatever configuration.
 
     Raises:
         ValueError: the folder holds a run with another configuration, of datasets that were prepared anew since, or something
@@ -72,7 +83,7 @@ def open_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
     """
     if odd := [character for character in "[\\" if character in os.path.abspath(workdir)]:
         raise ValueError(f"{workdir}: checkpoints cannot be written where the path has a {odd[0]}; take another --workdir")
-    if is_run(workdir):
+    if _begun(workdir) or is_run(workdir) and jax.process_index() > 0:
         run = read_run(workdir)
         if changed := differences(run["config"], facts["config"]):
             raise ValueError(
@@ -84,7 +95,7 @@ def open_run(workdir: str | os.PathLike[str], facts: Mapping[str, Any]) -> None:
             what = f"{', '.join(other)} holds other records than when the run in {workdir} began"
             raise ValueError(f"{what}; prepare it from the same source again, or take another --workdir")
         return
-    if os.path.isdir(os.path.join(workdir, CHECKPOINTS)):
+    if os.path.isdir(os.path.join(workdir, CHECKPOINTS)) and not is_run(workdir):
         raise ValueError(f"{workdir} has checkpoints but no {RUN_FILE}: it is no run directory of this version")
     if jax.process_index() == 0:
         facts = json.loads(json.dumps(facts))

@@ -15,6 +15,7 @@ from geomoe.files import atomic_open, names_file
 from geomoe.progress import progress_bar
 from geomoe.training.losses import OBJECTIVES
 
+METRICS = "metrics.csv"
 TIMING_COLUMNS = ("images_per_second", "input_wait_share")  # the columns that two equal runs may differ in
 COLUMNS = (
     *("step", "epoch", "lr", "loss", "loss_masked", "loss_unmasked", "loss_balance"),
@@ -27,6 +28,7 @@ COLUMNS = (
 
 
 USAGE_COLUMNS = ("step", "block", "expert", "share")
+_NUMBERS = {*COLUMNS, *USAGE_COLUMNS} - {"block"}  # other columns, of a user's or of another version, hold any text
 
 
 def read_table(path: str | os.PathLike[str]) -> list[dict[str, str]]:
@@ -45,7 +47,7 @@ def read_table(path: str | os.PathLike[str]) -> list[dict[str, str]]:
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for row in csv.DictReader(lines):
         values = {name: value for name, value in row.items() if value}
-        numbers = [value for name, value in values.items() if name != "block"]
+        numbers = [value for name, value in values.items() if name in _NUMBERS]
         if None in row or None in row.values() or not row.get("step", "").isdigit() or not all(map(_is_number, numbers)):
             continue
         names = (row["block"], row["expert"]) if "block" in row else tuple(values)
@@ -62,13 +64,13 @@ def _is_number(text: str) -> bool:
 
 
 class _Table:
-    """A CSV file that a resumed run goes on with; rows after the step it resumes from are dropped."""
+    """A CSV file that a resumed run goes on with; rows after the step it resumes from are dropped, columns of others stay."""
 
     def __init__(self, path: str, columns: tuple[str, ...], resume_step: int):
-        self._path, self._columns = path, columns
         rows = [row for row in read_table(path) if int(row["step"]) <= resume_step]
+        self._path, self._columns = path, tuple(dict.fromkeys([*columns, *(name for row in rows[:1] for name in row)]))
         with atomic_open(path, newline="") as file:
-            writer = csv.DictWriter(file, columns)
+            writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
 
@@ -87,7 +89,7 @@ class RunLog:
         import tensorflow as tf  # the data pipeline has it loaded already
 
         self._tf = tf
-        self._metrics = _Table(os.path.join(workdir, "metrics.csv"), COLUMNS, resume_step)
+        self._metrics = _Table(os.path.join(workdir, METRICS), COLUMNS, resume_step)
         self._usage = _Table(os.path.join(workdir, "expert_usage.csv"), USAGE_COLUMNS, resume_step)
         self._summary = tf.summary.create_file_writer(os.path.join(workdir, "tensorboard"))
         self._open.callback(self._summary.close)

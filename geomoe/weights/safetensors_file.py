@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.traverse_util
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -93,7 +94,10 @@ def load_safetensors(path: str | os.PathLike[str], max_params: int = 100_000_000
         if facts["version"] > _VERSION:
             raise ValueError(f"it is of version {facts['version']} of the format; this geomoe reads {_VERSION}: upgrade it")
         config, statistics = ModelConfig.from_dict(facts["model"]), Statistics.of(facts["statistics"])
-        flat = {tuple(key.split("/")): value.astype(np.float32) for key, value in safetensors.numpy.load_file(name).items()}
+        tensors = safetensors.numpy.load_file(name)
+        if other := [f"{key} {value.dtype}" for key, value in tensors.items() if not jnp.issubdtype(value.dtype, jnp.floating)]:
+            raise ValueError(f"{other[0]} are no floating-point numbers; weights that were quantised are not read")
+        flat = {tuple(key.split("/")): value.astype(np.float32) for key, value in tensors.items()}
         params = flax.traverse_util.unflatten_dict(flat)
         if "encoder" not in params:
             raise ValueError("it holds no encoder")

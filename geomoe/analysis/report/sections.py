@@ -28,7 +28,7 @@ from geomoe.probing.metrics import TASKS, main_metric
 from geomoe.probing.tables import TITLES, Row, difference, read_tables, spread, table_cells
 from geomoe.training.config import default_config, flatten
 from geomoe.training.losses import OBJECTIVES
-from geomoe.training.run_log import read_table
+from geomoe.training.run_log import METRICS, read_table
 
 SHOWN = 4  # images that are drawn
 _ROUTED = 128  # images whose routing is measured
@@ -88,7 +88,7 @@ def config(run: Mapping[str, Any], encoder: PretrainedEncoder) -> str:
 
 def curves(run_dir: str) -> str:
     """Training and held-out values of each objective, the optimiser, the speed, and the experts' shares, over the steps."""
-    rows = read_table(os.path.join(run_dir, "metrics.csv"))
+    rows = read_table(os.path.join(run_dir, METRICS))
     if not rows:
         return '<p class="note">The run has no metrics.csv.</p>'
     titles = {"loss_masked": "reconstruction of hidden patches"} | {f"loss_{o.name}": o.title for o in OBJECTIVES}
