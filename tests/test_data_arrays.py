@@ -444,3 +444,146 @@ def test_options_may_be_numpys_numbers(encoder):
     xr.testing.assert_identical(found, encoder.embed_scene(array, stride=4, min_valid=0.5))
     with pytest.raises(ValueError, match="stride = 2.5 must be a whole number"):
         encoder.embed_scene(array, stride=2.5)
+
+
+def as_of_file(images, names, **attrs):
+    """A DataArray (C, H, W) as rioxarray opens a file: bands have numbers, attributes of all of the file's are tuples."""
+    array = stack(images[None], band=range(1, len(images) + 1)).isel(time=0, drop=True)
+    return array.assign_attrs(long_name=tuple(names), **attrs)
+
+
+def test_bands_chosen_of_a_file_keep_their_names_and_scales(encoder):
+    image = numbers(8, SIZE, SIZE)  # the file's bands are QA_PIXEL and SR_B7 to SR_B1
+    names = ("QA_PIXEL", *landsat.BANDS[::-1])
+    lat, lon = lat_lon(3.5, 3.5)
+    expected = encoder.embed(image[:0:-1].transpose(1, 2, 0)[None], [lat], [lon])[0]
+    array = as_of_file(image, names)
+    without = array.sel(band=slice(2, 8))
+    for chosen in (array, without, without.isel(band=[3, 1, 0, 6, 5, 4, 2]), array.sortby("band", ascending=False)):
+        np.testing.assert_allclose(encoder.embed(chosen).values, expected, atol=1e-5)
+    for given in (landsat.BANDS, ("coastal", "B2", "green", "red", "nir", "swir1", "SR_B7")):
+        np.testing.assert_allclose(encoder.embed(array.sel(band=range(8, 1, -1)), bands=given).values, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="bands = SR_B1, .* and the images say SR_B7"):
+        encoder.embed(without, bands=landsat.BANDS)
+    nameless = as_of_file(image, ("QA_PIXEL", None, *names[2:])).sel(band=range(8, 1, -1))
+    np.testing.assert_allclose(encoder.embed(nameless, bands=landsat.BANDS).values, expected, atol=1e-5)
+    with pytest.raises(ValueError, match=r"unknown band '\(no name\)'"):
+        encoder.embed(nameless)
+    twice = as_of_file(np.concatenate([image[:0:-1], image[1:]]), landsat.BANDS * 2)  # two dates in one file
+    np.testing.assert_allclose(encoder.embed(twice.sel(band=slice(1, 7))).values, expected, atol=1e-5)
+    numbered = as_of_file(image[:0:-1], [f"Band {i}" for i in range(1, 8)])
+    np.testing.assert_allclose(encoder.embed(numbered.sortby("band", ascending=False)).values, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="B8A is Sentinel-2's"):
+        encoder.embed(as_of_file(image, ("B8A", *(f"B0{i}" for i in range(1, 8)))).sel(band=slice(2, 8)))
+
+    scaled = as_of_file(image // 4, names, scales=(1.0,) + (1e-4,) * 7, offsets=(0.0,) * 8, nodatavals=(1,) + (0,) * 6 + (7,))
+    scaled[:, 0, 0], scaled[:, 0, 1], scaled[:, 0, 2] = 1, 0, 7
+    found = read_xarray(scaled.sel(band=[8, 3]), InputSpec())  # SR_B1 and SR_B6
+    assert found.spec.unit == "hls" and found.spec.bands == ("SR_B1", "SR_B6")
+    np.testing.assert_array_equal(found.images.mask[0, 0, :3], [[False, False], [False, True], [True, False]])
+
+
+def rotated(image, height, width):
+    """A DataArray as rioxarray opens a rotated file: x and y of each pixel's middle, which stands at half its numbers."""
+    row, column = np.mgrid[:height, :width] + 0.5
+    array = stack(image[None]).isel(time=0, drop=True).drop_vars(["x", "y"])
+    array = array.assign_coords(
+        xc=(("y", "x"), 500_000.0 + 24 * column + 18 * row), yc=(("y", "x"), 5_300_000.0 + 18 * column - 24 * row)
+    )
+    array.spatial_ref.attrs["GeoTransform"] = "500000.0 24.0 18.0 5300000.0 18.0 -24.0"
+    return array
+
+
+def degrees(x, y):
+    from rasterio.warp import transform
+
+    lon, lat = transform("EPSG:32632", "EPSG:4326", [x], [y])
+    return lat, lon
+
+
+@pytest.mark.parametrize("form", ["xc and yc", "GeoTransform", "variables"])
+def test_the_place_of_pixels_that_have_no_axes(encoder, form):
+    image = numbers(7, 12, 16)
+    array = rotated(image, 12, 16)
+    if form != "xc and yc":
+        array = array.drop_vars(["xc", "yc"])
+    scene = array.to_dataset("band") if form == "variables" else array
+    # The window at row 4 and column 8 has its middle at the corner of pixels 8 rows and 12 columns from the upper left.
+    where = degrees(500_000 + 24 * 12 + 18 * 8, 5_300_000 + 18 * 12 - 24 * 8)
+    window = image[:, 4:12, 8:16].transpose(1, 2, 0)[None]
+    expected = encoder.embed(window, *where)[0]
+    assert np.abs(expected - encoder.embed(window)[0]).max() > 1e-3
+    found = encoder.embed_scene(scene, stride=4)
+    np.testing.assert_allclose(found.values[1, 2], expected, atol=2e-5)
+    assert "GeoTransform" not in found.spatial_ref.attrs
+    first = image[:, :8, :8].transpose(1, 2, 0)[None]
+    where = degrees(500_000 + 24 * 4 + 18 * 4, 5_300_000 + 18 * 4 - 24 * 4)
+    alone = encoder.embed(scene.isel(x=slice(0, 8), y=slice(0, 8))).values
+    np.testing.assert_allclose(alone, encoder.embed(first, *where)[0], atol=1e-5)
+    if form == "xc and yc":  # these move with the pixels, as GeoTransform does not
+        cut = encoder.embed(scene.isel(x=slice(8, 16), y=slice(11, 3, -1))).values
+        where = degrees(500_000 + 24 * 12 + 18 * 8, 5_300_000 + 18 * 12 - 24 * 8)
+        np.testing.assert_allclose(cut, encoder.embed(window[:, ::-1], *where)[0], atol=1e-5)
+
+
+def test_a_transform_goes_behind_coordinates_and_says_what_is_wrong(encoder):
+    image = numbers(7, SIZE, SIZE)
+    array = stack(image[None]).isel(time=0, drop=True)
+    expected = encoder.embed(array).values
+    array.spatial_ref.attrs["GeoTransform"] = "300000.0 30.0 0.0 4000000.0 0.0 -30.0"  # of the whole, of which this is a part
+    np.testing.assert_array_equal(encoder.embed(array).values, expected)
+    z = encoder.embed_scene(stack(numbers(1, 7, 16, 16)).rio.write_transform(), stride=4)
+    assert z.rio.resolution() == (120, -120)  # windows', which the images' transform does not say
+    bare = array.drop_vars(["x", "y"])
+    without = encoder.embed(image.transpose(1, 2, 0)[None])[0]
+    bare.spatial_ref.attrs["GeoTransform"] = "0.0 1.0 0.0 0.0 0.0 1.0"
+    np.testing.assert_allclose(encoder.embed(bare).values, without, atol=1e-5)
+    bare.spatial_ref.attrs["GeoTransform"] = "300000 30 0"
+    with pytest.raises(ValueError, match="GeoTransform = '300000 30 0' is not six numbers"):
+        encoder.embed(bare)
+
+
+def test_reflectance_by_arithmetic_is_believed(encoder):
+    """xarray keeps attributes through arithmetic, also scale and offset, which say nothing of the result."""
+    image = stack(numbers(1, 7, SIZE, SIZE)).assign_attrs(scale_factor=0.0000275, add_offset=-0.2, _FillValue=0)
+    reflectance = (image * 0.0000275 - 0.2).assign_attrs(image.attrs)
+    lat, lon = lat_lon(3.5, 3.5)
+    values = image.values.transpose(0, 2, 3, 1) * 0.0000275 - 0.2
+    expected = encoder.embed(values, [lat], [lon], TIMES[:1], unit="reflectance")
+    np.testing.assert_allclose(encoder.embed(reflectance, unit="reflectance").values, expected, atol=1e-5)
+    for given, unit in ((image, "reflectance"), (reflectance, "hls")):
+        with pytest.raises(ValueError, match=f"scale and offset say unit collection2_dn, not '{unit}'"):
+            encoder.embed(given, unit=unit)
+
+
+def test_variables_that_rioxarray_numbers(encoder):
+    """`open_rasterio(path, band_as_variable=True)` has band_1 and so on, whose long_name is the file's description."""
+    image = numbers(8, SIZE, SIZE)
+    lat, lon = lat_lon(3.5, 3.5)
+    expected = encoder.embed(image[:7].transpose(1, 2, 0)[None], [lat], [lon])[0]
+    array = stack(image[None], band=[f"band_{i}" for i in range(1, 9)]).isel(time=0, drop=True)
+    bare = array.to_dataset("band")
+
+    def named(images, names):
+        variables = {f"band_{i}": band.assign_attrs(long_name=name) for i, (band, name) in enumerate(zip(images, names), 1)}
+        return xr.Dataset(variables)
+
+    names = (*landsat.BANDS, "QA_PIXEL")
+    described = named(array.drop_vars("band")[::-1], names[::-1])
+    more = described.assign(ndvi=(described.band_4 - described.band_5).assign_attrs(long_name="SR_B5"))  # kept by arithmetic
+    seven = bare.drop_vars("band_8")
+    positions = named(array.drop_vars("band")[:7], [f"Band {i}" for i in range(1, 8)])
+    with_quality = bare.rename(band_8="QA_PIXEL")
+    for dataset in (described, described.drop_vars("band_1"), more, seven, seven[list(seven)[::-1]], positions, with_quality):
+        np.testing.assert_allclose(encoder.embed(dataset).values, expected, atol=1e-5)
+    swapped = seven[[f"band_{i}" for i in range(7, 0, -1)]]
+    np.testing.assert_allclose(encoder.embed(swapped, bands=landsat.BANDS[::-1]).values, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="the bands have the numbers 2, 3, .* and no names; name them: bands="):
+        encoder.embed(seven.drop_vars("band_1"))
+    with pytest.raises(ValueError, match="B8A is Sentinel-2's"):
+        encoder.embed(named(array.drop_vars("band"), (*(f"B0{i}" for i in range(1, 8)), "B8A")))
+    with pytest.raises(ValueError, match="band SR_B1 is named twice"):
+        encoder.embed(named(array.drop_vars("band"), (*landsat.BANDS, "SR_B1")))
+    six = bare[[f"band_{i}" for i in range(1, 7)]].drop_vars(["spatial_ref", "x", "y"])
+    expected = encoder.embed(image[:6].transpose(1, 2, 0)[None], sensor="landsat7")[0]
+    np.testing.assert_allclose(encoder.embed(six, sensor="landsat7").values, expected, atol=1e-5)

@@ -6,6 +6,7 @@ Axes: H and W pixels, C bands; "batch" stands for all other dimensions of an xar
 import contextlib
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ _BAND = ("band", "bands", "channel", "channels", "variable")
 _Y, _LATITUDE = ("y", "Y", "northing"), ("latitude", "lat")
 _X, _LONGITUDE = ("x", "X", "easting"), ("longitude", "lon")
 _TIME = ("time", "t")  # openEO's is t
+_NAMELESS = "(no name)"
+_NUMBERED = re.compile(r"(?:band|layer)[ _-]?(\d+)", re.IGNORECASE)  # a name that says a band's place in a file alone
 
 
 def is_xarray(images: Any) -> bool:
@@ -58,6 +61,7 @@ class Labelled:
     dims: tuple[str, str]  # of rows and columns
     source: Any  # a DataArray of it, for its coordinates
     crs: "pyproj.CRS | None"  # of the coordinates of rows and columns
+    transform: tuple[float, ...] | None  # GDAL's of the pixels, where neither rows nor columns have coordinates
 
     @property
     def time(self) -> np.ndarray | None:
@@ -68,9 +72,8 @@ class Labelled:
         """Latitude and longitude (N,) of a place between pixels, 0 being the first one's middle; None where nothing says it."""
         if self._place_of_batch is not None:
             return self._place_of_batch
-        if self._to_degrees is not None:
-            y, x = (_between(self._axes[dim], at) for dim, at in zip(self.dims, (row, column)))
-            lon, lat = self._to_degrees(x, y)
+        if self._to_degrees is not None and (position := self._position(row, column)) is not None:
+            lon, lat = self._to_degrees(*position)
         elif self._place_of_pixels is not None:
             at = tuple(int(np.clip(round(p), 0, side - 1)) for p, side in zip((row, column), self.images.shape[1:3]))
             lat, lon = (values[at] for values in self._place_of_pixels)
@@ -78,6 +81,20 @@ class Labelled:
             return None
         count = len(self.images)
         return np.full(count, lat), np.full(count, metadata.wrap_longitude(lon))
+
+    def _position(self, row: float, column: float) -> tuple[float, float] | None:
+        """x and y of a place between pixels, in the CRS; None where no coordinate and no transform says them."""
+        if len(self._axes) == 2:
+            y, x = (_between(self._axes[dim], at) for dim, at in zip(self.dims, (row, column)))
+            return x, y
+        if self._x_and_y is not None:
+            x, y = (_between_pixels(values, row, column) for values in self._x_and_y)
+            return x, y
+        if self.transform is None or self._place_of_pixels is not None:
+            return None
+        x, x_of_column, x_of_row, y, y_of_column, y_of_row = self.transform
+        row, column = row + 0.5, column + 0.5
+        return x + x_of_column * column + x_of_row * row, y + y_of_column * column + y_of_row * row
 
     @functools.cached_property
     def _axes(self) -> dict[str, np.ndarray]:
@@ -105,12 +122,20 @@ class Labelled:
     @functools.cached_property
     def _place_of_pixels(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Latitudes and longitudes of each pixel, (H, W) each."""
-        for names in zip(_LATITUDE, _LONGITUDE):
-            found = [self.source.coords[name] for name in names if name in self.source.coords]
-            if len(found) == 2 and all(set(each.dims) == set(self.dims) for each in found):
-                latitude, longitude = (np.asarray(each.transpose(*self.dims).values, np.float64) for each in found)
-                return latitude, longitude
-        return None
+        return next((place for names in zip(_LATITUDE, _LONGITUDE) if (place := self._of_pixels(*names))), None)
+
+    @functools.cached_property
+    def _x_and_y(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """x and y of each pixel, (H, W) each, as rioxarray has them of a file that is rotated."""
+        return self._of_pixels("xc", "yc")
+
+    def _of_pixels(self, *names: str) -> tuple[np.ndarray, np.ndarray] | None:
+        """Two coordinates of each pixel, (H, W) each."""
+        found = [self.source.coords[name] for name in names if name in self.source.coords]
+        if len(found) != 2 or any(set(each.dims) != set(self.dims) for each in found):
+            return None
+        one, other = (np.asarray(each.transpose(*self.dims).values, np.float64) for each in found)
+        return one, other
 
     @functools.cached_property
     def _place_of_batch(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -123,10 +148,10 @@ class Labelled:
 
     @functools.cached_property
     def _to_degrees(self) -> Callable[[float, float], tuple[float, float]] | None:
-        """From coordinates of columns and rows to longitude and latitude; None where nothing says how."""
+        """From x and y to longitude and latitude; None without a CRS."""
         import pyproj
 
-        if self.crs is None or not all(dim in self.source.coords for dim in self.dims):
+        if self.crs is None:
             return None
         return pyproj.Transformer.from_crs(self.crs, "EPSG:4326", always_xy=True).transform
 
@@ -154,7 +179,10 @@ class Labelled:
     def wrap(self, values: np.ndarray, dims: Sequence[str], coords: Mapping[str, Any], attrs: Mapping[str, Any]) -> Any:
         """Make a DataArray of values (N, ...): the batch's dimensions and `dims`, the batch's coordinates and `coords`."""
         coordinates = self.source.coords.items()
-        kept = {name: coordinate for name, coordinate in coordinates if set(coordinate.dims) <= set(self.batch)}
+        kept = {name: coordinate.copy() for name, coordinate in coordinates if set(coordinate.dims) <= set(self.batch)}
+        if set(self.dims) <= set(dims):  # of windows, and the transform is that of pixels
+            for coordinate in kept.values():
+                coordinate.attrs.pop("GeoTransform", None)
         values = values.reshape(*self.batch.values(), *values.shape[1:])
         return type(self.source)(values, dims=(*self.batch, *dims), coords={**kept, **coords}, name="embedding", attrs=attrs)
 
@@ -165,12 +193,21 @@ def _between(values: np.ndarray, at: float) -> float:
     return float(values[0] + at * step)
 
 
+def _between_pixels(values: np.ndarray, row: float, column: float) -> float:
+    """A coordinate of pixels (H, W) at a place between them, also beyond the last."""
+    for at in (row, column):
+        first = int(np.clip(at, 0, max(len(values) - 2, 0)))
+        values = values[first] + (at - first) * (values[min(first + 1, len(values) - 1)] - values[first])
+    return float(values)
+
+
 def read_xarray(images: Any, spec: InputSpec) -> Labelled:
     """Read a DataArray with a dimension of bands, or a Dataset with one variable a band.
 
     Rows and columns are the dimensions y and x (or latitude and longitude). Bands are named by the coordinate of their
     dimension, by `long_name` as rioxarray keeps a file's descriptions, or by the variables; others of Landsat products, as
-    QA_PIXEL, are left out. Where nothing names them, they are those of `spec`.
+    QA_PIXEL, are left out. Where nothing names them, they are those of `spec`. Their place is that of the coordinates of rows
+    and columns, or of each pixel; `GeoTransform`, which does not follow when pixels are cut off, is read where there are none.
 
     Raises:
         ValueError: a dimension is absent, the variables do not fit together, or what it says is not what `spec` says.
@@ -181,28 +218,27 @@ def read_xarray(images: Any, spec: InputSpec) -> Labelled:
         raise ValueError(
             f"images have the dimensions {', '.join(map(str, images.dims))}; needed: y and x, or latitude and longitude"
         )
+    sensor = spec.sensor or "landsat8"
+    names: tuple[str, ...] | None
     if is_dataset:
-        parts = {str(name): array for name, array in images.data_vars.items() if {rows, columns} <= set(array.dims)}
-        if not parts:
+        arrays = [array for array in images.data_vars.values() if {rows, columns} <= set(array.dims)]
+        if not arrays:
             raise ValueError(f"no variable of the images has the dimensions {rows} and {columns}")
-        parts = _bands_among(parts, spec.sensor or "landsat8")
-        names: tuple[str, ...] | None = tuple(parts)
-        arrays = list(parts.values())
+        arrays, names, numbers = _bands_among(arrays, sensor)
     else:
         band = next((name for name in _BAND if name in images.dims), None)
         if band is None:
             raise ValueError(f"images have the dimensions {', '.join(map(str, images.dims))}; needed: one of bands, named band")
-        arrays = [_band_of(images, band, i) for i in range(images.sizes[band])]
-        names = _band_names(images, band)
-        if names is None and spec.bands is None:
-            arrays = [arrays[i] for i in _numbered(images, band, spec.sensor or "landsat8")]
+        arrays, names, numbers = _bands_of(images, band), _band_names(images, band, sensor), _numbers(images, band)
+    if names is None and numbers is not None and spec.bands is None:
+        arrays = [arrays[i] for i in _in_order(numbers, sensor)]
     if names is not None:
-        sensor = spec.sensor or "landsat8"
         chosen = [i for i, name in enumerate(names) if not landsat.is_other_band(name, sensor)]
         arrays, names = [arrays[i] for i in chosen], tuple(names[i] for i in chosen)
-        if spec.bands is not None and tuple(spec.bands) != names:
-            raise ValueError(f"bands = {', '.join(spec.bands)}, and the images say {', '.join(names)}; leave bands out")
-        spec = dataclasses.replace(spec, bands=names)
+        given = [name for name in spec.bands or names if not landsat.is_other_band(name, sensor)]
+        if len(given) != len(names) or not all(_is_same(*pair, sensor) for pair in zip(names, given)):
+            raise ValueError(f"bands = {', '.join(given)}, and the images say {', '.join(names)}; leave bands out")
+        spec = dataclasses.replace(spec, bands=tuple(given))
     if not arrays:
         raise ValueError("no band of the images is one that a model takes")
     first = arrays[0]
@@ -212,7 +248,7 @@ def read_xarray(images: Any, spec: InputSpec) -> Labelled:
             raise ValueError(
                 f"band {name} has the sizes {dict(array.sizes)}, and another {dict(first.sizes)}; bring them together"
             )
-    if units := {unit for array in arrays if (unit := _unit(array))}:
+    if units := {unit for array in arrays if (unit := _unit(array, spec.unit))}:
         if len(units) > 1 or spec.unit not in (None, *units):
             raise ValueError(f"the images' scale and offset say unit {' and '.join(sorted(units))}, not {spec.unit!r}")
         spec = dataclasses.replace(spec, unit=units.pop())
@@ -223,38 +259,86 @@ def read_xarray(images: Any, spec: InputSpec) -> Labelled:
         )
     values = np.ma.stack([_masked(array.transpose(*batch, rows, columns)) for array in arrays], axis=-1)
     values = values.reshape(-1, *values.shape[len(batch) :])
-    return Labelled(values, spec, batch, (rows, columns), first, _crs(images, first, rows))
+    transform = None if {rows, columns} & set(first.coords) else _transform(images, first)
+    return Labelled(values, spec, batch, (rows, columns), first, _crs(images, first, rows), transform)
 
 
-def _band_names(images: Any, band: str) -> tuple[str, ...] | None:
+def _numbers(images: Any, band: str) -> np.ndarray | None:
+    """The numbers that stand for the names of a DataArray's bands; None where it has none."""
+    has_numbers = band in images.coords and images.coords[band].dtype.kind in "iuf"
+    return images.coords[band].values if has_numbers else None
+
+
+def _rows_of_file(images: Any, band: str, count: int) -> list[int]:
+    """Which of the `count` values that an attribute has, one a band of a file, are those of a DataArray's bands.
+
+    rioxarray leaves the attributes as they are where bands are chosen; its coordinate of numbers from 1 says which these are.
+    Without such numbers the values are those of the bands as they stand; empty where they are more or less than these.
+    """
+    numbers = _numbers(images, band)
+    if numbers is not None and len(set(numbers)) == len(numbers) and np.isin(numbers, np.arange(1, count + 1)).all():
+        return [int(number) - 1 for number in numbers]
+    return list(range(count)) if count == images.sizes[band] else []
+
+
+def _band_names(images: Any, band: str, sensor: str) -> tuple[str, ...] | None:
     """The names of the bands of a DataArray, None where they have numbers alone."""
     if band in images.coords and images.coords[band].dtype.kind in "OUST":
         return tuple(map(str, images.coords[band].values))
-    described = _listed(images.attrs.get("long_name"))
-    if described is not None and len(described) == images.sizes[band] and landsat.bands_of_file(described):
-        return tuple(map(str, described))
+    described = _listed(images.attrs.get("long_name")) or []
+    chosen = _rows_of_file(images, band, len(described))
+    if not chosen:
+        return None
+    landsat.check_band_names([text or "" for text in described])
+    if not landsat.bands_of_file([text if i in chosen else None for i, text in enumerate(described)], sensor):
+        return None
+    return tuple(described[i] or _NAMELESS for i in chosen)
+
+
+def _known(name: str, sensor: str) -> str | None:
+    """The model's name of a band, None for another."""
+    with contextlib.suppress(ValueError):
+        return landsat.band_name(name, sensor)
     return None
 
 
-def _bands_among(parts: dict[str, Any], sensor: str) -> dict[str, Any]:
-    """The variables that are bands, where those of the sensor are all there; else all, of which one is then unknown."""
-    landsat.check_band_names(tuple(parts))
-    names: dict[str, str] = {}
-    for name in parts:
-        with contextlib.suppress(ValueError):
-            names[name] = name if landsat.is_other_band(name, sensor) else landsat.band_name(name, sensor)
-    whole = set(landsat.sensor_bands(sensor)) - {landsat.BANDS[0]} <= set(names.values())
-    return {name: parts[name] for name in names} if whole else parts
+def _is_same(said: str, given: str, sensor: str) -> bool:
+    """Whether a name that was given is that of the band which the images name; of one without a name it is."""
+    return said in (_NAMELESS, given) or (band := _known(said, sensor)) is not None and band == _known(given, sensor)
 
 
-def _band_of(images: Any, band: str, index: int) -> Any:
-    """One band of a DataArray; where its bands differ, rioxarray has their scales, offsets and no-data values as tuples."""
-    array, count = images.isel({band: index}, drop=True), images.sizes[band]
-    for key, of_bands in (("scale_factor", "scales"), ("add_offset", "offsets"), ("nodata", "nodatavals")):
-        values = _listed(images.attrs.get(of_bands))
-        if values is not None and len(values) == count and values[index] is not None:
-            array = array.assign_attrs({key: values[index]})
-    return array
+def _bands_among(arrays: Sequence[Any], sensor: str) -> tuple[list[Any], tuple[str, ...] | None, np.ndarray | None]:
+    """The variables that are bands, their names, and their numbers where nothing names them.
+
+    Where the sensor's bands are all there, other variables are left out; else all are taken, of which one is then unknown.
+    Variables that have numbers alone, as rioxarray's band_1 of a file, are named by their `long_name` where these name bands.
+    """
+    names = [str(array.name) for array in arrays]
+    landsat.check_band_names(names)
+    texts = [array.attrs.get("long_name") if _NUMBERED.fullmatch(name) else None for name, array in zip(names, arrays)]
+    texts = [text if isinstance(text, str) and not _NUMBERED.fullmatch(text) else None for text in texts]
+    if landsat.bands_of_file(texts, sensor):
+        names = [text or name for text, name in zip(texts, names)]
+    bands = [_known(name, sensor) for name in names]
+    others = [landsat.is_other_band(name, sensor) for name in names]
+    kept = list(range(len(names)))
+    if set(landsat.sensor_bands(sensor)) - {landsat.BANDS[0]} <= set(bands):
+        kept = [i for i in kept if bands[i] or others[i]]
+    elif not any(bands) and (numbered := [i for i in kept if _NUMBERED.fullmatch(names[i]) and not others[i]]):
+        numbers = [int(_NUMBERED.sub(r"\1", names[i])) for i in numbered]
+        return [arrays[i] for i in numbered], None, np.array(numbers)
+    return [arrays[i] for i in kept], tuple(names[i] for i in kept), None
+
+
+def _bands_of(images: Any, band: str) -> list[Any]:
+    """The bands of a DataArray; where they differ, rioxarray has their scales, offsets and no-data values as tuples."""
+    arrays = [images.isel({band: i}, drop=True) for i in range(images.sizes[band])]
+    for key, of_file in (("scale_factor", "scales"), ("add_offset", "offsets"), ("nodata", "nodatavals")):
+        values = _listed(images.attrs.get(of_file)) or []
+        for i, row in enumerate(_rows_of_file(images, band, len(values))):
+            if values[row] is not None:
+                arrays[i] = arrays[i].assign_attrs({key: values[row]})
+    return arrays
 
 
 def _listed(values: Any) -> list[Any] | None:
@@ -268,16 +352,12 @@ def _number(attrs: Mapping[str, Any], key: str, default: float) -> float:
     return default if value is None else float(np.asarray(value, np.float64).item())
 
 
-def _numbered(images: Any, band: str, sensor: str) -> np.ndarray:
+def _in_order(numbers: np.ndarray, sensor: str) -> np.ndarray:
     """The order of the bands by the numbers that stand for names: from 1, as rioxarray has them, from 0, or the sensor's own.
 
     ValueError for others, which do not say which bands they are: some of a file's, or wavelengths.
     """
-    count = images.sizes[band]
-    if band not in images.coords or images.coords[band].dtype.kind not in "iuf":
-        return np.arange(count)
-    numbers = images.coords[band].values
-    order = np.argsort(numbers, kind="stable")
+    count, order = len(numbers), np.argsort(numbers, kind="stable")
     own = [int(number[1:]) for number in landsat.band_numbers(sensor)]
     if not any(np.array_equal(numbers[order], known) for known in (range(count), range(1, count + 1), own)):
         raise ValueError(f"the bands have the numbers {', '.join(map(str, numbers))} and no names; name them: bands=(...)")
@@ -300,10 +380,15 @@ def _masked(array: Any) -> np.ma.MaskedArray:
     return np.ma.MaskedArray(values, mask)
 
 
-def _unit(array: Any) -> str | None:
-    """The unit that scale and offset say, of values that were not multiplied by them yet or that xarray did; else None."""
+def _unit(array: Any, given: str | None) -> str | None:
+    """The unit that scale and offset say, of values that were not multiplied by them yet or that xarray did; else None.
+
+    A given reflectance goes in floats before attributes, which arithmetic leaves there.
+    """
     for attrs, decoded in ((array.attrs, False), (array.encoding, True)):
         if attrs.get("scale_factor") is not None:
+            if given == "reflectance" and array.dtype.kind == "f" and not decoded:
+                return given
             unit = landsat.unit_of_scale(_number(attrs, "scale_factor", 1.0), _number(attrs, "add_offset", 0.0))
             return "reflectance" if unit and decoded else unit
     return None
@@ -317,7 +402,7 @@ def _crs(images: Any, first: Any, rows: str) -> "pyproj.CRS | None":
     """
     import pyproj
 
-    said = [text for array in (first, images) if (text := _mapping(images, array) or array.attrs.get("crs"))]
+    said = [text for array in (first, images) if (text := _crs_text(_mapping(images, array)) or array.attrs.get("crs"))]
     codes = [images.coords[name] for name in ("epsg", "proj:epsg", "proj:code") if name in images.coords]
     said += [code.item() for code in codes if not code.dims and code.dtype.kind in "iuUO" and code.item() is not None]
     if said:
@@ -328,10 +413,28 @@ def _crs(images: Any, first: Any, rows: str) -> "pyproj.CRS | None":
     return pyproj.CRS.from_epsg(4326) if rows in _LATITUDE else None
 
 
-def _mapping(images: Any, array: Any) -> Any:
-    """What a grid mapping says: WKT or the like, or the parameters of CF; None without one."""
+def _transform(images: Any, first: Any) -> tuple[float, ...] | None:
+    """The transform that a grid mapping has for GDAL: x of the corner and by column and row, then y; None without one."""
+    said = [text for array in (first, images) if (text := _mapping(images, array).get("GeoTransform")) is not None]
+    if not said:
+        return None
+    try:
+        transform = tuple(map(float, said[0].split() if isinstance(said[0], str) else said[0]))
+    except (TypeError, ValueError):
+        transform = ()
+    if len(transform) != 6:
+        raise ValueError(f"GeoTransform = {said[0]!r} is not six numbers; write it anew (rio.write_transform)")
+    return None if transform == (0, 1, 0, 0, 0, 1) else transform  # GDAL's of a file which has none
+
+
+def _mapping(images: Any, array: Any) -> Mapping[str, Any]:
+    """The attributes of the grid mapping of an array, empty without one."""
     name = array.attrs.get("grid_mapping") or array.encoding.get("grid_mapping") or "spatial_ref"
     holder = array.coords if name in array.coords else getattr(images, "data_vars", {})
-    attrs = holder[name].attrs if name in holder else {}
+    return holder[name].attrs if name in holder else {}
+
+
+def _crs_text(attrs: Mapping[str, Any]) -> Any:
+    """What a grid mapping says: WKT or the like, or the parameters of CF; None without one."""
     plain = dict(attrs) if "grid_mapping_name" in attrs else None
     return attrs.get("crs_wkt") or attrs.get("spatial_ref") or plain
