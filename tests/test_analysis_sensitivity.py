@@ -1,6 +1,7 @@
 """Sensitivity to metadata: what each change does to the metadata, and what embeddings and probes make of it."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from geomoe import metadata
@@ -126,3 +127,30 @@ def test_what_every_image_shares_is_no_likeness():
 
     rows = {row.change: row for row in metadata_sensitivity(Moved(), IMAGES, fields(), batch_size=COUNT)}
     assert abs(rows["no location"].cosine) < 0.3
+
+
+def test_labels_are_those_of_the_images_in_their_order():
+    """A Series in another order of its index, a list, a column and 0/1 columns are the same labels."""
+    labels = (LAT > 0).astype(int)
+    probe = lambda labels: [
+        (row.score, row.refitted) for row in metadata_sensitivity(Recorder(True), IMAGES, fields(), labels, "multiclass")
+    ]
+    expected = probe(labels)
+    assert expected[0][0] > 0.95
+    shuffled = pd.Series(labels, index=np.random.default_rng(3).permutation(COUNT))
+    for same in (shuffled, list(labels), labels[:, None], np.eye(2, dtype=int)[labels]):
+        assert probe(same) == expected
+
+
+def test_what_is_not_of_the_images_is_refused():
+    labels, true = (LAT > 0).astype(int), fields()
+    sensitivity = lambda fields, labels: metadata_sensitivity(Recorder(True), IMAGES, fields, labels, "multiclass")
+    for some in (np.tile(labels, 2), labels[:150]):
+        with pytest.raises(ValueError, match=f"200 images but {len(some)} labels"):
+            sensitivity(true, some)
+    with pytest.raises(ValueError, match="the images' labels hold NaN"):
+        sensitivity(true, np.where(labels == 1, np.nan, 0))
+    with pytest.raises(ValueError, match="fields have no week; `geomoe.metadata.encode` gives week, hour, lat, lon"):
+        sensitivity({name: true[name] for name in FIELDS if name != "week"}, labels)
+    with pytest.raises(ValueError, match=r"lat must be \(200, 2\), for so many images, got \(150, 2\)"):
+        sensitivity({**true, "lat": true["lat"][:150]}, labels)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, f1_score, roc_auc_score
 
 from geomoe.data import synthetic
 from geomoe.probing import change_distance, change_features, change_probe
@@ -74,3 +74,42 @@ def test_labels_that_do_not_say_whether_a_pair_changed_are_named():
             change_probe((x, x + 1, labels), (x, x, np.ones(4)))
     with pytest.raises(ValueError, match="test labels must be"):
         change_probe((x, x + 1, [0, 1, 0, 1]), (x[:0], x[:0], []))
+
+
+def test_intervals_of_change_are_those_of_scikit_learn_on_resampled_pairs():
+    rng = np.random.default_rng(0)
+    changed = rng.random(60) < 0.3
+    before = rng.standard_normal((60, 3)).round(1)
+    after = before + rng.standard_normal((60, 3)).round(1) * np.where(changed, 1.2, 0.6)[:, None]
+    train, test = ((before[s], after[s], changed[s]) for s in (slice(30), slice(30, None)))
+    for method in ("linear", "threshold"):
+        result = change_probe(train, test, method=method, resamples=50)
+        truth, decided, score = test[2], result.predictions[:, 1], result.scores[:, 1]
+        metrics = {
+            "f1": (f1_score, decided),
+            "auroc": (roc_auc_score, score),
+            "average_precision": (average_precision_score, score),
+        }
+        for name, (metric, values) in metrics.items():
+            assert result.metrics[name] == pytest.approx(metric(truth, values))
+            draws = np.random.default_rng(0)
+            rows = [draws.integers(0, 30, 30) for _ in range(50)]
+            each = [metric(truth[i], values[i]) for i in rows if 0 < truth[i].sum() < 30]
+            np.testing.assert_allclose(result.intervals[name], np.quantile(each, [0.025, 0.975]))
+    same = change_probe(train, (*test[:2], np.zeros(30, bool)), resamples=20)
+    assert "auroc" not in same.metrics and "auroc" not in same.intervals and same.metrics["f1"] == same.intervals["f1"][1] == 0
+
+
+def test_options_of_change_that_would_be_ignored_are_refused():
+    x, y = np.random.default_rng(0).standard_normal((20, 3)), np.arange(20) % 2
+    pairs = x, x[::-1], y
+    for options, message in (
+        (dict(C=(0.1, 1.0)), r"C = \(0.1, 1.0\) must be one number"),
+        (dict(C="sweep"), "C = 'sweep' must be one number"),
+        (dict(metric="cosin"), "metric = 'cosin' is not one of euclidean, cosine"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            change_probe(pairs, pairs, **options)
+    for method in ("linear", "threshold"):
+        with pytest.raises(ValueError, match=r"train \(20, 3\) and test \(20, 2\) differ in width"):
+            change_probe(pairs, (x[:, :2], x[::-1, :2], y), method=method)

@@ -70,7 +70,7 @@ def test_folds_of_any_kind_are_taken_and_named():
     }
     with pytest.raises(ValueError, match="seed = 1 would be ignored"):
         cross_validate(x, labels, folds=folds, seed=1, **options)
-    with pytest.raises(ValueError, match="the folds are of other rows: they test 240, and there are 30"):
+    with pytest.raises(ValueError, match="rows of fold 0 go from . to 2.., and there are 30 rows.* of other rows"):
         cross_validate(x[:30], labels[:30], folds=folds, **options)
 
 
@@ -121,7 +121,7 @@ def test_a_sweep_within_blocks_does_not_leak():
     for name, part in (("blocks", folds), ("any rows", dataclasses.replace(folds, holdout=None))):
         options = dict(task="multiclass", folds=part, C=(1e-4, 1.0), resamples=0)
         chosen[name] = cross_validate(x, labels, **options).settings
-    assert chosen["any rows"]["val_score"] > chosen["blocks"]["val_score"] + 0.2
+    assert np.mean(chosen["any rows"]["val_score"]) > np.mean(chosen["blocks"]["val_score"]) + 0.2
 
 
 def test_folds_of_scikit_learn_are_taken():
@@ -137,6 +137,68 @@ def test_folds_of_scikit_learn_are_taken():
     for folds in (pairs, masks):
         np.testing.assert_array_equal(cross_validate(x, y, task="multiclass", folds=folds, resamples=0).scores, own.scores)
     assert cross_validate(x, y, task="multiclass", folds=StratifiedKFold(3), resamples=0).settings["folds"] == 3
-    for wrong, message in ((3, "folds must be"), (pairs[:2], "the folds are of other rows")):
+    for wrong, message in (
+        (3, "folds must be"),
+        (pairs[:2], "the folds must test every row once.*: they test row 40 of 60 0 times"),
+    ):
         with pytest.raises(ValueError, match=message):
             cross_validate(x, y, task="multiclass", folds=wrong)
+
+
+def test_what_is_no_fold_is_named():
+    x, y = problem(3, 60, 4, 3, False)
+    even = np.arange(60) % 2 == 0
+    zeros_and_ones, rows = even.astype(int), np.flatnonzero(even)
+    right, other = (rows, rows + 1), (~even, even)
+    expected = cross_validate(x, y, task="multiclass", folds=[(even, ~even), other], resamples=0)
+    same = cross_validate(x, y, task="multiclass", folds=[right, other], resamples=0)
+    np.testing.assert_array_equal(same.scores, expected.scores)
+    for train, test, message in (
+        (zeros_and_ones, ~even, r"training rows of fold 1 have row 0 30 times; .* mask.astype\(bool\)"),
+        (np.arange(60), ~even, "30 rows, row 1 the first, are training and test rows both in fold 1"),
+        ([*rows, 60], ~even, "training rows of fold 1 go from 0 to 60, and there are 60 rows"),
+        ([-1, *rows], ~even, "training rows of fold 1 go from -1 to 58"),
+        (rows.astype(float), ~even, "training rows of fold 1 must be indices, or a mask that is bool, got float64"),
+        (rows, (rows + 1).astype(float), "test rows of fold 1 must be indices"),
+        ([], ~even, "training rows of fold 1 must be indices .*, one at least"),
+        (rows[:, None], ~even, "training rows of fold 1 must be indices"),
+        (even[:50], ~even, r"a mask of fold 1 is \(50,\), and there are 60 rows"),
+        (rows, rows[:3] + 1, "the folds must test every row once.*: they test row 7 of 60 0 times"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cross_validate(x, y, task="multiclass", folds=[other, (train, test)], resamples=0)
+
+
+def test_splitters_that_cannot_serve_say_what_does():
+    from sklearn.model_selection import GroupKFold, RepeatedKFold, ShuffleSplit
+
+    x, y = problem(3, 60, 4, 3, False)
+    once = "the folds must test every row once"
+    for splitter, message in ((GroupKFold(3), "group_folds"), (ShuffleSplit(3), once), (RepeatedKFold(n_splits=3), once)):
+        with pytest.raises(ValueError, match=message):
+            cross_validate(x, y, task="multiclass", folds=splitter)
+
+
+def test_a_stratified_splitter_takes_labels_in_columns():
+    from sklearn.model_selection import StratifiedKFold
+
+    x, y = problem(3, 60, 4, 3, False)
+    options = dict(task="multiclass", folds=StratifiedKFold(3), resamples=0)
+    flat, columns = (cross_validate(x, labels, **options) for labels in (y, np.eye(3, dtype=int)[y]))
+    np.testing.assert_array_equal(columns.scores, flat.scores)
+
+
+@pytest.mark.parametrize("C", [(0.1, 1.0, 10.0, 100.0), "sweep"])
+def test_the_C_of_each_fold_is_said(C):
+    x, y = problem(5, 120, 10, 3, False)
+    folds = group_folds(np.arange(120) // 4, 3)
+    settings = cross_validate(x, y, task="multiclass", folds=folds, C=C, resamples=0).settings
+    alone = []
+    for train, test in folds:
+        draw = lambda count, seed, train=train: folds.holdout(train)
+        fit = linear_probe((x[train], y[train]), (x[test], y[test]), task="multiclass", C=C, draw=draw, resamples=0)
+        alone.append(fit.settings)
+    for key in ("C", "val", "val_score"):
+        assert settings[key] == [each[key] for each in alone]
+    assert len(set(settings["C"])) > 1 and settings["train"] == settings["test"] == 120
+    assert cross_validate(x, y, task="multiclass", folds=folds, C=0.5, resamples=0).settings["C"] == 0.5

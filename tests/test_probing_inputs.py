@@ -9,6 +9,7 @@ import scipy.sparse
 from probing_helpers import blobs
 
 from geomoe.probing import (
+    FineTuneOptions,
     bootstrap,
     change_probe,
     classification_metrics,
@@ -233,3 +234,62 @@ def test_rows_without_a_value_are_named():
         linear_probe((scipy.sparse.csr_matrix(x), y), (x, y), task="multiclass")
     with pytest.raises(ValueError, match="train targets are datetime64"):
         ridge_probe((x, np.arange(8).astype("datetime64[D]")), (x, y))
+
+
+def test_values_that_stand_for_no_data_are_refused():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    hole, lowest = x.copy(), np.finfo(np.float32).min
+    hole[7, 1] = lowest
+    model = linear_probe((x, y), (x, y), task="multiclass", resamples=0).model
+    message = (
+        r"hold -3.40282\S*e\+38 in 1 of 60 rows \(row 7 is the first\), a value that stands for no data; leave these rows out"
+    )
+    for probe in (linear_probe, knn_probe):
+        for splits, name in ((((hole, y), (x, y)), "train"), (((x, y), (hole.astype(float), y)), "test")):
+            with pytest.raises(ValueError, match=f"{name} features {message}"):
+                probe(*splits, task="multiclass")
+    for call, name in (
+        (lambda: ridge_probe((hole, y), (x, y)), "train features"),
+        (lambda: ridge_probe((x, np.where(np.arange(60) == 7, lowest, y)), (x, y)), "train targets"),
+        (lambda: change_probe((x, hole, y > 0), (x, x, y > 0)), "train features after"),
+        (lambda: nearest(x, hole, 2), "features of queries"),
+        (lambda: model.predict(hole), "features"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} {message}"):
+            call()
+    assert linear_probe((x * 1e30, y), (x * 1e30, y), task="multiclass", resamples=0).metrics["accuracy"] > 0.9
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_no_number_is_refused_by_name():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    table = pd.DataFrame(x).assign(name="a")
+    ragged = [[0], [0, 1], *[[0]] * 58]
+    for labels in (y.astype("timedelta64[s]"), y.astype("datetime64[s]"), y + 0j):
+        with pytest.raises(ValueError, match=f"train labels must be class indices or 0/1, got {labels.dtype.name[:8]}"):
+            linear_probe((x, labels), (x, y), task="multiclass")
+    for call, name in (
+        (lambda: linear_probe((x + 1j, y), (x, y), task="multiclass"), "train features"),
+        (lambda: knn_probe((table, y), (x, y), task="multiclass"), "train features"),
+        (lambda: linear_probe((x, ragged), (x, y), task="multilabel"), "train labels"),
+        (lambda: ridge_probe((x, y), (x, y + 1j)), "test targets"),
+        (lambda: nearest(x + 1j, x, 1), "features of rows"),
+    ):
+        with pytest.raises(ValueError, match=f"{name} must be an array"):
+            call()
+
+
+def test_options_that_are_no_numbers_are_named():
+    x, y = blobs(np.random.default_rng(0), 60, False)
+    split, task = (x, y), dict(task="multiclass")
+    for call, message in (
+        (lambda: label_efficiency(split, split, fractions="0.1", **task), "fractions = '0.1' must be"),
+        (lambda: linear_probe(split, split, C=(c for c in (0.1, 1.0)), **task), "C = <generator .* must be positive"),
+        (lambda: linear_probe(split, split, C="sweep", seed=-1, **task), "seed = -1 must be a whole number, 0 or more"),
+        (lambda: linear_probe((x[:2], [0, 1]), split, C="sweep", **task), "1 of 2 training rows are held out to choose C on"),
+        (lambda: linear_probe((x[:2], [0, 0]), split, C="sweep", **task), "the training split holds a single class"),
+        (lambda: FineTuneOptions(lr="a"), "lr = 'a' must be 0 or more"),
+        (lambda: FineTuneOptions(layer_decay="a"), "layer_decay = 'a' must be in"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -59,3 +59,42 @@ def test_votes_are_those_of_scikit_learn(k, metric):
     assert other.settings["k"] == 5 and other.settings["metric"] == "euclidean"
     model = KNeighborsClassifier(5, algorithm="brute").fit(x[:100], y[:100])
     np.testing.assert_allclose(other.scores, model.predict_proba(x[100:]), atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "cosine"])
+@pytest.mark.parametrize("scale", [1e-37, 1e-22, 1e20, 1e37])
+def test_neighbours_do_not_depend_on_the_scale(metric, scale):
+    rng = np.random.default_rng(0)
+    rows, queries = (rng.standard_normal((count, 6)).astype(np.float32) for count in (1500, 40))
+    rows_scaled, queries_scaled = rows * np.float32(scale), queries * np.float32(scale)
+    model = NearestNeighbors(n_neighbors=5, metric=metric, algorithm="brute")
+    expected, of = model.fit(rows.astype(float)).kneighbors(queries.astype(float))
+    index, distance = nearest(rows_scaled, queries_scaled, 5, metric)
+    np.testing.assert_array_equal(index, of)
+    np.testing.assert_allclose(distance, expected * (1 if metric == "cosine" else scale), rtol=1e-4)
+
+
+@pytest.mark.parametrize("count", [20, 1500])
+@pytest.mark.parametrize("large", [1e5, 1e12, -1e24, 1e37])
+def test_a_row_of_large_values_changes_no_other_neighbours(count, large):
+    rng = np.random.default_rng(0)
+    rows, queries = (rng.standard_normal((n, 6)).astype(np.float32) for n in (count, 40))
+    rows[7, 2] = large
+    queries[0] = rows[3]
+    exact = np.sqrt(((queries[:, None].astype(float) - rows.astype(float)) ** 2).sum(axis=-1))
+    index, distance = nearest(rows, queries, 5)
+    np.testing.assert_array_equal(index, np.argsort(exact, axis=1)[:, :5])
+    np.testing.assert_allclose(distance, np.sort(exact, axis=1)[:, :5], rtol=1e-6)
+
+
+def test_vectors_of_zeros_are_at_a_cosine_distance_of_1_from_all():
+    rng = np.random.default_rng(0)
+    rows, queries = np.abs(rng.standard_normal((30, 2))), -np.abs(rng.standard_normal((6, 2)))
+    rows[:, 0] *= 1 - 2 * (np.arange(30) < 15)
+    rows[7] = queries[2] = 0
+    expected, of = NearestNeighbors(n_neighbors=30, metric="cosine", algorithm="brute").fit(rows).kneighbors(queries)
+    index, distance = nearest(rows, queries, 30, "cosine")
+    np.testing.assert_allclose(distance, expected, rtol=1e-5, atol=1e-6)
+    turned = np.arange(6) != 2
+    np.testing.assert_array_equal(index[turned], of[turned])
+    np.testing.assert_allclose(distance[index == 7], 1, rtol=1e-6)

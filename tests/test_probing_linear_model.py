@@ -1,6 +1,7 @@
 """Fitted models and their files."""
 
 import dataclasses
+import json
 import pathlib
 import types
 
@@ -134,3 +135,20 @@ def test_a_probe_of_an_older_version_z_scores_by_the_encoders_statistics_of_then
     reflectance = of(input=before).predict_images(encoder, images * 0.0000275 - 0.2, unit="reflectance")
     np.testing.assert_allclose(reflectance, expected, atol=1e-3)
     np.testing.assert_allclose(of(input=before).predict_images(encoder, images), expected, atol=1e-5)
+
+
+def test_files_whose_parts_do_not_fit_are_no_saved_probes(tmp_path):
+    right = {"task": "multiclass", "C": 1.0, "info": {}}
+    for facts, coef, intercept, message in (
+        ({"C": 1.0, "info": {}}, (3, 2), 2, "KeyError: 'task'"),
+        ([1, 2], (3, 2), 2, "TypeError"),
+        (right, (3, 2), 5, r"coef must be numbers \(D, K\) and intercept \(K,\), got \(3, 2\) and \(5,\)"),
+        (right, (3,), 3, r"coef must be numbers \(D, K\)"),
+        ({**right, "task": "x"}, (3, 2), 2, "task = 'x' is not one of multiclass, multilabel, regression"),
+        ({**right, "info": [1]}, (3, 2), 2, "info must be a mapping, got list"),
+    ):
+        np.savez(tmp_path / "some.npz", facts=json.dumps(facts), coef=np.zeros(coef), intercept=np.zeros(intercept))
+        with pytest.raises(ValueError, match=f"some.npz is no saved probe: .*{message}"):
+            load_probe(tmp_path / "some.npz")
+    np.savez(tmp_path / "some.npz", facts=json.dumps(right), coef=np.zeros((3, 2)), intercept=np.zeros(2))
+    assert load_probe(tmp_path / "some.npz").predict(np.ones((4, 3))).tolist() == [0] * 4

@@ -102,3 +102,17 @@ def test_targets_of_another_width_are_not_stretched():
         ridge_probe((x, y), (x, y[:, 0]))
     with pytest.raises(ValueError, match=r"targets \(30, 1\) and predictions \(30, 2\) differ in shape"):
         regression_metrics(y[:, 0], y)
+
+
+def test_features_far_from_0_keep_their_digits():
+    """A northing in metres, of which float32 keeps halves of a metre, beside other features."""
+    rng = np.random.default_rng(0)
+    northing = 5.3e6 + rng.uniform(0, 100, 200)
+    x = np.column_stack([rng.standard_normal((200, 6)), northing])
+    y = x[:, 0] + 0.05 * (northing - 5.3e6) + 0.005 * rng.standard_normal(200)
+    mean, std = x[:150].mean(axis=0), x[:150].std(axis=0)
+    model = Ridge(alpha=0.01).fit((x[:150] - mean) / std, y[:150])
+    expected = model.predict((x[150:] - mean) / std)
+    result = ridge_probe((x[:150], y[:150]), (x[150:], y[150:]), alpha=0.01, resamples=0)
+    np.testing.assert_allclose(result.predictions[:, 0], expected, atol=1e-6)
+    assert result.metrics["rmse"] == pytest.approx(root_mean_squared_error(y[150:], expected), rel=1e-4)

@@ -1,6 +1,7 @@
 """Which rows a probe is fitted on."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
@@ -204,3 +205,27 @@ def test_groups_of_several_values_and_labels_that_are_none():
         stratified_folds(np.array([[1.0, np.nan]] * 36), 3)
     with pytest.raises(ValueError, match="labels are missing"):
         stratified_folds(np.array([1.0, np.nan] * 18), 3)
+
+
+def test_groups_are_rows_of_a_table_and_of_mixed_types():
+    frame = pd.DataFrame({"path": np.arange(60) // 12, "row": np.arange(60) // 6 % 2, "name": np.tile(["a", "b"], 30)})
+    for columns, count in ((["path", "row"], 10), (["path", "name"], 10), (["path"], 5)):
+        rows = list(frame[columns].itertuples(index=False, name=None))
+        folds = group_folds(frame[columns], 3)
+        assert folds.settings["groups"] == len(set(rows)) == count
+        for train, test in folds:
+            assert not {rows[i] for i in train} & {rows[i] for i in test} and len(train) + len(test) == 60
+    mixed = np.array([1, "a", 2, "b", 1, "a"], object)
+    for train, test in (folds := group_folds(mixed, 2)):
+        assert not set(mixed[train]) & set(mixed[test])
+    assert folds.settings["groups"] == 4
+    for lacking in (
+        [(np.nan, 1), (1, 2), (2, 2)],
+        [("", 1), (1, 2), (2, 2)],
+        pd.DataFrame({"a": [1, None, 3], "b": [1, 2, 3]}),
+    ):
+        with pytest.raises(ValueError, match="1 of 3 rows have no group"):
+            group_folds(lacking, 2)
+    for draw in (random_folds, lambda rows, count, seed: group_folds(np.arange(rows), count, seed)):
+        with pytest.raises(ValueError, match="seed = -1 must be a whole number"):
+            draw(10, 2, seed=-1)

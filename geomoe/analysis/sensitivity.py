@@ -13,6 +13,7 @@ from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.linear import linear_probe
 from geomoe.probing.metrics import main_metric
+from geomoe.probing.splits import labelled_splits
 
 TRUE = "true metadata"
 _LOCATION, _TIME = ("lat", "lon"), ("week", "hour")
@@ -71,7 +72,8 @@ def metadata_sensitivity(
     Args:
         images: (N, S, S, C) z-scored.
         fields: week, hour, lat, lon (N, 2), as from `geomoe.metadata.encode`.
-        labels: (N, K) 0/1, for the probe: fitted on one half of the images, scored on the other (C = 1, standardised).
+        labels: (N, K) 0/1 or (N,) class indices, for the probe: fitted on one half of the images, scored on the other (C = 1,
+            standardised).
         task: "multiclass" or "multilabel"; needed with labels.
         valid: (N, S, S) bool, the pixels that hold data; None is all.
         pool, batch_size: as for `PretrainedEncoder.embed`.
@@ -81,11 +83,20 @@ def metadata_sensitivity(
         One entry for each change, the first being no change.
 
     Raises:
-        ValueError: there are labels but no task.
+        ValueError: there are labels but no task, fields or labels are not those of so many images, or labels do not fit it.
     """
-    if labels is not None and task is None:
-        raise ValueError("labels need a task: 'multiclass' or 'multilabel'")
+    if absent := [name for name in FIELDS if name not in fields]:
+        raise ValueError(f"fields have no {', '.join(absent)}; `geomoe.metadata.encode` gives {', '.join(FIELDS)}")
     fields = {name: np.asarray(fields[name], np.float32) for name in FIELDS}
+    for name, values in fields.items():
+        if values.shape != (len(images), 2):
+            raise ValueError(f"{name} must be ({len(images)}, 2), for so many images, got {values.shape}")
+    if labels is not None:
+        if task is None:
+            raise ValueError("labels need a task: 'multiclass' or 'multilabel'")
+        if len(labels) != len(images):
+            raise ValueError(f"{len(images)} images but {len(labels)} labels; give one label, or row of labels, an image")
+        labels = labelled_splits(task, {"the images'": (fields["week"], labels)})["the images'"][1]
     train, test = np.split(np.random.default_rng(seed + 1).permutation(len(images)), [len(images) // 2])
 
     def score(fitted: np.ndarray, scored: np.ndarray) -> float | None:

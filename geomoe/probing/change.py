@@ -3,14 +3,13 @@
 from typing import Any
 
 import numpy as np
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from geomoe.probing.knn import METRICS
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.linear_model import LinearModel
-from geomoe.probing.metrics import check_finite, check_unmasked
+from geomoe.probing.metrics import as_numbers, bootstrap_change, change_metrics, check_finite, check_unmasked, is_number
 from geomoe.probing.probe_result import ProbeResult, classification_result
-from geomoe.probing.splits import is_missing
+from geomoe.probing.splits import is_missing, positive
 
 Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]  # before (N, D), after (N, D), changed (N,) bool
 
@@ -28,10 +27,14 @@ def change_distance(before: np.ndarray, after: np.ndarray, metric: str = "cosine
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if metric == "euclidean":
         return np.linalg.norm(after - before, axis=1)
-    if metric != "cosine":
-        raise ValueError(f"metric = {metric!r} is not one of {', '.join(METRICS)}")
+    _check_metric(metric)
     lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
     return 1 - (before * after).sum(axis=1) / np.where(lengths == 0, 1, lengths)
+
+
+def _check_metric(metric: str) -> None:
+    if metric not in METRICS:
+        raise ValueError(f"metric = {metric!r} is not one of {', '.join(METRICS)}")
 
 
 def change_probe(
@@ -44,7 +47,7 @@ def change_probe(
         method: "threshold", on the distance, where the training pairs' F1 is highest; or "linear", logistic regression on
             standardised `change_features`.
         metric: of the distance: "cosine" or "euclidean".
-        C: of the logistic regression.
+        C: of the logistic regression, one number.
         resamples: of the bootstrap confidence intervals; 0 for none.
 
     Returns:
@@ -52,11 +55,15 @@ def change_probe(
         `average_precision` of change. With "threshold" the scores are the share of training distances below.
 
     Raises:
-        ValueError: shapes do not fit, values are masked, NaN or infinite, labels are others than 0 and 1, or the training pairs
-            have all changed or none.
+        ValueError: shapes do not fit, values are masked, NaN or infinite, labels are others than 0 and 1, the training pairs
+            have all changed or none, or an option has no meaning.
     """
     if method not in METHODS:
         raise ValueError(f"method = {method!r} is not one of {', '.join(METHODS)}")
+    _check_metric(metric)
+    if not is_number(C):
+        raise ValueError(f"C = {C!r} must be one number, as nothing is held out to choose on")
+    positive("C", C)
     for name, (before, after, changed) in (("train", train), ("test", test)):
         if np.shape(before) != np.shape(after) or np.ndim(before) != 2 or len(before) != len(changed):
             raise ValueError(f"{name}: before {np.shape(before)}, after {np.shape(after)} and {len(changed)} labels do not fit")
@@ -65,11 +72,13 @@ def change_probe(
         check_unmasked(f"{name} labels", changed)
         for when, vectors in (("before", before), ("after", after)):
             check_unmasked(f"{name} features {when}", vectors)
-            check_finite(f"{name} features {when}", np.asarray(vectors, np.float32))
+            check_finite(f"{name} features {when}", as_numbers(f"{name} features {when}", vectors))
         if any(map(is_missing, changed)):
             raise ValueError(f"{name} labels are missing (None, NaN or NA) in some rows; leave these rows out")
         if not np.isin(np.asarray(changed, object), (0, 1)).all():
             raise ValueError(f"{name} labels must be True where a location changed and False where not, or 1 and 0")
+    if np.shape(train[0])[1] != np.shape(test[0])[1]:
+        raise ValueError(f"train {np.shape(train[0])} and test {np.shape(test[0])} differ in width")
     truth, target = np.asarray(test[2], bool), np.asarray(train[2], bool)
     if target.all() or not target.any():
         raise ValueError("the training pairs have all changed or none; both kinds are needed")
@@ -89,10 +98,10 @@ def change_probe(
         settings["threshold"] = threshold
     scores = np.stack([1 - score, score], axis=1)
     result = classification_result(_columns(truth), scores, "multiclass", settings, resamples, model, _columns(decided))
-    result.metrics["f1"] = float(2 * (decided & truth).sum() / max(decided.sum() + truth.sum(), 1))
-    if truth.any() and not truth.all():
-        result.metrics["auroc"] = float(roc_auc_score(truth, score))
-        result.metrics["average_precision"] = float(average_precision_score(truth, score))
+    of_change = change_metrics(truth, decided, score)
+    result.metrics.update({name: value for name, value in of_change.items() if not np.isnan(value)})
+    spans = bootstrap_change(truth, decided, score, resamples)
+    result.intervals.update({name: span for name, span in spans.items() if name in result.metrics})
     return result
 
 

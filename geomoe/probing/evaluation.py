@@ -10,10 +10,20 @@ import numpy as np
 from geomoe.probing.config import protocol_options
 from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe
-from geomoe.probing.metrics import check_count, mean_and_std
+from geomoe.probing.metrics import check_count, is_number, mean_and_std
 from geomoe.probing.probe_result import ProbeResult, classification_result
-from geomoe.probing.splits import Folds, Rows, Split, given_folds, labelled_splits, labelled_subset, stratified_folds
+from geomoe.probing.splits import (
+    Folds,
+    Rows,
+    Split,
+    check_folds,
+    given_folds,
+    labelled_splits,
+    labelled_subset,
+    stratified_folds,
+)
 
+_CHOSEN = ("C", "val", "val_score")  # settings of a linear probe that chooses C
 Fit = Callable[[Rows, Rows], np.ndarray]  # training rows, test rows -> scores (..., n, K) of the test rows
 
 
@@ -23,12 +33,11 @@ def held_out_scores(features: np.ndarray, labels: np.ndarray, folds: Folds, fit:
     Leading axes of what `fit` gives are kept.
 
     Raises:
-        ValueError: the test rows of the folds are not together all rows, each once.
+        ValueError: as of `check_folds`.
     """
-    tested = np.concatenate([fold.test for fold in folds])
-    if not np.array_equal(np.sort(tested), np.arange(len(features))):
-        raise ValueError(f"the folds are of other rows: they test {len(tested)}, and there are {len(features)}")
+    check_folds(folds, len(features))
     every = [fit((features[train], labels[train]), (features[test], labels[test])) for train, test in folds]
+    tested = np.concatenate([fold.test for fold in folds])
     scores = np.zeros((*every[0].shape[:-2], *labels.shape))
     scores[..., tested, :] = np.concatenate(every, axis=-2)
     return scores
@@ -58,20 +67,21 @@ def cross_validate(
             have them.
 
     Returns:
-        A result whose settings say how the folds were drawn.
+        A result whose settings say how the folds were drawn. What is not the same in all folds is a list, one value a fold: C,
+        val and val_score where C is chosen.
 
     Raises:
         ValueError: shapes or labels do not fit the task or the folds, or an option has no meaning.
     """
     check_count("resamples", resamples or 0)
     x, y = labelled_splits(task, {"train": (features, labels)})["train"]
-    settings: dict[str, Any] = {}
+    of_folds: list[dict[str, Any]] = []
 
     def fit(train: Rows, test: Rows) -> np.ndarray:
         (rows, y_train), (rows_test, y_test) = train, test
         draw = {} if own is None else {"draw": lambda count, seed: own(rows)}
         result = probe((x[rows], y_train), (x[rows_test], y_test), task=task, resamples=0, **draw, **options)
-        settings.update(result.settings)
+        of_folds.append(result.settings)
         return result.scores
 
     if folds is None:
@@ -79,11 +89,22 @@ def cross_validate(
     elif (count, seed) != (5, 0):
         raise ValueError(f"the folds are drawn already; count = {count} and seed = {seed} would be ignored")
     elif not isinstance(folds, Folds):
-        folds = given_folds(folds, features, labels)
+        folds = given_folds(folds, x, y.argmax(axis=1) if task == "multiclass" else y)
     own: Any = folds.holdout if "draw" in inspect.signature(probe).parameters else None  # others choose nothing
     scores = held_out_scores(np.arange(len(x)), y, folds, fit)
-    settings |= {"train": len(x), "test": len(x), **folds.settings}
+    settings = {**_joined_settings(of_folds), "train": len(x), "test": len(x), **folds.settings}
     return classification_result(y, scores, task, settings, resamples)
+
+
+def _joined_settings(of_folds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Settings of a probe's fits: as they are where they are fixed, and lists of one value a fit where they may differ."""
+    first, joined = of_folds[0], dict[str, Any]()
+    chosen = _CHOSEN if "val_score" in first else ()
+    for key, value in first.items():
+        values: list[Any] = [settings.get(key) for settings in of_folds]
+        fixed = key not in chosen and all(np.array_equal(value, other) for other in values)
+        joined[key] = value if fixed else values
+    return joined
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +160,8 @@ def label_efficiency(
     for name, numbers, least in (("per_class", counts, 1), ("seeds", draws, 0)):
         for number in numbers:
             check_count(name, number, least)
-    if not counts and not (shares and all(0 < share <= 1 for share in shares)):
-        raise ValueError(f"fractions = {fractions} must be more than 0 and at most 1, one or several")
+    if not counts and not (shares and all(is_number(share) and 0 < share <= 1 for share in shares)):
+        raise ValueError(f"fractions = {fractions!r} must be more than 0 and at most 1, one or several")
     if not draws:
         raise ValueError(f"seeds = {seeds} names no seed; give one at least")
     splits = labelled_splits(task, {"train": train, "test": test})

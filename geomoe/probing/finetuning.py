@@ -18,7 +18,7 @@ from geomoe.models import encode
 from geomoe.models.pooling import Pool, check_pooled, pool_name, pool_tokens
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.metrics import check_count, check_finite, check_rows, main_score
+from geomoe.probing.metrics import check_count, check_finite, check_rows, is_number, main_score
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import holdout, labelled_splits
 
@@ -48,15 +48,16 @@ class FineTuneOptions:
     resamples: int = 1000  # of the bootstrap confidence intervals; 0 for none
 
     def __post_init__(self) -> None:
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay = {self.layer_decay} must be in (0, 1]")
+        if not is_number(self.layer_decay) or not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay = {self.layer_decay!r} must be in (0, 1]")
         for name, least in (("epochs", 0), ("batch_size", 1), ("patience", 1), ("seed", 0), ("resamples", 0)):
             check_count(name, getattr(self, name), least)
         if self.blocks is not None:
             check_count("blocks", self.blocks)
         for name in ("lr", "weight_decay"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} = {getattr(self, name)} must be 0 or more, and finite")
+            value = getattr(self, name)
+            if not is_number(value) or not 0 <= value < np.inf:
+                raise ValueError(f"{name} = {value!r} must be 0 or more, and finite")
         check_pooled(self.pool)
 
 

@@ -171,14 +171,17 @@ def linear_probe(
     """
     fixed = protocol_options(protocol, "linear") if protocol is not None else {}
     options = dataclasses.replace(options, **{**changes, **fixed})
+    grid, choose = strength_grid("C", options.C, C_GRID)
     splits = labelled_splits(task, {"train": train, "test": test, "val": val})
     (x, y), (x_test, y_test) = splits["train"], splits["test"]
     settings: dict[str, Any] = dict(probe="linear", protocol=protocol, **dataclasses.asdict(options))
     settings |= dict(train=len(x), test=len(x_test))
     fit = functools.partial(fit_logistic, task=task, standardise=options.standardise, max_iter=options.max_iter)
-    grid, choose = strength_grid("C", options.C, C_GRID)
     if choose:
         rows, (x_val, y_val), joined = validation_rows((x, y), splits.get("val"), seed, draw)
+        if task == "multiclass" and rows[1].any(axis=0).sum() < 2 <= y.any(axis=0).sum():
+            left = f"{len(y_val)} of {len(y)} training rows are held out to choose C on, and the others hold a single class"
+            raise ValueError(f"{left}; give more rows, val, or one C")
         models = fit(*rows, C=grid)
         scores = [main_score(y_val, model.probabilities(x_val), task) for model in models]
         best = int(np.argmax(scores))

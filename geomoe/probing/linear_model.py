@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from geomoe.data.arrays import as_numpy, is_xarray
+from geomoe.data.arrays import is_xarray
 from geomoe.files import atomic_path
 from geomoe.landsat import COLLECTION2, Statistics
 from geomoe.models.pooling import parse_pool
-from geomoe.probing.metrics import check_finite, check_unmasked
+from geomoe.probing.metrics import TASKS, as_numbers, check_finite, check_unmasked
 
 if TYPE_CHECKING:
     from geomoe.pretrained import PretrainedEncoder
@@ -33,11 +33,11 @@ class LinearModel:
     def decision(self, features: np.ndarray) -> np.ndarray:
         """Compute logits, (N, D) -> (N, K) float32; of a regression its values, float64: targets may lie far from 0."""
         check_unmasked("features", features)
-        features = np.asarray(as_numpy(features), np.float64 if self.task == "regression" else np.float32)
+        features = as_numbers("features", features)
         if features.ndim != 2 or features.shape[1] != len(self.coef):
             raise ValueError(f"features must be (N, {len(self.coef)}), got {features.shape}")
         check_finite("features", features, "leave these rows out: what was not embedded, having no data, has no class")
-        return features @ self.coef + self.intercept
+        return features.astype(np.float64 if self.task == "regression" else np.float32) @ self.coef + self.intercept
 
     def probabilities(self, features: np.ndarray) -> np.ndarray:
         """Compute probabilities, softmax or logistic: (N, D) -> (N, K).
@@ -181,6 +181,19 @@ def load_probe(path: str | os.PathLike) -> LinearModel:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in ("coef", "intercept")}
                 facts = json.loads(str(file["facts"]))
+        model = LinearModel(arrays["coef"], arrays["intercept"], facts["task"], facts["C"], facts["info"])
+        _check_model(model)
     except Exception as error:  # every way of being another file
         raise ValueError(f"{path} is no saved probe: {type(error).__name__}: {error}") from None
-    return LinearModel(arrays["coef"], arrays["intercept"], facts["task"], facts["C"], facts["info"])
+    return model
+
+
+def _check_model(model: LinearModel) -> None:
+    """Raise ValueError where the parts of a model do not fit together."""
+    coef, intercept, tasks = model.coef, model.intercept, (*TASKS, "regression")
+    if coef.dtype.kind != "f" or coef.ndim != 2 or intercept.shape != coef.shape[1:]:
+        raise ValueError(f"coef must be numbers (D, K) and intercept (K,), got {coef.shape} and {intercept.shape}")
+    if model.task not in tasks:
+        raise ValueError(f"task = {model.task!r} is not one of {', '.join(tasks)}")
+    if not isinstance(model.info, Mapping):
+        raise ValueError(f"info must be a mapping, got {type(model.info).__name__}")

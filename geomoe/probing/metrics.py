@@ -5,7 +5,7 @@ Axes: N rows, K classes, B resamples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from geomoe import compilation
+from geomoe.data.arrays import as_numpy
 
 Array = jax.Array
 Sorted = tuple[Array, Array, Array]  # what `_sorted_once` gives
@@ -21,6 +22,7 @@ Sorted = tuple[Array, Array, Array]  # what `_sorted_once` gives
 TASKS = ("multiclass", "multilabel")
 # The score that strengths are chosen, tables compared and reports headed by.
 _MAIN_METRICS = {"multiclass": "accuracy", "multilabel": "micro_mAP", "change": "average_precision", "regression": "r2"}
+_NO_DATA = 3.4e38  # below the largest float32, which GeoTIFFs of floats have, with either sign, where there is no data
 _ECE_BINS = 15  # equally wide (Guo et al. 2017, arXiv 1706.04599)
 
 
@@ -40,10 +42,29 @@ def check_unmasked(what: str, values: Any, advice: str = "leave these rows out")
 
 
 def check_finite(what: str, values: np.ndarray, advice: str = "leave these rows out") -> None:
-    """Raise ValueError for NaN or infinite values of rows, (N, ...)."""
-    bad = ~np.isfinite(values).all(axis=tuple(range(1, np.ndim(values))))
-    if bad.any():
-        raise ValueError(f"{what} hold NaN or infinite values in {bad.sum()} of {len(bad)} rows; {advice}")
+    """Raise ValueError for NaN or infinite values of rows, (N, ...), and for such as large as float32's extremes: no data."""
+    usable = (values < _NO_DATA) & (values > -_NO_DATA)
+    bad = np.asarray(~usable.all(axis=tuple(range(1, np.ndim(values)))))
+    if not bad.any():
+        return
+    rows = f"in {bad.sum()} of {len(bad)} rows"
+    if np.isfinite(values).all():
+        row = int(np.flatnonzero(bad)[0])
+        rows = f"{values[row][~usable[row]].flat[0]} {rows} (row {row} is the first), a value that stands for no data"
+    else:
+        rows = f"NaN or infinite values {rows}"
+    raise ValueError(f"{what} hold {rows}; {advice}")
+
+
+def as_numbers(what: str, values: Any) -> np.ndarray:
+    """Real numbers as an array of floats, float32 and float64 as they are; ValueError for text, dates, complex numbers."""
+    try:
+        numbers = np.asarray(as_numpy(values))
+        if numbers.dtype.kind in "cmMSU":
+            raise TypeError(f"they are {numbers.dtype}")
+        return numbers if numbers.dtype.kind == "f" else numbers.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} must be an array of real numbers, or rows of equal length ({error})") from None
 
 
 def check_rows(what: str, values: Any, advice: str = "leave these rows out") -> None:
@@ -57,6 +78,11 @@ def check_count(name: str, value: Any, least: int = 0) -> None:
     """Raise ValueError for an option that is not a whole number, or is below the least that has a meaning."""
     if not isinstance(value, int | np.integer) or value < least:
         raise ValueError(f"{name} = {value} must be a whole number, {least} or more")
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is one real number, of Python or numpy."""
+    return isinstance(value, float | int | np.floating | np.integer)
 
 
 def main_metric(task: str) -> str:
@@ -141,6 +167,27 @@ def regression_metrics(targets: np.ndarray, predictions: np.ndarray) -> dict[str
     return {"r2": r2, "rmse": float(np.sqrt(error.mean()))}
 
 
+def change_metrics(changed: np.ndarray, decided: np.ndarray, scores: np.ndarray) -> dict[str, float]:
+    """Compute `f1`, `auroc` and `average_precision` of change.
+
+    Args:
+        changed: (N,) bool, whether each pair changed. decided: (N,) bool, the prediction. scores: (N,), high for change.
+
+    Returns:
+        The metrics; `auroc` and `average_precision` are NaN where all pairs changed, or none.
+    """
+    f1 = float(2 * (decided & changed).sum() / max(decided.sum() + changed.sum(), 1))
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # pairs of one score are taken together
+    hits = np.append(0, np.cumsum(changed[order])[ends])
+    if not 0 < hits[-1] < len(changed):
+        return {"f1": f1, "auroc": float("nan"), "average_precision": float("nan")}
+    misses = np.append(0, ends + 1) - hits
+    area = (np.diff(misses) * (hits[1:] + hits[:-1])).sum() / 2
+    precision = (np.diff(hits) * hits[1:] / (ends + 1)).sum() / hits[-1]
+    return {"f1": f1, "auroc": float(area / (hits[-1] * misses[-1])), "average_precision": float(precision)}
+
+
 @compilation.isolated
 def bootstrap(
     labels: np.ndarray,
@@ -190,15 +237,29 @@ def bootstrap_regression(
     targets: np.ndarray, predictions: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """Compute percentile confidence intervals of `regression_metrics` over the rows; arguments as for `bootstrap`."""
+    return _bootstrap(regression_metrics, {"targets": targets, "predictions": predictions}, resamples, level, seed)
+
+
+def bootstrap_change(
+    changed: np.ndarray, decided: np.ndarray, scores: np.ndarray, resamples: int = 1000, level: float = 0.95, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Compute percentile confidence intervals of `change_metrics` over the pairs; other arguments as for `bootstrap`."""
+    return _bootstrap(change_metrics, {"changed": changed, "decided": decided, "scores": scores}, resamples, level, seed)
+
+
+def _bootstrap(
+    metrics: Callable[..., dict[str, float]], columns: Mapping[str, np.ndarray], resamples: int, level: float, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Intervals of metrics of columns (N, ...) over resamples of their rows, the rows that `bootstrap` draws by the seed."""
     check_count("resamples", resamples or 0)
     if not resamples:
         return {}
-    for name, given in (("targets", targets), ("predictions", predictions)):
-        check_rows(name, given)
-    rng, targets, predictions = np.random.default_rng(seed), np.asarray(targets), np.asarray(predictions)
-    rows = [rng.integers(0, len(targets), len(targets)) for _ in range(resamples)]
-    values = [regression_metrics(targets[i], predictions[i]) for i in rows]
-    return _spans({name: np.array([value[name] for value in values]) for name in ("r2", "rmse")}, level)
+    for name, values in columns.items():
+        check_rows(name, values)
+    rng, arrays = np.random.default_rng(seed), [np.asarray(values) for values in columns.values()]
+    rows = [rng.integers(0, len(arrays[0]), len(arrays[0])) for _ in range(resamples)]
+    each = [metrics(*(values[i] for values in arrays)) for i in rows]
+    return _spans({name: np.array([values[name] for values in each]) for name in each[0]}, level)
 
 
 def _spans(values: Mapping[str, np.ndarray], level: float) -> dict[str, tuple[float, float]]:

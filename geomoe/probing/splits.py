@@ -9,7 +9,7 @@ import numpy as np
 
 from geomoe.data.arrays import as_numpy
 from geomoe.embeddings.files import check_alike, read_facts, read_features
-from geomoe.probing.metrics import check_finite, check_task, check_unmasked, one_hot
+from geomoe.probing.metrics import as_numbers, check_count, check_finite, check_task, check_unmasked, one_hot
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
@@ -21,7 +21,11 @@ EARTH_RADIUS_KM = 6371.0088  # mean radius of the International Union of Geodesy
 
 
 def _read(splits: Mapping[str, Split | None], kind: str = "labels") -> dict[str, Rows]:
-    """Features and labels or targets of each split that is not None; ValueError where some of them are masked."""
+    """Features, float32 or float64 as they are, and labels or targets of each split that is not None.
+
+    Raises:
+        ValueError: features are no real numbers, or something is masked, sparse or of rows of unequal length.
+    """
     facts_of_files(splits)
     read = {name: read_features(s) if isinstance(s, str | os.PathLike) else s for name, s in splits.items() if s is not None}
     for name, (features, labels) in read.items():
@@ -30,7 +34,14 @@ def _read(splits: Mapping[str, Split | None], kind: str = "labels") -> dict[str,
                 raise ValueError(f"{name} {what} are a sparse matrix; pass {what}.toarray()")
         check_unmasked(f"{name} features", features, "leave these rows out, or fill them")
         check_unmasked(f"{name} {kind}", labels)
-    return {name: (np.asarray(as_numpy(x), np.float32), np.asarray(as_numpy(y))) for name, (x, y) in read.items()}
+    return {name: (as_numbers(f"{name} features", x), _array(f"{name} {kind}", y)) for name, (x, y) in read.items()}
+
+
+def _array(what: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(as_numpy(values))
+    except ValueError as error:
+        raise ValueError(f"{what} must be an array, or rows of equal length ({error})") from None
 
 
 def facts_of_files(splits: Mapping[str, Split | None]) -> dict[str, Any]:
@@ -79,12 +90,17 @@ def labelled_splits(task: str, splits: Mapping[str, Split | None]) -> dict[str, 
             raise ValueError(f"{name} labels are text; pass class indices: {_TO_INDICES}")
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             raise ValueError(f"{name} labels hold NaN or infinite values; leave the rows without a label out")
-        whole = labels.astype(np.int64)
+        try:
+            if labels.dtype.kind in "cmM":
+                raise TypeError
+            whole = labels.astype(np.int64)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} labels must be class indices or 0/1, got {labels.dtype}") from None
         if labels.dtype.kind not in "iub" and not np.array_equal(labels, whole):
             raise ValueError(f"{name} labels must be class indices or 0/1, got {labels.dtype}")
         if whole.min() < 0 or (whole.ndim == 2 and whole.max() > 1):
             raise ValueError(f"{name} labels must be class indices (N,) from 0, or (N, K) of 0 and 1")
-        out[name] = features, whole
+        out[name] = features.astype(np.float32, copy=False), whole
     classes = _count_classes([labels for _, labels in out.values() if labels.ndim == 1])
     for name, (features, labels) in out.items():
         out[name] = features, (one_hot(labels, classes) if labels.ndim == 1 else labels.astype(np.int32))
@@ -130,7 +146,8 @@ def regression_splits(splits: Mapping[str, Split | None]) -> dict[str, Rows]:
         if not x.size or not y.size:
             raise ValueError(f"{name} is empty: features {x.shape}, targets {y.shape}")
         _check_present(f"{name} targets", y)
-        features, targets = x.astype(np.float64), y.astype(np.float64).reshape(len(y), -1)
+        features = x.astype(np.float64)
+        targets = as_numbers(f"{name} targets", y).astype(np.float64).reshape(len(y), -1)
         check_finite(f"{name} features", features)
         check_finite(f"{name} targets", targets)
         out[name] = features, targets
@@ -199,6 +216,11 @@ class Folds:
         return len(self.parts)
 
 
+def _generator(seed: int) -> np.random.Generator:
+    check_count("seed", seed)
+    return np.random.default_rng(seed)
+
+
 def _without(rows: int, tests: Sequence[np.ndarray], **settings: Any) -> Folds:
     """Folds with these test rows, that are each fitted on all others."""
     parts = tuple(Fold(np.setdiff1d(np.arange(rows), test), np.sort(test)) for test in tests)
@@ -217,7 +239,7 @@ def random_folds(rows: int, count: int = 5, seed: int = 0) -> Folds:
         ValueError: `count` is below 2 or above the number of rows.
     """
     _check_count(count, rows)
-    order = np.random.default_rng(seed).permutation(rows)
+    order = _generator(seed).permutation(rows)
     return _without(rows, np.array_split(order, count), splits="random", seed=seed)
 
 
@@ -240,7 +262,7 @@ def stratified_folds(labels: np.ndarray, count: int = 5, seed: int = 0) -> Folds
     if any(map(is_missing, labels if labels.ndim == 1 else ())):
         raise ValueError("labels are missing (None, NaN or NA) in some rows; leave these rows out")
     _check_count(count, len(labels))
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     order = rng.permutation(len(labels))
     if labels.ndim == 2 and not (labels.sum(axis=1) == 1).all():
         tests = _iterative_stratification(labels[order].astype(bool), count, rng)
@@ -270,39 +292,85 @@ def _iterative_stratification(labels: np.ndarray, count: int, rng: np.random.Gen
     return [np.flatnonzero(fold == i) for i in range(count)]
 
 
-def given_folds(folds: Any, features: Any, labels: Any) -> Folds:
+def given_folds(folds: Any, features: np.ndarray, labels: np.ndarray) -> Folds:
     """Folds as scikit-learn has them: pairs of training and test rows, indices or masks, or a splitter that gives them.
+
+    Args:
+        features, labels: for a splitter, (N, D) and what it divides by: class indices (N,), or (N, K) 0/1.
 
     Raises:
         ValueError: they are something else.
     """
     try:
-        pairs = [tuple(map(np.asarray, pair)) for pair in (folds.split(features, labels) if hasattr(folds, "split") else folds)]
-        parts = tuple(Fold(*(np.flatnonzero(rows) if rows.dtype == bool else rows for rows in pair)) for pair in pairs)
-    except TypeError as error:
-        raise ValueError(f"folds must be of geomoe.probing, a splitter, or pairs of training and test rows ({error})") from None
+        pairs = [Fold(*pair) for pair in (folds.split(features, labels) if hasattr(folds, "split") else folds)]
+    except (TypeError, ValueError) as error:
+        taken = "folds must be of geomoe.probing, as group_folds(groups), a splitter, or pairs of training and test rows"
+        raise ValueError(f"{taken} ({error})") from None
+    parts = tuple(Fold(*(_indices(rows, len(features), i) for rows in fold)) for i, fold in enumerate(pairs))
     return Folds(parts, {"splits": "given", "folds": len(parts)})
+
+
+def _indices(rows: Any, count: int, number: int) -> np.ndarray:
+    """Rows of a fold of `count` rows, given by a mask or by their indices, as indices."""
+    rows = _array(f"the rows of fold {number}", rows)
+    if rows.dtype == bool and rows.shape != (count,):
+        raise ValueError(f"a mask of fold {number} is {rows.shape}, and there are {count} rows; give one value a row")
+    return np.flatnonzero(rows) if rows.dtype == bool else rows
+
+
+def check_folds(folds: Folds, count: int) -> None:
+    """Check the folds of `count` rows.
+
+    Raises:
+        ValueError: rows of a fold are no indices of them, occur twice or are fitted and scored both, or the folds do not test
+            every row once.
+    """
+    for number, fold in enumerate(folds):
+        for which, rows in zip(("training", "test"), fold):
+            what = f"the {which} rows of fold {number}"
+            if rows.ndim != 1 or not rows.size:
+                raise ValueError(f"{what} must be indices (n,), one at least, got {rows.shape}")
+            if rows.dtype.kind not in "iu":
+                raise ValueError(f"{what} must be indices, or a mask that is bool, got {rows.dtype}")
+            if rows.min() < 0 or rows.max() >= count:
+                span = f"go from {rows.min()} to {rows.max()}"
+                raise ValueError(f"{what} {span}, and there are {count} rows, from 0: the folds are of other rows")
+            times = np.bincount(rows)
+            if times.max() > 1:
+                twice = f"row {times.argmax()} {times.max()} times"
+                raise ValueError(f"{what} have {twice}; give each once, or, if they are a mask, mask.astype(bool)")
+        both = np.intersect1d(*fold)
+        if both.size:
+            which = f"{both.size} rows, row {both[0]} the first, are training and test rows both"
+            raise ValueError(f"{which} in fold {number}; what is fitted on a row cannot be scored on it: leave them out of one")
+    times = np.bincount(np.concatenate([fold.test for fold in folds]), minlength=count) if len(folds) else np.zeros(count, int)
+    if (times != 1).any():
+        row = int(np.flatnonzero(times != 1)[0])
+        needed = "the folds must test every row once, as those of KFold do and of ShuffleSplit and RepeatedKFold do not"
+        raise ValueError(f"{needed}: they test row {row} of {count} {times[row]} times")
 
 
 def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 0) -> Folds:
     """Divide rows at random into `count` folds of about equal size, no group being in two: the patches of a scene, of a site.
 
     Args:
-        groups: (N,) text or numbers, or tuples of them, the group of each row.
+        groups: (N,) text or numbers, or tuples of them, the group of each row; or (N, M), as columns of a table.
 
     Raises:
-        ValueError: there are fewer groups than folds, or a row has none (None, an empty text, NaN, NA).
+        ValueError: there are fewer groups than folds, or a row has none or a part of one (None, an empty text, NaN, NA).
     """
     check_unmasked("groups", groups)
-    if np.ndim(groups) > 1:
-        groups = [tuple(group) for group in groups]
-    none = [is_missing(group) or group == "" for group in groups]
+    rows = groups if isinstance(groups, list | tuple) else np.asarray(as_numpy(groups))
+    groups = [tuple(row) if isinstance(row, list | tuple | np.ndarray) else row for row in rows]
+    none = [any(is_missing(x) or x == "" for x in (group if isinstance(group, tuple) else (group,))) for group in groups]
     if any(none):
         raise ValueError(f"{sum(none)} of {len(groups)} rows have no group")
-    several = any(isinstance(group, tuple) for group in groups)  # as path and row
-    names, index = np.unique(np.asarray([repr(group) for group in groups] if several else groups), return_inverse=True)
+    kinds = {type(group) for group in groups}
+    names = sorted(set(groups), key=repr if len(kinds) > 1 or tuple in kinds else None)
+    numbers = {name: number for number, name in enumerate(names)}
+    index = np.array([numbers[group] for group in groups], int)
     _check_count(count, len(names), "groups")
-    tests = _deal_out(index, len(names), count, np.random.default_rng(seed))
+    tests = _deal_out(index, len(names), count, _generator(seed))
     folds = _without(len(groups), tests, splits="group", groups=len(names), seed=seed)
     return dataclasses.replace(folds, holdout=lambda rows: _hold_out(index[rows], seed, "group"))
 
@@ -321,7 +389,7 @@ def _hold_out(index: np.ndarray, seed: int, what: str) -> Fold:
     names, index = np.unique(index, return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"the rows to fit on of a fold are of one {what}, so that none can be held out to choose C on; give C")
-    held = _deal_out(index, len(names), min(5, len(names)), np.random.default_rng(seed))[0]
+    held = _deal_out(index, len(names), min(5, len(names)), _generator(seed))[0]
     return Fold(np.setdiff1d(np.arange(len(index)), held), held)
 
 
@@ -364,7 +432,7 @@ def spatial_folds(
     if not (0 < block_km < EARTH_RADIUS_KM and 0 <= buffer_km < EARTH_RADIUS_KM):
         limits = f"both below the Earth's radius, {EARTH_RADIUS_KM:.0f}"
         raise ValueError(f"block_km = {block_km} must be above 0 and buffer_km = {buffer_km} 0 or more, {limits}")
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     shift = rng.random(2)
     degrees = np.degrees(block_km / EARTH_RADIUS_KM)  # of latitude, a side of a block
     band = np.floor((latitude + 90) / degrees + shift[0])
@@ -404,11 +472,11 @@ def holdout(count: int, seed: int) -> Fold:
     """Draw a fifth of `count` rows to hold out: indices of the rows to fit on, and of those held out.
 
     Raises:
-        ValueError: there are fewer than two.
+        ValueError: there are fewer than two, or the seed is none.
     """
     if count < 2:
         raise ValueError(f"none of {count} training rows can be held out to choose on; give val, or more rows")
-    order = np.random.default_rng(seed).permutation(count)
+    order = _generator(seed).permutation(count)
     size = max(int(round(0.2 * count)), 1)
     return Fold(order[size:], order[:size])
 
@@ -426,7 +494,7 @@ def validation_rows(
 
 def subset(count: int, fraction: float, seed: int) -> np.ndarray:
     """Draw a fraction of `count` rows, at least one: indices. Smaller fractions are parts of larger ones of the same seed."""
-    return np.random.default_rng(seed).permutation(count)[: max(int(round(fraction * count)), 1)]
+    return _generator(seed).permutation(count)[: max(int(round(fraction * count)), 1)]
 
 
 def labelled_subset(
@@ -436,7 +504,7 @@ def labelled_subset(
 
     Smaller subsets are parts of larger ones of the same seed. Labels are (N, K) 0/1.
     """
-    order = np.random.default_rng(seed).permutation(len(labels))
+    order = _generator(seed).permutation(len(labels))
     least = per_class if per_class is not None else 1
     first = [order[np.flatnonzero(labels[order, k])[:least]] for k in range(labels.shape[1])]
     rows = np.unique(np.concatenate(first))
