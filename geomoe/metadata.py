@@ -220,15 +220,14 @@ def _read_time(value: Any) -> np.datetime64:
 def time_from_name(name: str) -> np.datetime64:
     """Read the time of acquisition from the name of a file or product; NaT if it has none.
 
-    Knows Sentinel-2 stamps as BigEarthNet patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading
-    zero of its hour), HLS product names, and names of Landsat's collections, of its tiles (ARD), of Earth Engine's
-    images, of ESPA's orders and of scenes before the collections (a date alone). A stamp that is no time is a ValueError.
+    Knows names of Landsat's collections, of its tiles (ARD), of Earth Engine's images, of ESPA's orders and of scenes before
+    the collections (a date alone), HLS product names, and, where none of them stands there, Sentinel-2 stamps as BigEarthNet
+    patches carry them (`..._20171002T094031_...`; a five-digit time lost the leading zero of its hour). A stamp that is no
+    time is a ValueError.
 
     >>> str(time_from_name("S2B_MSIL2A_20180525T94030_78_30"))
     '2018-05-25T09:40:30'
     """
-    if match := _SENTINEL_STAMP.search(name):
-        return parse_time(f"{match[1]}T{match[2].zfill(6)}")
     if match := _LANDSAT_STAMP.search(name) or _EARTH_ENGINE_STAMP.search(name) or _ESPA_STAMP.search(name):
         return parse_time(match[1])
     for pattern in (_LANDSAT_SCENE, _HLS_STAMP):
@@ -237,7 +236,8 @@ def time_from_name(name: str) -> np.datetime64:
             if str(day)[:4] != match[1]:
                 raise ValueError(f"{name!r}: year {match[1]} has no day {match[2]}")
             return day if pattern is _LANDSAT_SCENE else parse_time(f"{str(day).replace('-', '')}{match[3]}")
-    return NAT
+    match = _SENTINEL_STAMP.search(name)  # last: programs write such stamps of processing behind a product's name
+    return parse_time(f"{match[1]}T{match[2].zfill(6)}") if match else NAT
 
 
 def _time_of_tag(text: str) -> np.datetime64:

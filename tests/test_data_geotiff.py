@@ -179,7 +179,7 @@ def test_bands_go_by_their_names(tmp_path):
     assert colours.bands == landsat.BANDS[1:]
     for names, message in (
         (["B2", "B3", "B4", "B8", "B8A", "B11", "B12"], "B8A is Sentinel-2's"),
-        (thematic_mapper, "SR_B6 of landsat8 are not among its bands"),
+        (thematic_mapper, "ST_B6 is a thermal band of Landsat 4, 5 or 7, not of landsat8; name the sensor: landsat7"),
         (["a", "b", "c", "d", "e", "f", "g"], "not among its bands, a, b, c"),
         (["red", "B4", "c", "d", "e", "f", "g"], "band SR_B4 is named twice"),
     ):

@@ -217,3 +217,113 @@ def test_a_metadata_file_of_another_product_is_not_taken(tmp_path):
     (tmp_path / "LC08_L1TP_191028_20200518_20200820_02_T1_MTL.txt").write_text(facts)
     info = open_scene(tmp_path / "mosaic.tif")
     assert np.isnat(info.time) and info.sun_elevation is None
+
+
+CLEAR, CLOUDY = 2720, 2800  # Landsat 8, Collection 1, by the table of LSDS-1873: clear land, cloud of high confidence
+
+
+@pytest.mark.parametrize(
+    "name, mtl, kind",
+    [
+        ("LC08_L1TP_193026_20180613_20180613_01_T1", None, "BQA_C1"),
+        ("clip_LC08_L1TP_193026_20180613_20180613_01_T1_b", None, "BQA_C1"),
+        ("LC08_193026_20180613", None, "BQA_C1"),  # Earth Engine's, whose Collection 2 has QA_PIXEL
+        ("export", None, "BQA_C1"),
+        ("LC81930262015164LGN00", "COLLECTION_NUMBER = 01\nLANDSAT_SCENE_ID = LC81930262015164LGN01", "BQA_C1"),
+        ("LC81930262015164LGN00", None, "BQA"),
+        ("subset_LC81930262015164LGN00_b", None, "BQA"),
+        ("export", "LANDSAT_SCENE_ID = LC81930262015164LGN00", "BQA"),
+    ],
+)
+@pytest.mark.parametrize("form", ["stack", "alone"])
+def test_the_collection_of_bqa_where_its_own_name_does_not_tell(tmp_path, form, name, mtl, kind):
+    """As a band of a file, and as `BQA.TIF` in a product's folder."""
+    folder, bits = tmp_path / name, np.full((41, 43, 1), CLEAR, np.uint16)
+    bits[:20] = CLOUDY
+    if form == "stack":
+        descriptions = [*(f"B{i}" for i in range(1, 8)), "BQA"]
+        path = write_tif(folder / f"{name}.tif", np.concatenate([pixels(), bits], axis=-1), descriptions=descriptions)
+    else:
+        path = folder
+        for i in range(7):
+            write_tif(folder / f"B{i + 1}.TIF", pixels()[..., i : i + 1])
+        write_tif(folder / "BQA.TIF", bits)
+    if mtl:
+        (folder / f"{name}_MTL.txt").write_text(mtl)
+    info = open_scene(path)
+    assert (info.name, info.qa.kind) == (name, kind)
+    with SceneReader(info, landsat.BANDS, "level1_dn") as reader:
+        clouds = reader.clouds(0, 0, 41, 43)
+    np.testing.assert_array_equal(clouds.all(axis=1), (np.arange(41) < 20) & (kind == "BQA_C1"))
+    assert clouds.any() == (kind == "BQA_C1")
+
+
+def test_a_stack_has_the_metadata_and_the_quality_band_of_its_product(tmp_path):
+    """Given as a file, with its quality band, or as its folder."""
+    name = "LC08_L1TP_193026_20210613_20210622_02_T1"
+    stack = write_tif(tmp_path / f"{name}_stack.tif", pixels(), descriptions=[f"B{i}" for i in range(1, 8)])
+    qa = write_tif(tmp_path / f"{name}_QA_PIXEL.TIF", np.full((41, 43, 1), 8, np.uint16))
+    facts = 'SPACECRAFT_ID = "LANDSAT_8"\nDATE_ACQUIRED = 2021-06-13\nSCENE_CENTER_TIME = 10:02:31Z\nSUN_ELEVATION = 55.0\n'
+    (tmp_path / f"{name}_MTL.txt").write_text(facts)
+    for path in (stack, [str(stack), str(qa)], tmp_path):
+        info = open_scene(path)
+        assert (info.name, info.sun_elevation, str(info.time)) == (f"{name}_stack", 55.0, "2021-06-13T10:02:31")
+        assert info.qa == (str(qa), "QA_PIXEL", 1) and info.origin == str(tmp_path / f"{name}_MTL.txt")
+
+
+def test_a_stack_takes_no_quality_band_of_other_scenes_or_grids(tmp_path):
+    """Beside it lie that of another date, one of no date, and for a clip that of the whole scene."""
+    for other in (STEM.replace("20210613", "20210629"), "LC08", "clouds"):
+        write_tif(tmp_path / f"{other}_QA_PIXEL.TIF", np.full((41, 43, 1), 8, np.uint16))
+    stack = write_tif(tmp_path / f"{STEM}_stack.tif", pixels(), descriptions=landsat.BANDS)
+    assert open_scene(stack).qa is None
+    write_tif(tmp_path / f"{STEM}_QA_PIXEL.TIF", np.full((41, 43, 1), 8, np.uint16))
+    assert open_scene(stack).qa.path.endswith(f"{STEM}_QA_PIXEL.TIF")
+    assert open_scene(write_tif(tmp_path / f"{STEM}_clip.tif", pixels(size=(20, 20)), descriptions=landsat.BANDS)).qa is None
+
+
+def test_a_folder_of_one_file_may_hold_what_is_no_geotiff(tmp_path):
+    write_tif(tmp_path / "x.tif", pixels(), descriptions=landsat.BANDS)
+    (tmp_path / "x.tif.aux.xml").write_text("<PAMDataset></PAMDataset>")
+    (tmp_path / "README").write_text("of the maker")
+    assert open_scene(tmp_path).files["SR_B7"] == (str(tmp_path / "x.tif"), 7)
+    write_tif(tmp_path / "y.tif", pixels())
+    with pytest.raises(SceneError, match="no band files .* but 2 other GeoTIFFs: name one of them"):
+        open_scene(tmp_path)
+
+
+def test_a_quality_band_may_be_described_by_its_file(tmp_path):
+    bits = np.full((41, 43, 1), 8, np.uint16)
+    descriptions = [f"X_{band}.TIF" for band in (*landsat.BANDS, "QA_PIXEL")]
+    path = write_tif(tmp_path / "y.tif", np.concatenate([pixels(), bits], axis=-1), descriptions=descriptions)
+    info = open_scene(path)
+    assert info.qa == (str(path), "QA_PIXEL", 8) and list(info.files) == list(landsat.BANDS)
+
+
+def test_positions_from_0_are_no_numbers_of_bands(tmp_path):
+    image = pixels()
+    path = write_tif(tmp_path / "n.tif", image, descriptions=[f"band_{i}" for i in range(7)])
+    assert {band: index for band, (_, index) in open_scene(path).files.items()} == dict(zip(landsat.BANDS, range(1, 8)))
+    for names in ([f"band_{i}" for i in range(8)], [str(i) for i in range(8)]):
+        eight = write_tif(tmp_path / "m.tif", pixels(8), descriptions=names)
+        with pytest.raises(SceneError, match="has 8 bands and does not say which; name them all, as in bands=.* or --bands"):
+            open_scene(eight)
+
+
+def test_names_that_are_no_bands_lead_to_the_option(tmp_path):
+    path = write_tif(tmp_path / "s.tif", pixels(), descriptions=[f"{band}_stdDev" for band in landsat.BANDS])
+    with pytest.raises(SceneError, match="SR_B7_stdDev, none of which is one of landsat8's; .* bands=.* or --bands"):
+        open_scene(path)
+
+
+def test_a_thermal_band_6_says_that_the_numbers_are_not_landsat_8s(tmp_path):
+    names = [f"SR_B{i}" for i in (1, 2, 3, 4, 5, 7)]
+    path = write_tif(tmp_path / "tm.tif", pixels(), descriptions=[*names, "ST_B6"])
+    for i, name in enumerate((*names, "ST_B6")):
+        write_tif(tmp_path / "alone" / f"{name}.TIF", pixels()[..., i : i + 1])
+    for scene in (path, tmp_path / "alone"):
+        with pytest.raises(
+            SceneError, match="ST_B6.* is a thermal band of Landsat 4, 5 or 7, not of landsat8; name the sensor"
+        ):
+            open_scene(scene)
+        assert sorted(open_scene(scene, sensor="landsat7").files) == list(landsat.BANDS[1:])

@@ -263,3 +263,17 @@ def test_what_an_item_leaves_empty_and_what_contradicts_it(tmp_path):
         found(STEM, band_assets(tmp_path, pixels(), names=NAMES[:1], scale=0.00002, offset=-0.1))
     with pytest.raises(SceneError, match="asset coastal: scale 0.0001 and offset -0.1 are of no unit"):
         found("mine", band_assets(tmp_path, pixels(), scale=0.0001, offset=-0.1))
+
+
+@pytest.mark.parametrize("form", ["eo:bands", "bands"])
+def test_a_quality_band_among_the_bands_of_one_asset(tmp_path, form):
+    image = pixels(8)
+    image[..., 3] = 8  # bit 3 of QA_PIXEL is cloud
+    write_tif(tmp_path / "all.tif", image)
+    bands = [{"name": band} for band in (*landsat.BANDS[:3], "QA_PIXEL", *landsat.BANDS[3:])]
+    (tmp_path / "item.json").write_text(json.dumps(item(STEM, {"data": {"href": "all.tif", form: bands}})))
+    info = open_scene(read_items(tmp_path / "item.json")[0])
+    assert info.qa == (str(tmp_path / "all.tif"), "QA_PIXEL", 4)
+    assert {band: index for band, (_, index) in info.files.items()} == dict(zip(landsat.BANDS, (1, 2, 3, 5, 6, 7, 8)))
+    with SceneReader(info, landsat.BANDS) as reader:
+        assert reader.clouds(0, 0, 41, 43).all()

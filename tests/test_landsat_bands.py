@@ -96,3 +96,54 @@ def test_masked_numbers_are_no_data():
     assert landsat.dn_to_reflectance(dn)[0] == pytest.approx(0.35) and np.isnan(landsat.dn_to_reflectance(dn)[1])
     assert np.isnan(landsat.level1_to_reflectance(dn, 30.0)[1]) and np.isfinite(landsat.level1_to_reflectance(dn, 30.0)[0])
     assert landsat.reflectance_to_dn(np.ma.MaskedArray([0.35, 0.2], [False, True])).tolist() == [20000, 0]
+
+
+def test_numbers_from_0_in_order_are_positions():
+    for names in (["0", "1", "2"], ["band_0", "band_1", "band_2"], ["Band 1", "Band 2", ""], ["01", "02", "03"]):
+        assert landsat.bands_of_file(names) is None
+    assert landsat.bands_of_file(["Band 4", "Band 3", "Band 2"]) == {"SR_B4": 0, "SR_B3": 1, "SR_B2": 2}
+    for names in (["band_1", "band_0"], ["0", "1", "3"]):
+        with pytest.raises(ValueError, match="numbers from 0 on do not say which they are; name them all"):
+            landsat.bands_of_file(names)
+
+
+@pytest.mark.parametrize("reducer", ["median", "mean", "min", "max", "first", "mosaic", "p5", "p50"])
+def test_bands_of_earth_engines_reducers(reducer):
+    names = [f"{band}_{reducer}" for band in (*landsat.BANDS, "ST_B10", "QA_PIXEL")]
+    assert landsat.bands_of_file(names) == dict(zip(landsat.BANDS, range(7)))
+    assert [landsat.is_other_band(name) for name in names] == [False] * 7 + [True] * 2
+    assert landsat.band_name(f"SR_B4_{reducer}", "landsat5") == "SR_B5"
+
+
+def test_what_is_no_reflectance_is_no_band():
+    for reducer in ("stdDev", "variance", "count"):
+        assert landsat.bands_of_file([f"{band}_{reducer}" for band in landsat.BANDS]) == {}
+        assert not landsat.is_band(f"SR_B1_{reducer}") and not landsat.is_band(f"B1_{reducer}")
+    with pytest.raises(ValueError, match="SR_B1 is named twice: SR_B1_min, SR_B1_max; name them all"):
+        landsat.bands_of_file(["SR_B1_min", "SR_B1_max"])
+
+
+def test_numbers_with_titles():
+    """As USGS writes them, and users; thermal, panchromatic and cirrus are none of the model's."""
+    usgs = ["Band 1 - Coastal aerosol", "Band 2 - Blue", "Band 3 - Green", "Band 4 - Red", "Band 5 - Near Infrared (NIR)"]
+    usgs += ["Band 6 - Shortwave Infrared (SWIR) 1", "Band 7 - SWIR 2", "Band 8 - Panchromatic", "Band 10 - TIRS 1"]
+    short = ["B1 coastal", "B2 blue", "B3: green", "B4_red", "B5 (NIR)", "SR_B6 swir1", "B7 SWIR 2", "B9 cirrus"]
+    for names in (usgs, short):
+        assert landsat.bands_of_file(names, "landsat8") == dict(zip(landsat.BANDS, range(7)))
+        assert all(landsat.is_other_band(name) for name in names[7:])
+    tm = ["Band 1 - Blue", "Band 4 - NIR", "Band 6 - Thermal", "Band 7 - SWIR 2"]
+    assert landsat.bands_of_file(tm, "landsat7") == {"SR_B2": 0, "SR_B5": 1, "SR_B7": 3}
+    with pytest.raises(ValueError, match="band 'Band 1 - Blue': blue of landsat8 is B2, not B1; name the sensor"):
+        landsat.bands_of_file(tm, "landsat8")
+    with pytest.raises(ValueError, match="near infrared of landsat8 is B5, not B8; name the sensor"):  # Sentinel-2's
+        landsat.bands_of_file(["B2 blue", "B8 NIR"], "landsat8")
+
+
+def test_a_thermal_band_6_is_of_landsat_4_to_7():
+    for name in ("ST_B6", "X_ST_B6.TIF", "B6_VCID_1"):
+        names = ["SR_B1", "SR_B2", name, "SR_B7"]
+        assert landsat.bands_of_file(names, "landsat7") == {"SR_B2": 0, "SR_B3": 1, "SR_B7": 3}
+        with pytest.raises(
+            ValueError, match=f"{name} is a thermal band of Landsat 4, 5 or 7, not of landsat9; name the sensor"
+        ):
+            landsat.bands_of_file(names, "landsat9")

@@ -120,3 +120,21 @@ def test_any_text_is_read_or_named(text):
     except ValueError:
         return
     assert all(isinstance(value, str) for values in groups.values() for value in values.values())
+
+
+def test_the_collection_by_metadata_and_name():
+    collection = lambda name, **values: landsat.product_of(name, {"METADATA_FILE_INFO": values}).collection
+    for name, number in {
+        "LC08_L1TP_193026_20180613_20180613_01_T1": 1,
+        "x_lc08_l2sp_193026_20210613_20210622_02_t1_b": 2,
+        "LC08_CU_012008_20180613_20190614_C01_V01": 1,
+        "LC81930262015164LGN00": 0,
+        "LC81930262015164LGN00_20180613_01": 0,
+        "LC08_193026_20180613": None,
+        "export": None,
+    }.items():
+        assert collection(name) == number
+    assert collection("export", LANDSAT_SCENE_ID="LC81930262015164LGN00") == 0
+    assert collection("export", LANDSAT_SCENE_ID="LC81930262018164LGN00", COLLECTION_NUMBER="01") == 1
+    product = "LC08_L1TP_193026_20180613_20180613_01_T1"
+    assert collection("export", LANDSAT_SCENE_ID="LC81930262018164LGN00", LANDSAT_PRODUCT_ID=product) == 1

@@ -259,3 +259,16 @@ def test_stamps_of_tiles_of_orders_and_of_names_in_lower_case():
 def test_a_missing_time_may_be_nan_of_any_float():
     for missing in (np.float32("nan"), np.float64("nan"), float("nan")):
         assert [str(t) for t in metadata.read_times(["2021-06-13", missing])] == ["2021-06-13", "NaT"]
+
+
+def test_a_stamp_of_processing_is_no_acquisition():
+    """Programs write it into the names of products, before or behind."""
+    for name, time in {
+        "LC08_L2SP_193026_20210613_20210622_02_T1_20240105T101010": "2021-06-13",
+        "20240105T101010_LC08_193026_20210613": "2021-06-13",
+        "LC80200392015216LGN00_20240105T101010": "2015-08-04",
+        "LC080200392015080401T1-SC20240105T101010": "2015-08-04",
+        "HLS.L30.T33UUP.2021164T100231.v2.0_clip_20240105T101010": "2021-06-13T10:02:31",
+        "forest_20240105T101010": "2024-01-05T10:10:10",
+    }.items():
+        assert str(metadata.acquisition_time(name=name)) == time

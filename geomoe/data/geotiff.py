@@ -27,6 +27,7 @@ from geomoe.data.raster import (
     read_band,
     to_wgs84,
 )
+from geomoe.landsat.bands import NAME_BANDS
 
 
 class PatchError(ValueError):
@@ -248,7 +249,9 @@ def _channels(
     missing = [band for band in wanted if band not in found and band != landsat.BANDS[0]]
     if missing and not (fill_missing and found):
         named = ", ".join(text or "(no name)" for text in raster.descriptions)
-        raise PatchError("wrong bands", path, f"{', '.join(missing)} of {sensor} are not among its bands, {named}")
+        raise PatchError(
+            "wrong bands", path, f"{', '.join(missing)} of {sensor} are not among its bands, {named}; {NAME_BANDS}"
+        )
     return {band: found[band] for band in wanted if band in found}
 
 

@@ -9,14 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from geomoe import landsat, metadata
-from geomoe.data.raster import RasterError, data_bands, is_remote, open_raster, read_text
+from geomoe.data.raster import RasterError, data_bands, georeference, is_remote, open_raster, read_text, same_transform
+from geomoe.landsat.bands import NAME_BANDS
 
 # Files of Landsat products ("_SR_B4.TIF", "_B4.TIF"), of ESPA's ("_sr_band4.tif"), of HLS (".B04.tif") and of Earth Engine's
 # downloads (".SR_B4.tif"), or named by their band alone; none of surface temperature ("_ST_B6.TIF").
 _BAND_FILE = re.compile(r"(?:^|(?<![_.]ST)(?<!^ST)[_.])(SR_B[1-7]|B0?[1-7]|SR_BAND[1-7])\.TIFF?$", re.IGNORECASE)
 _SENTINEL_FILE = re.compile(r"[_.]B(8A|12)\.(TIFF?|JP2)$", re.IGNORECASE)
 _QA = r"(?:^|[_.])(QA_PIXEL|BQA|PIXEL_QA|FMASK)"  # the end of a quality band's name
-_QA_NAME, _QA_FILE = re.compile(rf"{_QA}$", re.IGNORECASE), re.compile(rf"{_QA}\.TIFF?$", re.IGNORECASE)
+_QA_NAME, _QA_FILE = re.compile(rf"{_QA}(?:\.TIFF?)?$", re.IGNORECASE), re.compile(rf"{_QA}\.TIFF?$", re.IGNORECASE)
 _MTL_FILE = re.compile(r"_MTL\.(txt|json|xml)$", re.IGNORECASE)
 _ARCHIVE_FILE = re.compile(r"\.(tar|tar\.gz|tgz|zip)$", re.IGNORECASE)
 _IMAGE_FILE = re.compile(r"\.(tiff?|jp2)$", re.IGNORECASE)
@@ -77,11 +78,14 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     stems = sorted({match.string[: match.start()] for match in matches.values()})
     if len(stems) > 1:
         raise SceneError(f"{where}: holds more than one scene: {', '.join(stems)}; name the files of one")
-    if not stems and not (len(paths) == 1 and _IMAGE_FILE.search(_basename(paths[0]))):
+    images = [p for p in paths if _IMAGE_FILE.search(_basename(p))]
+    stacks = [p for p in images if not _QA_FILE.search(_basename(p))] or images
+    if not stems and len(stacks) != 1:
         archive = "; unpack the archive first" * any(bool(_ARCHIVE_FILE.search(_basename(p))) for p in paths)
-        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there{archive}")
-    folder = os.path.dirname(next(iter(matches), paths[0]))
-    name = (stems[0] or _name_of_folder(folder)) if stems else os.path.splitext(_basename(paths[0]))[0]
+        several = f", but {len(stacks)} other GeoTIFFs: name one of them" * bool(stacks)
+        raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there{several}{archive}")
+    folder = os.path.dirname(next(iter(matches), stacks[0]))
+    name = (stems[0] or _name_of_folder(folder)) if stems else os.path.splitext(_basename(stacks[0]))[0]
     try:
         landsat.check_name(name)
     except ValueError as error:
@@ -97,9 +101,14 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     if stems and bands is not None:
         raise SceneError(f"{name}: bands names those of a single file; the files of this scene name theirs")
     if stems:
-        files, qa = _band_files(matches, sensor), _find_qa(paths, stems[0])
+        try:
+            landsat.check_band_names([_basename(p) for p in paths if _basename(p).startswith(stems[0])], sensor)
+        except ValueError as error:
+            raise SceneError(f"{name}: {error}") from None
+        files, qa = _band_files(matches, sensor), _find_qa(paths, stems[0], product)
     else:
-        files, qa = _bands_of_file(paths[0], bands, sensor)
+        files, qa = _bands_of_file(stacks[0], bands, sensor, product)
+        qa = qa or _find_qa(paths, name, product) or _find_qa(_quality_beside(stacks[0], name), name, product)
     unit = _unit(name, product, {match[1].upper() for match in matches.values()})
     return SceneFiles(name, files, qa, sensor, product, unit, origin=origin)
 
@@ -128,16 +137,40 @@ def _list_folder(path: str) -> list[str]:
     return [f"{folder}/{name}_{band}.TIF" for band in (*(f"{prefix}{number}" for number in numbers), "QA_PIXEL")]
 
 
-def _find_qa(paths: Sequence[str], stem: str) -> Quality | None:
+def _is_of(stem: str, name: str) -> bool:
+    """Say whether a file beside one of a name is of its product: a product with a date, which stands in the name."""
+    return stem == name or (stem.lower() in name.lower() and not np.isnat(metadata.acquisition_time(name=stem)))
+
+
+def _quality_beside(path: str, name: str) -> list[str]:
+    """Quality bands of the product of a file, beside it and on its grid: one of the whole scene is none of a clip's."""
+    if is_remote(path):
+        return []
+    found = {entry.path: _QA_FILE.search(entry.name) for entry in os.scandir(os.path.dirname(path) or ".")}
+    stems = {p: match.string[: match.start()] for p, match in found.items() if match and not match.string.startswith("._")}
+    return [p for p, stem in stems.items() if _is_of(stem, name) and _same_grid(path, p)]
+
+
+def _same_grid(path: str, other: str) -> bool:
+    try:
+        with open_raster(path) as one, open_raster(other) as two:
+            (transform, crs), (other_transform, other_crs) = georeference(one), georeference(two)
+            same = one.shape == two.shape and crs == other_crs
+            return same and same_transform(transform, other_transform, *one.shape)
+    except RasterError as error:
+        raise SceneError(f"{other}: {error}") from None
+
+
+def _find_qa(paths: Sequence[str], stem: str, product: landsat.Product) -> Quality | None:
     """The quality band, and its kind, of the bands of a stem: the one of that stem, else the only one that is not another's."""
     found = {p: match for p in paths if (match := _QA_FILE.search(_basename(p)))}
     stems = {p: match.string[: match.start()] for p, match in found.items()}
-    own = sorted((p for p in found if stems[p] == stem), key=lambda p: _qa_kind(found[p]) != "QA_PIXEL")
+    own = sorted((p for p in found if stems[p] == stem), key=lambda p: found[p][1].upper() != "QA_PIXEL")
     if not own:
         unnamed = lambda text: landsat.sensor_of(text) is None and np.isnat(metadata.acquisition_time(name=text))
         own = [p for p in found if stems[p] in stem or stem in stems[p] or unnamed(stems[p])]
         own = own if len(own) == 1 else []
-    return Quality(own[0], _qa_kind(found[own[0]])) if own else None
+    return Quality(own[0], _qa_kind(found[own[0]], product)) if own else None
 
 
 def _name_of_folder(folder: str) -> str:
@@ -146,10 +179,14 @@ def _name_of_folder(folder: str) -> str:
     return _MTL_FILE.sub("", os.path.basename(path)) if path else os.path.basename(os.path.abspath(folder))
 
 
-def _qa_kind(match: re.Match[str]) -> str:
-    """The kind of a quality band: collection 1's bits are others than those of earlier files of the same ending."""
-    kind = match[1].upper()
-    return "BQA_C1" if kind == "BQA" and re.search(r"_\d{8}_01_", match.string) else kind
+def _qa_kind(match: re.Match[str], product: landsat.Product) -> str:
+    """The kind of a quality band: BQA has the bits of Collection 1, but in a scene that says to be of before."""
+    if match[1].upper() != "BQA":
+        return match[1].upper()
+    collection = landsat.product_of(match.string, {}).collection
+    if collection is None:
+        collection = product.collection
+    return "BQA" if collection == 0 else "BQA_C1"
 
 
 def _band_files(matches: Mapping[str, re.Match[str]], sensor: str) -> dict[str, tuple[str, int]]:
@@ -209,10 +246,14 @@ def _find_mtl(name: str, folder: str, alone: bool) -> str | None:
     ]
     if of_name := sorted(path for path in found if name and os.path.basename(path).startswith(name)):
         return of_name[-1]
+    if of_product := sorted(path for path in found if _is_of(_MTL_FILE.sub("", os.path.basename(path)), name)):
+        return of_product[-1]
     return max(found) if alone and len({_MTL_FILE.sub("", path) for path in found}) == 1 else None
 
 
-def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> tuple[dict[str, tuple[str, int]], Quality | None]:
+def _bands_of_file(
+    path: str, bands: Sequence[str] | None, sensor: str, product: landsat.Product
+) -> tuple[dict[str, tuple[str, int]], Quality | None]:
     """Band name -> (path, index of the band from 1) of a file with several bands, and the quality band among them."""
     try:
         with open_raster(path) as src:
@@ -221,6 +262,7 @@ def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> tuple
         if bands is not None:
             if len(bands) != len(indexes):
                 raise ValueError(f"has {len(indexes)} bands, but {len(bands)} names stand for them: {', '.join(bands)}")
+            landsat.check_band_names(bands, sensor)
             taken = [(i, band) for i, band in enumerate(bands) if not landsat.is_other_band(band, sensor)]
             names = {landsat.band_name(band, sensor): i for i, band in taken}
             if len(names) < len(taken):
@@ -228,15 +270,16 @@ def _bands_of_file(path: str, bands: Sequence[str] | None, sensor: str) -> tuple
         else:
             found = landsat.bands_of_file(descriptions, sensor)
             if found is None and len(indexes) != len(landsat.sensor_bands(sensor)):
-                hint = "name them all, as in bands=('blue', 'green', 'red') or --bands blue,green,red"
+                hint = NAME_BANDS
                 if len(indexes) == len(landsat.TM_BANDS):
                     hint += "; if they are Landsat 4, 5 or 7's, name the sensor: landsat7"
                 raise ValueError(f"has {len(indexes)} bands and does not say which; {hint}")
             names = {band: i for i, band in enumerate(landsat.sensor_bands(sensor))} if found is None else found
             if not names:
-                raise ValueError(f"its bands are named {', '.join(map(str, descriptions))}, none of which is one of {sensor}'s")
+                said = ", ".join(map(str, descriptions))
+                raise ValueError(f"its bands are named {said}, none of which is one of {sensor}'s; {NAME_BANDS}")
     except (ValueError, RasterError) as error:
         raise SceneError(f"{path}: {error}") from None
-    said = zip(indexes, descriptions if bands is None else bands)
-    quality = [Quality(path, _qa_kind(match), index) for index, text in said if (match := _QA_NAME.search(text or ""))]
-    return {name: (path, indexes[i]) for name, i in names.items()}, next(iter(quality), None)
+    matches = [(index, _QA_NAME.search(text or "")) for index, text in zip(indexes, descriptions if bands is None else bands)]
+    qa = next((Quality(path, _qa_kind(match, product), index) for index, match in matches if match), None)
+    return {name: (path, indexes[i]) for name, i in names.items()}, qa

@@ -93,9 +93,12 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
         href = _address(item, asset)
         if _is_picture(key, asset):
             continue
-        if (kind := _QA_KEYS.get(key.lower())) and qa is None:
-            qa = Quality(href, kind)
-        for index, band in enumerate(_bands_of(asset.extra_fields), start=1):
+        bands = list(enumerate(_bands_of(asset.extra_fields), start=1))
+        if qa is None:
+            kinds = [(index, _QA_KEYS.get(str(band.get("name")).lower())) for index, band in bands]
+            kinds.append((1, _QA_KEYS.get(key.lower())))
+            qa = next((Quality(href, kind, index) for index, kind in kinds if kind), None)
+        for index, band in bands:
             try:
                 landsat.check_band_names([str(band.get("name", key))])
             except ValueError as error:

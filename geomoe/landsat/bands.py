@@ -29,7 +29,11 @@ _OTHER_BANDS = re.compile(
     r"|ST|LST|LWIR\d*|PAN|PANCHROMATIC|CIRRUS|THERMAL.*|SURFACE TEMPERATURE|ALPHA|MASK",
     re.IGNORECASE,
 )
-_NUMBERED = re.compile(r"(?:BAND|LAYER)[ _-]?0?(\d+)", re.IGNORECASE)  # what tools write where nobody named a band
+_THERMAL_6 = re.compile(r"(?:^|[_.])(?:ST_B6|B6_VCID_[12])(?:\.TIFF?)?$", re.IGNORECASE)  # of Landsat 4 to 7
+_NUMBERED = re.compile(r"(?:(?:BAND|LAYER)[ _-]?)?0*(\d+)", re.IGNORECASE)  # what tools write where nobody named a band
+# "B1 coastal", "Band 5 - Near Infrared (NIR)"; and what Earth Engine's reducers append, where a band stays a reflectance.
+_TITLED = re.compile(r"(?:SR_)?B(?:AND)?[ _-]?0?(\d{1,2}A?)[ _]*[-:(]?[ _]*([A-Z].*?)\)?", re.IGNORECASE)
+_REDUCER = re.compile(r"_(?:median|mean|min|max|mode|first|last|mosaic|p\d{1,3})$", re.IGNORECASE)
 _BAND_IN_TEXT = re.compile(r"(?:^|_)((?:SR_|ST_)?B\d{1,2}A?|SR_BAND\d|(?:SR_)?QA_\w+)(?:\.TIFF?)?$", re.IGNORECASE)
 # Spectral indices: (first - second) / (first + second) of surface reflectances.
 INDICES = {
@@ -37,6 +41,7 @@ INDICES = {
     "ndwi": ("SR_B3", "SR_B5"),  # open water (McFeeters 1996)
     "nbr": ("SR_B5", "SR_B7"),  # burn (Key and Benson 2006)
 }
+NAME_BANDS = "name them all, as in bands=('blue', 'green', 'red') or --bands blue,green,red"  # advice in errors
 REFLECTANCE_FLOOR = 0.02  # a band counts as at least this much, so that a sum near 0 gives no huge index
 
 
@@ -71,22 +76,37 @@ def band_title(band: str) -> str:
     return BAND_TITLES[BANDS.index(band)]
 
 
+def _number_and_title(name: str) -> tuple[str, str]:
+    """Take a name apart: ("B2", "Blue") for "Band 2 - Blue", ("", "SR_B2") for "SR_B2_median"."""
+    name = _REDUCER.sub("", name.strip())
+    match = _TITLED.fullmatch(name)
+    return (f"B{match[1].upper()}", re.sub(r"\([^)]*\)?", "", match[2])) if match else ("", name)
+
+
 def band_name(name: str, sensor: str = "landsat8") -> str:
     """Give the model's name of a band: "SR_B5" for "SR_B5", "B5", "nir" or "near infrared", in any case of letters.
 
     `sensor` says whose numbers those of the bands are: "B4" of "landsat7" is near infrared, "SR_B5" to the model. A name that
-    no band of the sensor has is a ValueError.
+    no band of the sensor has, or whose number and title are of two bands, is a ValueError.
+
+    >>> band_name("Band 5 - Near Infrared (NIR)"), band_name("SR_B4_median", "landsat7")
+    ('SR_B5', 'SR_B5')
     """
-    number = name.upper().removeprefix("SR_").replace("BAND", "B").replace("B0", "B")
+    said, title = _number_and_title(name)
+    number = title.upper().removeprefix("SR_").replace("BAND", "B").replace("B0", "B")
     if re.fullmatch(r"B\d+", number):
         band = (TM_BANDS if lacks_coastal(sensor) else BAND_ALIASES).get(number)
     else:
-        words = re.sub(r"[\s_-]+", " ", name.strip().lower())  # "SWIR 1", "swir_1", "coastal_aerosol"
+        words = re.sub(r"[\s_-]+", " ", title.strip().lower())  # "SWIR 1", "swir_1", "coastal_aerosol"
         band = BAND_ALIASES.get(words) or BAND_ALIASES.get(words.replace(" ", ""))
     if band is None or band not in sensor_bands(sensor):
         numbers = TM_BANDS if lacks_coastal(sensor) else BANDS
         titles = ", ".join(band_title(band) for band in sensor_bands(sensor))
         raise ValueError(f"unknown band {name!r}; the bands of {sensor} are {', '.join(numbers)} (or {titles})")
+    if said not in ("", own := band_numbers(sensor)[sensor_bands(sensor).index(band)]):
+        raise ValueError(
+            f"band {name!r}: {band_title(band)} of {sensor} is {own}, not {said}; name the sensor, or {NAME_BANDS}"
+        )
     return band
 
 
@@ -101,41 +121,55 @@ def is_band(name: str) -> bool:
 def is_other_band(name: str, sensor: str = "landsat8") -> bool:
     """Say whether a name is that of a band of Landsat products that the model does not take, as "ST_B10" or "QA_PIXEL"."""
     thermal = ("B6", "B06", "SR_B6") if lacks_coastal(sensor) else ()
-    return name.upper() in thermal or _OTHER_BANDS.fullmatch(name.strip()) is not None
+    return any(text.upper() in thermal or _OTHER_BANDS.fullmatch(text) for text in (name.strip(), *_number_and_title(name)))
 
 
-def check_band_names(names: Sequence[str]) -> None:
-    """Raise ValueError where names are those of Sentinel-2's or MODIS's bands, whose numbers mean other wavelengths."""
+def check_band_names(names: Sequence[str], sensor: str | None = None) -> None:
+    """Raise ValueError where names are those of Sentinel-2's or MODIS's bands, whose numbers mean other wavelengths.
+
+    Where a `sensor` is named, also for a thermal band 6 of one that has none.
+    """
     for name in names:
+        if sensor and not lacks_coastal(sensor) and _THERMAL_6.search(name):
+            raise ValueError(f"{name} is a thermal band of Landsat 4, 5 or 7, not of {sensor}; name the sensor: landsat7")
         maker = "Sentinel-2" if name.strip().upper() in ("B8A", "B12") else "MODIS" if "sur_refl_b" in name.lower() else ""
         if maker:
             raise ValueError(f"its bands are named {', '.join(names)}: {name} is {maker}'s, the model takes Landsat's")
 
 
-def bands_of_file(descriptions: Sequence[str | None], sensor: str = "landsat8") -> dict[str, int] | None:
+def bands_of_file(descriptions: Sequence[str | None], sensor: str | None = None) -> dict[str, int] | None:
     """Find the model's bands by the descriptions of a file's bands: name -> index; None where they name no band.
 
-    Bands of other names are left out. ValueError where a band is named twice, or the names are Sentinel-2's or MODIS's, whose
-    numbers mean other wavelengths.
+    Numbers from 1 or from 0 on, in order, are positions and name none. Bands of other names are left out. Without a `sensor`
+    numbers are those of Landsat 8, and what contradicts them is left out too.
+
+    Raises:
+        ValueError: a band is named twice; the names are Sentinel-2's or MODIS's, whose numbers mean other wavelengths, or
+            another sensor's; or they are numbers that count from 0, out of order or not of all bands.
 
     >>> bands_of_file(["SR_B4", "SR_B3", "ST_B10", "LC08_L2SP_SR_B5"]), bands_of_file(["Band 1", "Band 2"])
     ({'SR_B4': 0, 'SR_B3': 1, 'SR_B5': 3}, None)
     """
     texts = [(text or "").strip() for text in descriptions]
-    check_band_names(texts)
-    texts = [match[1] if (match := _BAND_IN_TEXT.search(text)) else text for text in texts]
+    check_band_names(texts, sensor)
+    texts = [match[1] if (match := _BAND_IN_TEXT.search(_REDUCER.sub("", text))) else text for text in texts]
     numbers = [match[1] if (match := _NUMBERED.fullmatch(text)) else text for text in texts]
-    if all(number in ("", str(i)) for i, number in enumerate(numbers, start=1)):
+    if any(all(number in ("", str(i)) for i, number in enumerate(numbers, start)) for start in (0, 1)):
         return None
+    if "0" in numbers and sum(map(str.isdecimal, numbers)) > 1:
+        raise ValueError(f"its bands are {', '.join(texts)}: numbers from 0 on do not say which they are; {NAME_BANDS}")
     check_band_names(texts)
     found: dict[str, int] = {}
     for i, (text, number) in enumerate(zip(texts, numbers)):
         try:
-            band = band_name(f"B{number}" if number.isdecimal() else text, sensor)
+            band = band_name(f"B{number}" if number.isdecimal() else text, sensor or "landsat8")
         except ValueError:
+            said, title = _number_and_title(text)
+            if sensor and said and is_band(title):
+                raise
             continue
         if band in found:
-            raise ValueError(f"band {band} is named twice: {', '.join(texts)}")
+            raise ValueError(f"band {band} is named twice: {', '.join(text or '' for text in descriptions)}; {NAME_BANDS}")
         found[band] = i
     return found
 

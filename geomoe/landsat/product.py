@@ -14,6 +14,8 @@ _OWN_GROUPS = ("PRODUCT_CONTENTS", "PRODUCT_METADATA", "METADATA_FILE_INFO", "IM
 _FACTOR = re.compile(r"REFLECTANCE_(MULT|ADD)_BAND_(\d+)")
 # Names of products, wherever they stand in a file's: programs and users put words before them ("subset_0_of_", "clip_").
 _COLLECTION_NAME = re.compile(r"(?<![A-Z])L[COTEM]0\d_L([12])[A-Z]{2}_(?:\d{6}_(\d{8}))?", re.IGNORECASE)  # 1 and 2
+_COLLECTION = re.compile(r"L[COTEM]0\d_(?:L[12][A-Z]{2}|CU|AK|HI)_\d{6}_\d{8}_\d{8}_C?0([12])(?!\d)", re.IGNORECASE)
+_SCENE_ID = re.compile(r"(?<![A-Z])L[COTEM][1-9]\d{13}(?!\d)", re.IGNORECASE)  # before the collections
 _HLS_NAME = re.compile(r"(?<![A-Za-z])HLS\.L30\.")
 _FOREIGN = {
     "HLS S30 is Sentinel-2's; the model takes Landsat's, HLS L30": re.compile(r"(?<![A-Za-z])HLS\.S30\."),
@@ -39,6 +41,7 @@ class Product:
     sun_elevation: float | None = None  # degrees
     # Level 1: band number, as "B1" -> (scale, offset) of top-of-atmosphere reflectance, not yet corrected for the sun's angle.
     level1_factors: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    collection: int | None = None  # 1 or 2; 0 of a scene before the collections
 
 
 def sensor_of(product: str) -> str | None:
@@ -158,7 +161,20 @@ def product_of(name: str, groups: Groups) -> Product:
         acquired=f"{date}T{clock}" if date and clock else date,
         sun_elevation=sun_elevation,
         level1_factors=_level1_factors(groups),
+        collection=_collection(name, groups),
     )
+
+
+def _collection(name: str, groups: Groups) -> int | None:
+    number = _find(groups, "COLLECTION_NUMBER")
+    if re.fullmatch(r"0?[12]", number):
+        return int(number)
+    for text in (_find(groups, "LANDSAT_PRODUCT_ID"), name, _find(groups, "LANDSAT_SCENE_ID")):
+        if match := _COLLECTION.search(text):
+            return int(match[1])
+        if _SCENE_ID.search(text):
+            return 0
+    return None
 
 
 def unit_of_name(name: str) -> str | None:
