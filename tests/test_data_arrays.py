@@ -501,6 +501,7 @@ def degrees(x, y):
     return lat, lon
 
 
+@pytest.mark.filterwarnings("ignore:.*read from GeoTransform")
 @pytest.mark.parametrize("form", ["xc and yc", "GeoTransform", "variables"])
 def test_the_place_of_pixels_that_have_no_axes(encoder, form):
     image = numbers(7, 12, 16)
@@ -524,6 +525,28 @@ def test_the_place_of_pixels_that_have_no_axes(encoder, form):
         cut = encoder.embed(scene.isel(x=slice(8, 16), y=slice(11, 3, -1))).values
         where = degrees(500_000 + 24 * 12 + 18 * 8, 5_300_000 + 18 * 12 - 24 * 8)
         np.testing.assert_allclose(cut, encoder.embed(window[:, ::-1], *where)[0], atol=1e-5)
+
+
+def test_a_transform_that_may_be_of_more_pixels_is_warned_of(encoder):
+    """And degrees of pixels beside a projected CRS are no x and y of it; an empty transform is none."""
+    array = rotated(numbers(7, 12, 16), 12, 16).drop_vars(["xc", "yc"])
+    with pytest.warns(UserWarning, match="that of the whole file where pixels were cut off"):
+        encoder.embed(array.isel(x=slice(0, 8), y=slice(0, 8)))
+    array.spatial_ref.attrs["GeoTransform"] = ""
+    bare = array.isel(x=slice(0, 8), y=slice(0, 8))
+    expected = encoder.embed(bare.values.transpose(1, 2, 0)[None])[0]
+    np.testing.assert_allclose(encoder.embed(bare).values, expected, atol=1e-5)
+    of_pixels = {
+        name: (("y", "x"), np.full((8, 8), value), {"units": "degrees"}) for name, value in (("xc", 9.0), ("yc", 45.0))
+    }
+    np.testing.assert_allclose(encoder.embed(bare.assign_coords(of_pixels)).values, expected, atol=1e-5)
+
+
+def test_statistics_of_a_band_beside_it_are_left_out(encoder):
+    array = stack(numbers(1, 7, SIZE, SIZE)).isel(time=0, drop=True)
+    bands = array.assign_coords(band=list(landsat.BANDS)).to_dataset("band")
+    expected = encoder.embed(bands).values
+    np.testing.assert_array_equal(encoder.embed(bands.assign(SR_B4_p90=bands.SR_B4 * 0 + 1)).values, expected)
 
 
 def test_a_transform_goes_behind_coordinates_and_says_what_is_wrong(encoder):

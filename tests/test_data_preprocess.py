@@ -286,8 +286,11 @@ def test_what_reprojecting_fills_with_is_no_data_in_scaled_reflectance(unit):
     images = np.full((2, 2, 7), 1200, np.int16)
     images[0, 0], images[1, 1, 3] = 0, 0  # nothing; black in one band
     assert preprocess.has_data(images, unit).tolist() == [[False, True], [True, True]]
+    assert preprocess.has_data(images[..., :1], unit).all()  # a single band may be black
 
 
 def test_fractions_are_told_from_digital_numbers_even_below_zero():
     with pytest.raises(ValueError, match="no digital numbers; for reflectance pass unit='reflectance'"):
         preprocess.check_values(np.array([-0.03, 0.3], np.float32), "collection2_dn")
+    with pytest.raises(ValueError, match="no digital numbers"):
+        preprocess.check_values(np.array([-9998, 0.3], np.float32), "hls")

@@ -271,6 +271,18 @@ def test_a_stack_has_the_metadata_and_the_quality_band_of_its_product(tmp_path):
         assert info.qa == (str(qa), "QA_PIXEL", 1) and info.origin == str(tmp_path / f"{name}_MTL.txt")
 
 
+def test_the_quality_band_of_a_stack_is_found_in_any_case_beside_another_and_a_damaged_one_is_none(tmp_path):
+    stack = write_tif(tmp_path / f"{STEM.lower()}_stack.tif", pixels(), descriptions=landsat.BANDS)
+    clear = np.full((41, 43, 1), 21824, np.uint16)
+    for name in ("BQA", "QA_PIXEL"):
+        write_tif(tmp_path / f"{STEM}_{name}.TIF", clear)
+        for path in (stack, tmp_path):
+            assert open_scene(path).qa.path.endswith(f"{STEM}_{name}.TIF")
+    (tmp_path / f"{STEM}_BQA.TIF").unlink()
+    (tmp_path / f"{STEM}_QA_PIXEL.TIF").write_bytes(b"II*\0" + bytes(40))
+    assert open_scene(stack).qa is None
+
+
 def test_a_stack_takes_no_quality_band_of_other_scenes_or_grids(tmp_path):
     """Beside it lie that of another date, one of no date, and for a clip that of the whole scene."""
     for other in (STEM.replace("20210613", "20210629"), "LC08", "clouds"):

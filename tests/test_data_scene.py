@@ -276,6 +276,9 @@ def test_what_was_computed_of_a_product_keeps_its_name(tmp_path):
     reflectance = (pixels() * 2.75e-5 - 0.2).astype(np.float32)
     info = open_scene(write_tif(tmp_path / f"{STEM.replace('L1TP', 'L2SP')}.tif", reflectance))
     assert info.unit == "collection2_dn" and info.spec(InputSpec(unit="reflectance")).unit == "reflectance"
+    info = open_scene(write_tif(tmp_path / "1" / f"{STEM}.tif", pixels(dtype=np.float32)))
+    with pytest.raises(SceneError, match="unit='collection2_dn' was given, but by its name and metadata it is 'level1_dn'"):
+        info.spec(InputSpec(unit="collection2_dn"))
     info = open_scene(write_tif(tmp_path / "16" / f"{STEM.replace('L1TP', 'L2SP')}.tif", pixels()))
     with pytest.raises(SceneError, match="unit='level1_dn' was given, but by its name and metadata it is 'collection2_dn'"):
         info.spec(InputSpec(unit="level1_dn", sun_elevation=40.0))

@@ -17,6 +17,7 @@ from geomoe.data.product_files import Quality, SceneFiles
 from geomoe.embeddings import catalogue
 from geomoe.embeddings.catalogue import CatalogueJob, embed_scenes
 from geomoe.embeddings.results import read_results
+from geomoe.embeddings.search import SearchIndex
 from geomoe.landsat import Statistics
 from geomoe.pretrained import load
 
@@ -205,6 +206,11 @@ def test_files_that_are_there_stay_in_the_table(tmp_path, scenes, capsys):
         ("s0", 11, True),
         ("s1", 11, True),
     ]
+    assert len(SearchIndex(tmp_path / "out").id) == 22
+    cls = embed_scenes(dataclasses.replace(job, pool="cls"), [*scenes[:2], scenes[3]])
+    assert [bool(result.error) for result in cls] == [True, True, False]
+    assert len(SearchIndex(tmp_path / "out").id) == 11  # of the scene that is embedded so
+    os.remove(tmp_path / "out" / "s2.npz")
     os.remove(tmp_path / "out" / "s0.npz")
     embed_scenes(job, scenes[1:2])
     assert [row.scene for row in read_results(tmp_path / "out")] == ["s1"]

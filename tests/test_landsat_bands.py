@@ -147,3 +147,17 @@ def test_a_thermal_band_6_is_of_landsat_4_to_7():
             ValueError, match=f"{name} is a thermal band of Landsat 4, 5 or 7, not of landsat9; name the sensor"
         ):
             landsat.bands_of_file(names, "landsat9")
+
+
+def test_a_band_without_a_name_before_numbered_ones_shifts_none():
+    numbered = ["Band 1", "Band 2", "Band 3"]
+    assert landsat.bands_of_file([None, *numbered]) == {"SR_B1": 1, "SR_B2": 2, "SR_B3": 3}
+    assert landsat.bands_of_file([None, "Band 2", "Band 3"]) is None
+
+
+def test_a_statistic_of_a_band_goes_behind_the_band():
+    names = [*landsat.BANDS, "SR_B4_p90", "LC08_SR_B5_median.tif"]
+    assert landsat.bands_of_file(names) == {band: i for i, band in enumerate(landsat.BANDS)}
+    assert landsat.bands_of_file(["SR_B4_p90", "SR_B4"]) == {"SR_B4": 1}
+    with pytest.raises(ValueError, match="band SR_B4 is named twice"):
+        landsat.bands_of_file(["SR_B4_min", "SR_B4_max"])

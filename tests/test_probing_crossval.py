@@ -174,7 +174,8 @@ def test_splitters_that_cannot_serve_say_what_does():
 
     x, y = problem(3, 60, 4, 3, False)
     once = "the folds must test every row once"
-    for splitter, message in ((GroupKFold(3), "group_folds"), (ShuffleSplit(3), once), (RepeatedKFold(n_splits=3), once)):
+    named = "group_folds.*'groups' parameter"
+    for splitter, message in ((GroupKFold(3), named), (ShuffleSplit(3), once), (RepeatedKFold(n_splits=3), once)):
         with pytest.raises(ValueError, match=message):
             cross_validate(x, y, task="multiclass", folds=splitter)
 

@@ -1,6 +1,7 @@
 """What probes take, and the errors for what they do not."""
 
 import tracemalloc
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -293,3 +294,15 @@ def test_options_that_are_no_numbers_are_named():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_half_precision_features_are_as_good_as_others():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((60, 4)).astype(np.float16)
+    y = (x[:, 0] > 0).astype(int)
+    split = (x[:40], y[:40]), (x[40:], y[40:])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        half = linear_probe(*split, task="multiclass", resamples=0)
+    whole = linear_probe(*((a.astype(np.float32), b) for a, b in split), task="multiclass", resamples=0)
+    np.testing.assert_allclose(half.scores, whole.scores, atol=1e-6)

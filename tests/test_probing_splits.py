@@ -229,3 +229,10 @@ def test_groups_are_rows_of_a_table_and_of_mixed_types():
     for draw in (random_folds, lambda rows, count, seed: group_folds(np.arange(rows), count, seed)):
         with pytest.raises(ValueError, match="seed = -1 must be a whole number"):
             draw(10, 2, seed=-1)
+
+
+def test_groups_may_be_arrays_of_one_number():
+    groups = [1, 1, 2, 2, 3, 3]
+    expected = [fold.test.tolist() for fold in group_folds(groups, 3)]
+    for form in ([np.array(group) for group in groups], list(np.array(groups))):
+        assert [fold.test.tolist() for fold in group_folds(form, 3)] == expected

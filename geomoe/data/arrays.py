@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,6 +93,8 @@ class Labelled:
             return x, y
         if self.transform is None or self._place_of_pixels is not None:
             return None
+        said = "the images have no coordinates of rows and columns, so their place is read from GeoTransform"
+        warnings.warn(f"{said}, which is that of the whole file where pixels were cut off", UserWarning, stacklevel=3)
         x, x_of_column, x_of_row, y, y_of_column, y_of_row = self.transform
         row, column = row + 0.5, column + 0.5
         return x + x_of_column * column + x_of_row * row, y + y_of_column * column + y_of_row * row
@@ -127,7 +130,9 @@ class Labelled:
     @functools.cached_property
     def _x_and_y(self) -> tuple[np.ndarray, np.ndarray] | None:
         """x and y of each pixel, (H, W) each, as rioxarray has them of a file that is rotated."""
-        return self._of_pixels("xc", "yc")
+        place = self._of_pixels("xc", "yc")
+        in_degrees = place is not None and "degree" in str(self.source.coords["xc"].attrs.get("units"))
+        return None if in_degrees and not (self.crs and self.crs.is_geographic) else place
 
     def _of_pixels(self, *names: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Two coordinates of each pixel, (H, W) each."""
@@ -321,7 +326,7 @@ def _bands_among(arrays: Sequence[Any], sensor: str) -> tuple[list[Any], tuple[s
         names = [text or name for text, name in zip(texts, names)]
     bands = [_known(name, sensor) for name in names]
     others = [landsat.is_other_band(name, sensor) for name in names]
-    kept = list(range(len(names)))
+    kept = sorted(set(range(len(names))) - landsat.repeated_by_reducers(names, sensor))
     if set(landsat.sensor_bands(sensor)) - {landsat.BANDS[0]} <= set(bands):
         kept = [i for i in kept if bands[i] or others[i]]
     elif not any(bands) and (numbered := [i for i in kept if _NUMBERED.fullmatch(names[i]) and not others[i]]):
@@ -416,7 +421,7 @@ def _crs(images: Any, first: Any, rows: str) -> "pyproj.CRS | None":
 def _transform(images: Any, first: Any) -> tuple[float, ...] | None:
     """The transform that a grid mapping has for GDAL: x of the corner and by column and row, then y; None without one."""
     said = [text for array in (first, images) if (text := _mapping(images, array).get("GeoTransform")) is not None]
-    if not said:
+    if not said or not len(said[0]):
         return None
     try:
         transform = tuple(map(float, said[0].split() if isinstance(said[0], str) else said[0]))

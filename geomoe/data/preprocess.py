@@ -211,7 +211,7 @@ def check_values(images: np.ndarray, unit: str) -> None:
             )
             raise ValueError(f"{wrong}; {advice}")
         return
-    if images.dtype.kind == "f" and low >= -2 and 0 < high <= 2:
+    if images.dtype.kind == "f" and 0 < high <= 2 and (low >= -2 or unit in landsat.SCALED_UNITS):
         of_bytes = "multiply by 255 what was divided by it, as torchvision's ToTensor does"
         advice = of_bytes if unit == "uint8" else "for reflectance pass unit='reflectance'"
         raise ValueError(f"float values up to {high:g} are no digital numbers; {advice}")
@@ -258,19 +258,23 @@ def to_records(images: np.ndarray, spec: InputSpec, channels: Sequence[str] = ()
     return np.rint(to_collection2(images, spec, channels)).astype(np.uint16)
 
 
+def _is_filled(images: np.ndarray) -> np.ndarray:
+    """Find the pixels that are 0 in every band, (..., C) -> (..., 1) bool; in a single band a 0 may be black."""
+    return (images == 0).all(axis=-1, keepdims=True) & (images.shape[-1] > 1)
+
+
 def has_data_by_band(images: np.ndarray, unit: str = "collection2_dn") -> np.ndarray:
     """Find the values that hold data: (..., C) -> (..., C) bool.
 
-    Of reflectance a pixel that is 0 in every band does not, with which reprojecting fills; of fractions neither NaN, nor what
-    the number 0, no data, becomes where it is scaled, -0.2.
+    Of reflectance a pixel that is 0 in every one of several bands does not, with which reprojecting fills; of fractions neither
+    NaN, nor what the number 0, no data, becomes where it is scaled, -0.2.
     """
     if unit in landsat.SCALED_UNITS:
         lacking = np.isin(images, (landsat.SCALED_FILL, *landsat.SCALED_SATURATED))
-        dark = images == landsat.NODATA
-        lacking |= dark if images.dtype.kind == "u" else dark.all(axis=-1, keepdims=True)
+        lacking |= images == landsat.NODATA if images.dtype.kind == "u" else _is_filled(images)
     elif unit == "reflectance" and images.dtype.kind == "f":
         of_zero = np.abs(images - landsat.REFLECTANCE_OFFSET) < landsat.REFLECTANCE_SCALE / 2
-        return ~(np.isnan(images) | of_zero | (images == 0).all(axis=-1, keepdims=True))
+        return ~(np.isnan(images) | of_zero | _is_filled(images))
     else:
         lacking = images == landsat.NODATA
     return ~(lacking | np.isnan(images)) if images.dtype.kind == "f" else ~lacking

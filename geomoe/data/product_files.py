@@ -157,15 +157,15 @@ def _same_grid(path: str, other: str) -> bool:
             (transform, crs), (other_transform, other_crs) = georeference(one), georeference(two)
             same = one.shape == two.shape and crs == other_crs
             return same and same_transform(transform, other_transform, *one.shape)
-    except RasterError as error:
-        raise SceneError(f"{other}: {error}") from None
+    except RasterError:
+        return False  # of a file that nobody named
 
 
 def _find_qa(paths: Sequence[str], stem: str, product: landsat.Product) -> Quality | None:
-    """The quality band, and its kind, of the bands of a stem: the one of that stem, else the only one that is not another's."""
+    """The quality band, and its kind, of the bands of a stem: one of its product, else the only one that is not another's."""
     found = {p: match for p in paths if (match := _QA_FILE.search(_basename(p)))}
     stems = {p: match.string[: match.start()] for p, match in found.items()}
-    own = sorted((p for p in found if stems[p] == stem), key=lambda p: found[p][1].upper() != "QA_PIXEL")
+    own = sorted((p for p in found if _is_of(stems[p], stem)), key=lambda p: found[p][1].upper() != "QA_PIXEL")
     if not own:
         unnamed = lambda text: landsat.sensor_of(text) is None and np.isnat(metadata.acquisition_time(name=text))
         own = [p for p in found if stems[p] in stem or stem in stems[p] or unnamed(stems[p])]
@@ -263,7 +263,8 @@ def _bands_of_file(
             if len(bands) != len(indexes):
                 raise ValueError(f"has {len(indexes)} bands, but {len(bands)} names stand for them: {', '.join(bands)}")
             landsat.check_band_names(bands, sensor)
-            taken = [(i, band) for i, band in enumerate(bands) if not landsat.is_other_band(band, sensor)]
+            left = landsat.repeated_by_reducers(bands, sensor)
+            taken = [(i, band) for i, band in enumerate(bands) if i not in left and not landsat.is_other_band(band, sensor)]
             names = {landsat.band_name(band, sensor): i for i, band in taken}
             if len(names) < len(taken):
                 raise ValueError(f"a band is named twice: {', '.join(bands)}")

@@ -62,7 +62,7 @@ class SceneInfo:
         for name, theirs, own in (("unit", given.unit, self.unit), ("sensor", given.sensor, self.sensor)):
             if name == "sensor" and theirs and landsat.same_bands(theirs, self.sensor):
                 continue
-            if name == "unit" and self.dtype.startswith("float"):
+            if theirs == "reflectance" and self.dtype.startswith("float"):
                 continue  # what was computed of a product keeps its name and, by some programs, its scale and offset
             if theirs and own and theirs != own:
                 raise SceneError(f"{self.name}: {name}={theirs!r} was given, but by its name and metadata it is {own!r}")

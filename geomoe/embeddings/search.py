@@ -145,7 +145,8 @@ def _files(path: str) -> list[str]:
     """The files of embeddings that a path stands for."""
     if not is_catalogue(path):
         return [path]
-    files = [result.output for result in read_results(path) if result.output]
+    there = [result for result in read_results(path) if result.output]
+    files = [result.output for result in there if not result.error] or [result.output for result in there]
     if not files:
         raise ValueError(f"{path} holds no embeddings: every scene of its {RESULTS} failed")
     return files

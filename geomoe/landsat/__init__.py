@@ -15,6 +15,7 @@ from geomoe.landsat.bands import (
     is_band as is_band,
     is_other_band as is_other_band,
     lacks_coastal as lacks_coastal,
+    repeated_by_reducers as repeated_by_reducers,
     same_bands as same_bands,
     sensor_bands as sensor_bands,
     spectral_indices as spectral_indices,

@@ -124,6 +124,20 @@ def is_other_band(name: str, sensor: str = "landsat8") -> bool:
     return any(text.upper() in thermal or _OTHER_BANDS.fullmatch(text) for text in (name.strip(), *_number_and_title(name)))
 
 
+def repeated_by_reducers(names: Sequence[str], sensor: str = "landsat8") -> set[int]:
+    """Find the names of reducers whose band another one names plainly, which goes before: "SR_B4_p90" beside "SR_B4"."""
+    bands: list[str | None] = []
+    for name in names:
+        match = _BAND_IN_TEXT.search(text := _REDUCER.sub("", name.strip()))
+        try:
+            bands.append(band_name(match[1] if match else text, sensor))
+        except ValueError:
+            bands.append(None)
+    reduced = [_REDUCER.search(name.strip()) is not None for name in names]
+    plain = {band for band, is_reduced in zip(bands, reduced) if band and not is_reduced}
+    return {i for i, is_reduced in enumerate(reduced) if is_reduced and bands[i] in plain}
+
+
 def check_band_names(names: Sequence[str], sensor: str | None = None) -> None:
     """Raise ValueError where names are those of Sentinel-2's or MODIS's bands, whose numbers mean other wavelengths.
 
@@ -154,13 +168,17 @@ def bands_of_file(descriptions: Sequence[str | None], sensor: str | None = None)
     check_band_names(texts, sensor)
     texts = [match[1] if (match := _BAND_IN_TEXT.search(_REDUCER.sub("", text))) else text for text in texts]
     numbers = [match[1] if (match := _NUMBERED.fullmatch(text)) else text for text in texts]
-    if any(all(number in ("", str(i)) for i, number in enumerate(numbers, start)) for start in (0, 1)):
+    start = 0 if numbers[:1] == ["0"] else 1
+    if all(number in ("", str(i)) for i, number in enumerate(numbers, start)):
         return None
     if "0" in numbers and sum(map(str.isdecimal, numbers)) > 1:
         raise ValueError(f"its bands are {', '.join(texts)}: numbers from 0 on do not say which they are; {NAME_BANDS}")
     check_band_names(texts)
     found: dict[str, int] = {}
+    repeated = repeated_by_reducers([text or "" for text in descriptions], sensor or "landsat8")
     for i, (text, number) in enumerate(zip(texts, numbers)):
+        if i in repeated:
+            continue
         try:
             band = band_name(f"B{number}" if number.isdecimal() else text, sensor or "landsat8")
         except ValueError:

@@ -43,7 +43,7 @@ def check_unmasked(what: str, values: Any, advice: str = "leave these rows out")
 
 def check_finite(what: str, values: np.ndarray, advice: str = "leave these rows out") -> None:
     """Raise ValueError for NaN or infinite values of rows, (N, ...), and for such as large as float32's extremes: no data."""
-    usable = (values < _NO_DATA) & (values > -_NO_DATA)
+    usable = (values < np.float64(_NO_DATA)) & (values > np.float64(-_NO_DATA))  # of float16 too
     bad = np.asarray(~usable.all(axis=tuple(range(1, np.ndim(values)))))
     if not bad.any():
         return

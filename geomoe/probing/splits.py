@@ -361,6 +361,7 @@ def group_folds(groups: Sequence[Any] | np.ndarray, count: int = 5, seed: int = 
     """
     check_unmasked("groups", groups)
     rows = groups if isinstance(groups, list | tuple) else np.asarray(as_numpy(groups))
+    rows = [row.item() if hasattr(row, "item") and np.ndim(row) == 0 else row for row in rows]
     groups = [tuple(row) if isinstance(row, list | tuple | np.ndarray) else row for row in rows]
     none = [any(is_missing(x) or x == "" for x in (group if isinstance(group, tuple) else (group,))) for group in groups]
     if any(none):

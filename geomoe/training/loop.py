@@ -163,7 +163,10 @@ class Trainer:
         }
         if jax.process_index() == 0:
             opened.enter_context(locked(self.workdir))
-        open_run(self.workdir, facts)
+            open_run(self.workdir, facts)
+        parallel.wait("the run was opened")  # before the others compare their config with what it says
+        if jax.process_index() > 0:
+            open_run(self.workdir, facts)
         self.model, self.loss = MAE(model_config), LossConfig.from_section(config.loss.to_dict())
         optimizer, self.schedule = build_optimizer(config.optimizer, self.total_steps)
         train_step = make_train_step(
@@ -211,9 +214,11 @@ class Trainer:
 
     def run(self, stop: StopRequest) -> RunResult:
         """Train to the last step, or until a stop is requested, before the first step perhaps."""
+        if stop.requested:
+            return RunResult(self.step, self.step >= self.total_steps, self.val_loss)
         config, speed = self.config, Speed()
         norm = float(np.sqrt(sum(np.vdot(leaf, leaf) for leaf in jax.tree.leaves(parallel.fetch(self.state.params)))))
-        metrics, stopping = StepMetrics(norm, self.checkpoints.steps), stop.requested
+        metrics, stopping = StepMetrics(norm, self.checkpoints.steps), False
         batches = parallel.prefetch(self.data.train(self.step))
         speed.reset()
         while self.step < self.total_steps and not stopping:
