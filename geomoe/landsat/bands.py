@@ -126,6 +126,9 @@ def is_other_band(name: str, sensor: str = "landsat8") -> bool:
 
 def repeated_by_reducers(names: Sequence[str], sensor: str = "landsat8") -> set[int]:
     """Find the names of reducers whose band another one names plainly, which goes before: "SR_B4_p90" beside "SR_B4"."""
+    reduced = [_REDUCER.search(name.strip()) is not None for name in names]
+    if not any(reduced):
+        return set()
     bands: list[str | None] = []
     for name in names:
         match = _BAND_IN_TEXT.search(text := _REDUCER.sub("", name.strip()))
@@ -133,7 +136,6 @@ def repeated_by_reducers(names: Sequence[str], sensor: str = "landsat8") -> set[
             bands.append(band_name(match[1] if match else text, sensor))
         except ValueError:
             bands.append(None)
-    reduced = [_REDUCER.search(name.strip()) is not None for name in names]
     plain = {band for band, is_reduced in zip(bands, reduced) if band and not is_reduced}
     return {i for i, is_reduced in enumerate(reduced) if is_reduced and bands[i] in plain}
 
