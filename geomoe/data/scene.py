@@ -55,7 +55,8 @@ class SceneInfo:
         return None if self.unit is None else 1 if self.unit == "level1_dn" else 2
 
     def spec(self, given: InputSpec) -> InputSpec:
-        """Complete what a user says of a scene by what it says of itself; SceneError where the two contradict each other.
+        """Complete what a user says of a scene by what it says of itself; SceneError where the two contradict each other, but
+        for a given reflectance of floats.
 
         Where neither says a unit, numbers of 16 bits without a sign are taken for Collection 2's, with a `UnitWarning`.
         """

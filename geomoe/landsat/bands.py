@@ -124,6 +124,12 @@ def is_other_band(name: str, sensor: str = "landsat8") -> bool:
     return any(text.upper() in thermal or _OTHER_BANDS.fullmatch(text) for text in (name.strip(), *_number_and_title(name)))
 
 
+def _band_in(text: str) -> str:
+    """The band at the end of a text, as of a file's name, without a reducer's ending; the text where there is none."""
+    match = _BAND_IN_TEXT.search(_REDUCER.sub("", text.strip()))
+    return match[1] if match else text
+
+
 def repeated_by_reducers(names: Sequence[str], sensor: str = "landsat8") -> set[int]:
     """Find the names of reducers whose band another one names plainly, which goes before: "SR_B4_p90" beside "SR_B4"."""
     reduced = [_REDUCER.search(name.strip()) is not None for name in names]
@@ -131,9 +137,8 @@ def repeated_by_reducers(names: Sequence[str], sensor: str = "landsat8") -> set[
         return set()
     bands: list[str | None] = []
     for name in names:
-        match = _BAND_IN_TEXT.search(text := _REDUCER.sub("", name.strip()))
         try:
-            bands.append(band_name(match[1] if match else text, sensor))
+            bands.append(band_name(_band_in(name), sensor))
         except ValueError:
             bands.append(None)
     plain = {band for band, is_reduced in zip(bands, reduced) if band and not is_reduced}
@@ -168,7 +173,7 @@ def bands_of_file(descriptions: Sequence[str | None], sensor: str | None = None)
     """
     texts = [(text or "").strip() for text in descriptions]
     check_band_names(texts, sensor)
-    texts = [match[1] if (match := _BAND_IN_TEXT.search(_REDUCER.sub("", text))) else text for text in texts]
+    texts = [_band_in(text) for text in texts]
     numbers = [match[1] if (match := _NUMBERED.fullmatch(text)) else text for text in texts]
     start = 0 if numbers[:1] == ["0"] else 1
     if all(number in ("", str(i)) for i, number in enumerate(numbers, start)):

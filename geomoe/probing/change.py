@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from geomoe.probing.knn import METRICS
+from geomoe.probing.knn import check_metric
 from geomoe.probing.linear import fit_logistic
 from geomoe.probing.linear_model import LinearModel
 from geomoe.probing.metrics import as_numbers, bootstrap_change, change_metrics, check_finite, check_unmasked, is_number
@@ -27,14 +27,9 @@ def change_distance(before: np.ndarray, after: np.ndarray, metric: str = "cosine
     before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
     if metric == "euclidean":
         return np.linalg.norm(after - before, axis=1)
-    _check_metric(metric)
+    check_metric(metric)
     lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
     return 1 - (before * after).sum(axis=1) / np.where(lengths == 0, 1, lengths)
-
-
-def _check_metric(metric: str) -> None:
-    if metric not in METRICS:
-        raise ValueError(f"metric = {metric!r} is not one of {', '.join(METRICS)}")
 
 
 def change_probe(
@@ -60,7 +55,7 @@ def change_probe(
     """
     if method not in METHODS:
         raise ValueError(f"method = {method!r} is not one of {', '.join(METHODS)}")
-    _check_metric(metric)
+    check_metric(metric)
     if not is_number(C):
         raise ValueError(f"C = {C!r} must be one number, as nothing is held out to choose on")
     positive("C", C)

@@ -32,6 +32,12 @@ _TINY = 1e-28  # squared distances below, of vectors scaled to 1, lack digits in
 _EXTRA = 16  # on the shortlist beyond twice the neighbours asked for
 
 
+def check_metric(metric: str) -> None:
+    """Raise ValueError for a distance that is neither "euclidean" nor "cosine"."""
+    if metric not in METRICS:
+        raise ValueError(f"metric = {metric!r} is not one of {', '.join(METRICS)}")
+
+
 def _smallest(values: Array, count: int) -> tuple[Array, Array]:
     """Find the `count` smallest of each row, (Q, N) -> values and indices (Q, count), in two stages.
 
@@ -91,8 +97,7 @@ def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclid
     check_count("k", k, 1)
     if k > len(rows):
         raise ValueError(f"k = {k} is more than the {len(rows)} training rows")
-    if metric not in METRICS:
-        raise ValueError(f"metric = {metric!r} is not one of {', '.join(METRICS)}")
+    check_metric(metric)
     if metric == "cosine":  # |a/|a| - b/|b||^2 = 2 (1 - cos)
         rows, queries = _unit(rows, 0), _unit(queries, 1)
     exponent = np.frexp(max(np.abs(rows).max(initial=0), np.abs(queries).max(initial=0)))[1]
