@@ -527,6 +527,18 @@ def test_the_place_of_pixels_that_have_no_axes(encoder, form):
         np.testing.assert_allclose(cut, encoder.embed(window[:, ::-1], *where)[0], atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:.*read from GeoTransform")
+@pytest.mark.parametrize("form", ["xc and yc", "GeoTransform"])
+def test_the_middle_of_a_pixel_is_half_a_pixel_from_the_corner_of_the_file(form):
+    array = rotated(numbers(7, 12, 16), 12, 16)
+    if form == "GeoTransform":
+        array = array.drop_vars(["xc", "yc"])
+    for row, column in ((0, 0), (2, 5), (3.5, 0.5)):
+        place = read_xarray(array, InputSpec()).place(row, column)
+        x, y = (500_000 + 24 * (column + 0.5) + 18 * (row + 0.5), 5_300_000 + 18 * (column + 0.5) - 24 * (row + 0.5))
+        np.testing.assert_allclose(place, degrees(x, y), rtol=0, atol=1e-8)
+
+
 def test_a_transform_that_may_be_of_more_pixels_is_warned_of(encoder):
     """And degrees of pixels beside a projected CRS are no x and y of it; an empty transform is none."""
     array = rotated(numbers(7, 12, 16), 12, 16).drop_vars(["xc", "yc"])

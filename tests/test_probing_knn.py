@@ -98,3 +98,10 @@ def test_vectors_of_zeros_are_at_a_cosine_distance_of_1_from_all():
     turned = np.arange(6) != 2
     np.testing.assert_array_equal(index[turned], of[turned])
     np.testing.assert_allclose(distance[index == 7], 1, rtol=1e-6)
+
+
+def test_of_rows_at_the_same_place_the_first_is_nearest():
+    rows = np.array([[1, 0], [0, 1], [1, 0], [1, 0]], np.float32)
+    for metric in ("euclidean", "cosine"):
+        index, distances = nearest(rows, rows[:1], 3, metric)
+        assert index.tolist() == [[0, 2, 3]] and not distances.any()
