@@ -85,7 +85,9 @@ class Reference:
         side = m["img_size"] // size
         image = image.astype(np.float64)
         valid = (image != 0).all(axis=-1)
-        z = (image - np.array(self.facts["statistics"]["mean"])) / np.array(self.facts["statistics"]["std"])
+        statistics = self.facts["statistics"]
+        scaled = np.log(np.maximum(image * 0.0000275 - 0.2 + 0.1, 0.02)) if statistics.get("scale") == "log" else image
+        z = (scaled - np.array(statistics["mean"])) / np.array(statistics["std"])
         patches, present = [], []
         for row in range(side):
             for column in range(side):

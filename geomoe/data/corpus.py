@@ -6,10 +6,16 @@ are of one desert.
 """
 
 import dataclasses
+import json
+import math
 import os
 from collections.abc import Callable
 
+from geomoe.files import atomic_open
+from geomoe.landsat import LOG, Statistics
+
 BATCH = 64
+STATISTICS_FILE = "corpus_statistics.json"  # in the folder of datasets, as `geomoe convert --statistics` takes it
 SAMPLE = "bigearthnet_landsat/19"  # 200 patches of Europe, pretrained on without their labels
 
 
@@ -99,8 +105,30 @@ def training_mix() -> tuple[tuple[str, float], ...]:
     return tuple((source.dataset, source.share / BATCH) for source in TRAINING)
 
 
+def corpus_statistics(data_dir: str) -> Statistics:
+    """Compute the statistics by which the released encoders z-score images: of the training sources, each weighed by its share.
+
+    They are of the logarithm of reflectance, so that no source's clouds or brightness hide what varies in another.
+
+    Raises:
+        geomoe.data.DatasetNotPreparedError: a source is not prepared.
+    """
+    from geomoe import data  # imports TensorFlow
+
+    shares = dict(training_mix())
+    shares[SAMPLE] = 1 - sum(shares.values())
+    parts = [(share, data.compute_statistics(name, "train", data_dir, scale=LOG)) for name, share in shares.items()]
+    means, stds = [], []
+    for band in range(len(parts[0][1].mean)):
+        mean = sum(share * of_source.mean[band] for share, of_source in parts)
+        square = sum(share * (of_source.mean[band] ** 2 + of_source.std[band] ** 2) for share, of_source in parts)
+        means.append(mean)
+        stds.append(math.sqrt(square - mean**2))
+    return dataclasses.replace(parts[0][1], mean=tuple(means), std=tuple(stds), source="computed:corpus")
+
+
 def prepare_corpus(folder: str, data_dir: str, progress: Callable[[str, int], None] = lambda name, patches: None) -> None:
-    """Cut every image into a dataset of its own; those that are prepared are left as they are.
+    """Cut every image into a dataset of its own; those that are prepared are left as they are. `STATISTICS_FILE` is written.
 
     Args:
         folder: holds `landsat_zoo`, `landsat_level1_scene` and `landsat_sample`.
@@ -122,3 +150,5 @@ def prepare_corpus(folder: str, data_dir: str, progress: Callable[[str, int], No
     builder = BUILDERS["bigearthnet_landsat"](source=sample, data_dir=data_dir, config="19", keep_nodata=True)
     builder.download_and_prepare()
     progress(SAMPLE, builder.info.splits["train"].num_examples)
+    with atomic_open(os.path.join(data_dir, STATISTICS_FILE)) as file:
+        json.dump(dict(corpus_statistics(data_dir)), file, indent=1)

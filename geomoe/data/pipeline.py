@@ -20,7 +20,7 @@ from geomoe.data.builders import BUILDERS
 from geomoe.data.builders.base import check_config_name, read_manifest, shard_content
 from geomoe.data.preprocess import RANDOM_RESIZE_MODES, RESIZE_MODES, has_data
 from geomoe.data.tensorflow_setup import tf, tfds
-from geomoe.landsat import COMPUTED, Statistics
+from geomoe.landsat import COMPUTED, LINEAR, Statistics
 
 AUTOTUNE = tf.data.AUTOTUNE
 _SHUFFLE_BUFFER = 16384  # records; they are shuffled once when they are written, so this only varies the epochs
@@ -323,12 +323,20 @@ def num_examples(source: tfds.core.DatasetBuilder, split: str) -> int:
 
 
 def compute_statistics(
-    name_or_builder: str | tfds.core.DatasetBuilder, split: str, data_dir: str | os.PathLike[str] = "data"
+    name_or_builder: str | tfds.core.DatasetBuilder,
+    split: str,
+    data_dir: str | os.PathLike[str] = "data",
+    *,
+    scale: str = LINEAR,
 ) -> Statistics:
-    """Compute band means and standard deviations over the valid pixels (no 0 in any band) of a split, in digital numbers."""
+    """Compute band means and standard deviations over the valid pixels (no 0 in any band) of a split.
+
+    Args:
+        scale: "linear", in digital numbers, or "log", of the logarithm of reflectance (`geomoe.landsat.Statistics`).
+    """
     source = builder(name_or_builder, data_dir) if isinstance(name_or_builder, str) else name_or_builder
     bands = len(landsat.BANDS)
-    moments = landsat.Moments(bands)
+    moments = landsat.Moments(bands, scale)
     for fields in _raw_records(source, split).batch(64).map(records.parse, AUTOTUNE):
         images = [np.frombuffer(value, np.uint16).reshape(-1, bands) for value in fields["image/value"].numpy()]
         moments.add(np.concatenate([image[has_data(image)] for image in images]))

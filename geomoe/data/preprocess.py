@@ -127,9 +127,9 @@ class InputSpec:
             raise ValueError(f"statistics = {COMPUTED!r} are those of images: give the images, or the statistics themselves")
         return None if self.statistics is None else Statistics.of(self.statistics)
 
-    def measured(self, parts: Iterable["Part"], bands: Sequence[str], of: str) -> Self:
+    def measured(self, parts: Iterable["Part"], bands: Sequence[str], scale: str, of: str) -> Self:
         """Compute the images' own statistics where they are asked for; arguments as for `measure`, read only then."""
-        return dataclasses.replace(self, statistics=measure(parts, bands, of)) if self.statistics == COMPUTED else self
+        return dataclasses.replace(self, statistics=measure(parts, bands, scale, of)) if self.statistics == COMPUTED else self
 
     def check_masked(self, option: str) -> None:
         """Raise ValueError where pixels without data speak, so that an option which names such pixels would be ignored."""
@@ -400,7 +400,7 @@ def _cut(part: Part) -> Iterator[Part]:
             yield spec.part(place[0]), images[place], None if counts is None else counts[place]
 
 
-def measure(parts: Iterable[Part], bands: Sequence[str], of: str) -> Statistics:
+def measure(parts: Iterable[Part], bands: Sequence[str], scale: str, of: str) -> Statistics:
     """Compute the statistics of images themselves, of Collection 2 digital numbers in the model's bands.
 
     Args:
@@ -408,12 +408,13 @@ def measure(parts: Iterable[Part], bands: Sequence[str], of: str) -> Statistics:
             is all that hold data.
         bands: the model's. Where the coastal one lacks, the blue one's statistics stand in; others that lack have mean 0 and
             standard deviation 1, as all have where no pixel holds data.
+        scale: of the model's statistics, which theirs are on too.
         of: what the images are, for the record.
 
     Raises:
         ValueError: values are none of the unit, or a band has one number alone.
     """
-    moments = landsat.Moments(len(bands))
+    moments = landsat.Moments(len(bands), scale)
     try:
         for spec, images, counts in itertools.chain.from_iterable(map(_cut, parts)):
             spec = spec.known()
@@ -491,7 +492,7 @@ def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any],
     of its pixels have a reflectance below -0.05, which nothing on Earth has.
 
     Args:
-        z: (N, S, S, C), z-scored by `statistics` in Collection 2 digital numbers.
+        z: (N, S, S, C), z-scored by `statistics` of Collection 2 digital numbers.
         valid: (N, S, S) bool, which pixels count.
 
     Warns:
@@ -499,14 +500,16 @@ def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any],
     """
     if not valid.any():
         return
-    pixels = z[valid]
+    pixels, of_training = z[valid], Statistics.of(statistics)
+    means = pixels.mean(axis=0)
+    in_dn = [of_training.unnormalize(values) for values in (means, -np.ones_like(means), np.ones_like(means))]
     far = [
-        f"{band}: mean {value * std + mean:.0f} where training had {mean:.0f} +- {std:.0f}"
-        for band, value, mean, std in zip(bands, pixels.mean(axis=0), statistics["mean"], statistics["std"])
-        if abs(value) > _FAR
+        f"{band}: mean {value:.0f} where training had {low:.0f} to {high:.0f}"
+        for band, mean, value, low, high in zip(bands, means, *in_dn)
+        if abs(mean) > _FAR
     ]
     limit = (_IMPOSSIBLE - landsat.REFLECTANCE_OFFSET) / landsat.REFLECTANCE_SCALE
-    below = (pixels < Statistics.of(statistics).normalize(np.full(len(bands), limit, np.float32))).mean(axis=0)
+    below = (pixels < of_training.normalize(np.full(len(bands), limit, np.float32))).mean(axis=0)
     far += [
         f"{band}: {share:.0%} of the pixels have a reflectance below {_IMPOSSIBLE}"
         for band, share in zip(bands, below)

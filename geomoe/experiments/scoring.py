@@ -155,7 +155,7 @@ class Scorer:
         self.transfer: list[Patches] = []
         if transfer:
             other = data.builder(transfer, data_dir)
-            statistics = data.compute_statistics(other, "train")
+            statistics = data.compute_statistics(other, "train", scale=encoder.statistics.scale)
             parts = [f"{part}[:{min(most, data.num_examples(other, part))}]" for part, most in _TRANSFER.items()]
             options: dict[str, Any] = dict(statistics=statistics, nodata=nodata)
             self.transfer = [load_patches(encoder, transfer, part, data_dir, **options) for part in parts]

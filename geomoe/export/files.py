@@ -28,7 +28,7 @@ def function_facts(encoder: PretrainedEncoder, pool: Pool) -> dict[str, Any]:
         "output": ["N", *([cfg.num_tokens] * (pool == TOKENS)), pool_width(cfg, pool)],
         "bands": list(encoder.bands),
         "unit": "collection2_dn",
-        "normalisation (inside)": {key: encoder.statistics[key] for key in ("mean", "std")},
+        "normalisation (inside)": {key: getattr(encoder.statistics, key) for key in ("mean", "std", "scale")},
         "pool": pool_name(pool),
         "encoder": encoder.source,
         "geomoe_version": __version__,

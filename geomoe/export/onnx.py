@@ -221,6 +221,9 @@ def _patches(g: _Graph, cfg: ModelConfig, statistics: Statistics, images: _Value
         return x.reshape(0, cfg.num_patches, channels, p * p)
 
     mean, std = (np.asarray(values, np.float32) for values in (statistics.mean, statistics.std))
+    if statistics.scale == landsat.LOG:
+        reflectance = images * np.float32(landsat.REFLECTANCE_SCALE) + np.float32(landsat.REFLECTANCE_OFFSET)
+        images = g.Log(g.Max(reflectance + np.float32(landsat.LOG_SHIFT), np.float32(landsat.LOG_LEAST)))
     z = patchify(g.Where(holds.cast(onnx.TensorProto.BOOL), (images - mean) / std, 0), bands)
     holds = patchify(holds, 1)
     count = holds.sum(-1, keepdims=True)  # (B, P, 1, 1)

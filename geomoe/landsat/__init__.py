@@ -47,6 +47,11 @@ from geomoe.landsat.quality import (
 from geomoe.landsat.statistics import (
     COLLECTION2 as COLLECTION2,
     COMPUTED as COMPUTED,
+    LINEAR as LINEAR,
+    LOG as LOG,
+    LOG_LEAST as LOG_LEAST,
+    LOG_SHIFT as LOG_SHIFT,
+    SCALES as SCALES,
     STATISTICS as STATISTICS,
     Moments as Moments,
     Statistics as Statistics,

@@ -1,4 +1,9 @@
-"""Band means and standard deviations, computed in one place, and the z-score by them: one pair `normalize`, `unnormalize`."""
+"""Band means and standard deviations, computed in one place, and the z-score by them: one pair `normalize`, `unnormalize`.
+
+The z-score is of the numbers as they are, or of a logarithm ("log"): ln(reflectance + 0.1). Clouds are far brighter than any
+ground, so that by a standard deviation which holds both the ground is almost constant; in the logarithm a forest's band and a
+desert's vary alike.
+"""
 
 import dataclasses
 import hashlib
@@ -8,8 +13,12 @@ from typing import Any, Self
 
 import numpy as np
 
+from geomoe.landsat.units import REFLECTANCE_OFFSET, REFLECTANCE_SCALE
+
 COMPUTED = "computed"  # where statistics are named: those of the images themselves
 COLLECTION2 = "collection2_dn"  # the unit of the numbers that encoders are given
+LINEAR, LOG = SCALES = "linear", "log"  # on which z-scores are
+LOG_SHIFT, LOG_LEAST = 0.1, 0.02  # of "log": ln(max(reflectance + LOG_SHIFT, LOG_LEAST))
 # In digital numbers, as published with the datasets.
 STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
     "bigearthnet_landsat": {
@@ -27,14 +36,16 @@ STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
 class Statistics(Mapping[str, Any]):
     """Mean and standard deviation (above 0) of each band, and the z-score (value - mean) / std.
 
-    As a mapping it has the keys "mean", "std", "source" and, where it is said, "unit", which is how files hold it:
-    `dict(statistics)`.
+    As a mapping it has the keys "mean", "std", "source" and, unless "" and "linear", "unit" and "scale", which is how files
+    hold it: `dict(statistics)`.
 
     Attributes:
         mean, std: (C,) floats.
         source: where they come from, as "published:bigearthnet_landsat" or "computed:...".
         unit: "collection2_dn" where they are of Collection 2 digital numbers in the model's bands, whatever images come in; ""
             where they are of the images' own unit and channels.
+        scale: "linear", or "log" where mean and std are of ln(reflectance + 0.1), reflectance being at least -0.08; `normalize`
+            takes Collection 2 digital numbers all the same.
 
     >>> statistics = Statistics((9000.0,), (3000.0,), "by hand")
     >>> statistics.normalize(np.array([[12000.0]])).tolist(), statistics.unnormalize(np.array([[1.0]])).tolist()
@@ -45,6 +56,7 @@ class Statistics(Mapping[str, Any]):
     std: tuple[float, ...]
     source: str
     unit: str = ""
+    scale: str = LINEAR
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
@@ -58,21 +70,32 @@ class Statistics(Mapping[str, Any]):
             raise ValueError(f"statistics of {self.source}: mean {self.mean} and std {self.std} {rule}")
         if self.unit not in ("", COLLECTION2):
             raise ValueError(f"statistics of {self.source}: unit = {self.unit!r} is not {COLLECTION2!r}, nor left out")
+        if self.scale not in SCALES:
+            raise ValueError(f"statistics of {self.source}: scale = {self.scale!r} is not {' or '.join(map(repr, SCALES))}")
+        if self.scale == LOG and not self.unit:
+            raise ValueError(f"statistics of {self.source}: scale = {LOG!r} is of reflectance; say unit = {COLLECTION2!r}")
 
     def __getitem__(self, key: str) -> Any:
-        said = {"unit": self.unit} if self.unit else {}
-        return {"mean": list(self.mean), "std": list(self.std), "source": self.source, **said}[key]
+        if key not in self._keys:
+            raise KeyError(key)
+        value = getattr(self, key)
+        return list(value) if key in ("mean", "std") else value
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        return ("mean", "std", "source", *(["unit"] if self.unit else []), *(["scale"] if self.scale != LINEAR else []))
 
     def __iter__(self) -> Iterator[str]:
-        return iter(("mean", "std", "source", "unit") if self.unit else ("mean", "std", "source"))
+        return iter(self._keys)
 
     def __len__(self) -> int:
-        return 3 + bool(self.unit)
+        return len(self._keys)
 
     @property
     def digest(self) -> str:
-        """The start of a SHA-256 of mean and standard deviation: the same for the same numbers, wherever they come from."""
-        return hashlib.sha256(repr((self.mean, self.std)).encode()).hexdigest()[:8]
+        """The start of a SHA-256 of what decides the z-score: the same for the same numbers, wherever they come from."""
+        scale = () if self.scale == LINEAR else (self.scale,)
+        return hashlib.sha256(repr((self.mean, self.std, *scale)).encode()).hexdigest()[:8]
 
     def of_collection2(self) -> Self:
         """The same, said to be of Collection 2 digital numbers in the model's bands."""
@@ -80,7 +103,7 @@ class Statistics(Mapping[str, Any]):
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
-        """Take the statistics themselves, or those of a mapping with "mean", "std" and (where there is one) "source"."""
+        """Take the statistics themselves, or those of a mapping with "mean", "std" and, where it has them, the other keys."""
         if missing := [key for key in ("mean", "std") if key not in values]:
             raise ValueError(
                 f"statistics lack {missing[0]!r}: they are a mapping with 'mean' and 'std', one number a band each"
@@ -89,18 +112,22 @@ class Statistics(Mapping[str, Any]):
             return values
         if not all(np.iterable(values[key]) for key in ("mean", "std")):
             raise ValueError("mean and std of statistics are sequences, one number a band each")
-        return cls(values["mean"], values["std"], values.get("source", "unnamed"), values.get("unit", ""))
+        return cls(
+            values["mean"], values["std"], values.get("source", "unnamed"), values.get("unit", ""), values.get("scale", LINEAR)
+        )
 
     @classmethod
     def published(cls, dataset: str) -> Self:
         """Look up those of "bigearthnet_landsat" or "eurosat_landsat", in Collection 2 digital numbers; else ValueError."""
         if dataset not in STATISTICS:
             raise ValueError(f"no published statistics of {dataset!r}; there are {', '.join(STATISTICS)}")
-        return cls(**STATISTICS[dataset], source=f"published:{dataset}", unit=COLLECTION2)
+        values = STATISTICS[dataset]
+        return cls(values["mean"], values["std"], f"published:{dataset}", COLLECTION2)
 
     def select(self, bands: Sequence[int]) -> Self:
         """Take those of some of the bands, by index."""
-        return type(self)(tuple(self.mean[i] for i in bands), tuple(self.std[i] for i in bands), self.source, self.unit)
+        mean, std = (tuple(values[i] for i in bands) for values in (self.mean, self.std))
+        return dataclasses.replace(self, mean=mean, std=std)
 
     def normalize(self, images: Any, out: np.ndarray | None = None) -> Any:
         """Compute z-scores of (..., C) values; numpy or jax arrays, in float32 where the images are float32.
@@ -110,18 +137,29 @@ class Statistics(Mapping[str, Any]):
         """
         mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
         if out is None:
-            return (images - mean) / std
+            return (_on_scale(images, self.scale) - mean) / std
         if not out.flags.c_contiguous:
             raise ValueError("out must be contiguous")
         columns = out.shape[-2]
         rows = out.reshape(*out.shape[:-2], -1)  # long rows: numpy is slow on a last axis of seven
-        np.subtract(images.reshape(rows.shape), np.tile(mean, columns), out=rows)
+        np.subtract(_on_scale(images.reshape(rows.shape), self.scale), np.tile(mean, columns), out=rows)
         np.divide(rows, np.tile(std, columns), out=rows)
         return out
 
     def unnormalize(self, z: Any) -> Any:
         """Compute values from (..., C) z-scores; the inverse of `normalize`."""
-        return z * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
+        values = z * np.asarray(self.std, np.float32) + np.asarray(self.mean, np.float32)
+        if self.scale == LINEAR:
+            return values
+        return (values.__array_namespace__().exp(values) - LOG_SHIFT - REFLECTANCE_OFFSET) / REFLECTANCE_SCALE
+
+
+def _on_scale(values: Any, scale: str) -> Any:
+    """Bring Collection 2 digital numbers, a numpy or jax array, to the scale that their z-score is on; float32 stays so."""
+    if scale == LINEAR:
+        return values
+    namespace = values.__array_namespace__()
+    return namespace.log(namespace.maximum(values * REFLECTANCE_SCALE + (REFLECTANCE_OFFSET + LOG_SHIFT), LOG_LEAST))
 
 
 class Moments:
@@ -129,14 +167,16 @@ class Moments:
 
     Args:
         bands: how many there are.
+        scale: of the z-score, "linear" or "log".
     """
 
-    def __init__(self, bands: int) -> None:
+    def __init__(self, bands: int, scale: str = LINEAR) -> None:
+        self.scale = scale
         self.count, self._sum, self._squares = (np.zeros(bands) for _ in range(3))  # pixels of each band
 
     def add(self, pixels: np.ndarray, bands: Sequence[int] | slice = slice(None)) -> None:
         """Add pixels (M, C) that hold data, of some of the bands."""
-        pixels = pixels.astype(np.float64)
+        pixels = _on_scale(pixels.astype(np.float64), self.scale)
         self.count[bands] += len(pixels)
         self._sum[bands] += pixels.sum(axis=0)
         self._squares[bands] += np.einsum("mc,mc->c", pixels, pixels)
@@ -157,4 +197,4 @@ class Moments:
         if (flat := variance <= 1e-12 * np.square(mean)).any():
             same = f"all pixels have one number, {mean[flat.argmax()]:g}, in band {int(flat.argmax()) + 1}"
             raise ValueError(f"{same}, so there is no z-score by their own statistics")
-        return Statistics(tuple(mean), tuple(np.sqrt(variance)), source, COLLECTION2)
+        return Statistics(tuple(mean), tuple(np.sqrt(variance)), source, COLLECTION2, self.scale)

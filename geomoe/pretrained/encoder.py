@@ -220,7 +220,7 @@ class PretrainedEncoder:
         size = self.config.img_size
         stride = window_stride(stride, size)
         described = describe(spec, description, normalized=False) or InputSpec()
-        dates = read_dates(scene, lat, lon, time, described, valid, layout, self.bands)
+        dates = read_dates(scene, lat, lon, time, described, valid, layout, self.bands, self.statistics.scale)
         z = np.full((*dates.grid(size, stride), pool_width(self.config, pool)), np.nan, np.float32)
         for part in dates.windows(size, stride, min_valid):
             options: dict[str, Any] = dict(batch_size=batch_size, spec=dates.spec, valid=part.valid)
@@ -294,7 +294,9 @@ class PretrainedEncoder:
         """Check images, and complete what is said of them: None where they are z-scored already."""
         cfg, spec = self.config, None if given.spec is None else given.spec.known()
         user = read_images(given, spec, (cfg.img_size, cfg.img_size, cfg.in_channels))
-        return user, None if spec is None else spec.measured(user.described(spec), self.bands, "these images")
+        if spec is not None:
+            spec = spec.measured(user.described(spec), self.bands, self.statistics.scale, "these images")
+        return user, spec
 
     def _batches(
         self, user: UserImages, spec: InputSpec | None, batch_size: int

@@ -203,10 +203,9 @@ def save_torch_checkpoint(
     state = torch_state(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params), config)
     tree = {"epoch": 0, "model_state": state, "best_train_loss": float("inf")}
     if statistics is not None:
-        numbers = {"mean": statistics.mean, "std": statistics.std, "source": statistics.source}
         heads = {"num_heads": config.num_heads, "num_groups": config.num_groups}
         model = {"model": json.dumps(config.to_dict())}  # the weights do not tell all of it: top_k, the decoder's heads ...
-        tree[_EXTRA] = {"statistics": numbers, "normalised_targets": normalised_targets, **heads, **model}
+        tree[_EXTRA] = {"statistics": dict(statistics), "normalised_targets": normalised_targets, **heads, **model}
     elif unsaid := _unsaid(state, config):
         raise ValueError(
             f"{os.fspath(path)}: the weights do not say {unsaid} of the model; give the statistics as well, with which "

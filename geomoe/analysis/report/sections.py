@@ -75,13 +75,15 @@ def config(run: Mapping[str, Any], encoder: PretrainedEncoder) -> str:
     changed = [(key, value, published.get(key)) for key, value in sorted(values.items()) if published.get(key) != value]
     whole = html.escape(json.dumps(run["config"], indent=1))
     statistics = encoder.statistics
-    bands = [(b, f"{m:.0f}", f"{s:.0f}") for b, m, s in zip(encoder.bands, statistics["mean"], statistics["std"])]
+    one = np.ones(len(encoder.bands), np.float32)
+    ends = [statistics.unnormalize(sign * one) for sign in (-1, 0, 1)]
+    bands = [(band, *(f"{value:.0f}" for value in values)) for band, *values in zip(encoder.bands, *ends)]
     return (
         "<p>What differs from the published recipe:</p>"
         + table(("key", "this run", "published"), changed)
         + f"<details><summary>the whole config</summary><pre>{whole}</pre></details>"
         + f"<details><summary>normalisation: {html.escape(statistics['source'])}</summary>"
-        + table(("band", "mean, digital numbers", "standard deviation"), bands)
+        + table(("band", "digital number of z-score -1", "0", "1"), bands)
         + "</details>"
     )
 
