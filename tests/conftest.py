@@ -1,6 +1,7 @@
 """Shared paths, small data, tiny models and runs."""
 
 import csv
+import dataclasses
 import importlib.util
 import os
 import pathlib
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from geomoe import compilation
+from geomoe.landsat import Statistics
 
 DATA = pathlib.Path(__file__).parent / "data"
 ROOT = pathlib.Path(__file__).parent.parent
@@ -32,6 +34,17 @@ if os.environ["JAX_PLATFORMS"] != "cpu":
 os.environ["GEOMOE_CACHE"] = str(ROOT / ".cache" / "jax")
 jax.config.update("jax_compilation_cache_dir", os.environ["GEOMOE_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def on_scale(dn, scale):
+    """Collection 2 digital numbers as the z-score takes them."""
+    return np.log(np.maximum(np.float64(dn) * 0.0000275 - 0.2 + 0.1, 0.02)) if scale == "log" else np.float64(dn)
+
+
+def with_scale(encoder, scale):
+    """An encoder whose statistics are on a scale."""
+    statistics = Statistics((-1.6,) * 7, (0.45,) * 7, "by hand", "collection2_dn", "log")
+    return dataclasses.replace(encoder, statistics=statistics) if scale == "log" else encoder
 
 
 def load_module(path):

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from conftest import on_scale
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
 from geomoe import data, metadata
@@ -35,12 +36,16 @@ def batches(synthetic_dir, statistics):
     return take
 
 
-def test_statistics_are_those_of_the_valid_pixels(statistics):
+def test_statistics_are_those_of_the_valid_pixels(statistics, synthetic_dir):
     images = [synthetic.scene(0, "train", i).image for i in range(96)]
     valid = np.concatenate([im[(im != 0).all(axis=-1)] for im in images]).astype(np.float64)
     np.testing.assert_allclose(statistics.mean, valid.mean(axis=0), rtol=1e-9)
     np.testing.assert_allclose(statistics.std, valid.std(axis=0), rtol=1e-6)
     assert statistics.source == "computed:synthetic_landsat/small/1.0.0:train"
+    of_log = data.compute_statistics(NAME, "train", synthetic_dir, scale="log")
+    np.testing.assert_allclose(of_log.mean, on_scale(valid, "log").mean(axis=0), rtol=1e-9)
+    np.testing.assert_allclose(of_log.std, on_scale(valid, "log").std(axis=0), rtol=1e-6)
+    assert (of_log.scale, statistics.scale) == ("log", "linear")
 
 
 def test_a_pass_holds_every_patch_once_with_all_that_belongs_to_it(batches, statistics):

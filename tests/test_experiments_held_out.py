@@ -1,10 +1,11 @@
 """Scores on held-out sources: free labels, few labels, and the same ground on another date."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
-from conftest import PTH
+from conftest import PTH, on_scale, with_scale
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
 from geomoe import data
@@ -41,6 +42,15 @@ def test_an_image_is_cut_within_the_rows_of_each_source(tmp_path, monkeypatch):
     monkeypatch.setattr(corpus, "HELD_OUT", (Source("south", rows=(50, 100), **cut),))
     counts = {}
     corpus.prepare_corpus(str(tmp_path), str(tmp_path / "data"), counts.__setitem__)
+    found = json.loads((tmp_path / "data" / corpus.STATISTICS_FILE).read_text())
+    north = pixels(size=(100, 60))[:40]
+    sample = pixels()
+    sources = [on_scale(image.reshape(-1, 7), "log") for image in (north, sample)]
+    mean = sum(share * values.mean(axis=0) for share, values in zip((8 / 64, 56 / 64), sources))
+    variance = sum(share * np.square(values - mean).mean(axis=0) for share, values in zip((8 / 64, 56 / 64), sources))
+    np.testing.assert_allclose(found["mean"], mean, rtol=1e-6)
+    np.testing.assert_allclose(found["std"], np.sqrt(variance), rtol=1e-5)
+    assert (found["unit"], found["scale"]) == ("collection2_dn", "log")
     assert counts == {"landsat_scene/north": 6, "landsat_scene/south": 6, SAMPLE: 1}
     for name, first in (("north", 0), ("south", 50)):
         batch = next(
@@ -218,3 +228,7 @@ def test_windows_are_z_scored_by_the_statistics_of_their_source_or_of_the_encode
     for own_statistics, statistics in ((True, own), (False, None)):
         z = held_out.encoder_features(encoder, own_statistics=own_statistics)(some)
         np.testing.assert_allclose(z, encoder.embed(dn, statistics=statistics), atol=1e-4)
+    encoder = with_scale(encoder, "log")
+    for own_statistics, statistics in ((True, "computed"), (False, None)):
+        z = held_out.encoder_features(encoder, own_statistics=own_statistics)(some)
+        np.testing.assert_allclose(z, encoder.embed(dn, statistics=statistics), atol=1e-3)

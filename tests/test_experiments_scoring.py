@@ -57,7 +57,7 @@ class Means:
     """An encoder whose embedding is the mean of the image, with the metadata that it is given where the pool says so."""
 
     config = ModelConfig(width=5, num_heads=1, num_groups=1, img_size=8, in_channels=5)
-    statistics = {"source": "none"}
+    statistics = types.SimpleNamespace(source="none", scale="log")
 
     def embed_batch(self, images, fields, pool, size, valid):
         assert pool in (("mean",), ("mean", "metadata"))
@@ -77,7 +77,7 @@ def patches(monkeypatch):
         by_split[split] = scoring.Patches(whole, whole + noise, *np.ones((2, count, 8, 8), bool), fields, labels)
 
     def load_patches(encoder, name, split, data_dir, **options):
-        assert options == {"nodata": "masked"} | ({"statistics": "those of the other"} if name == "other" else {})
+        assert options == {"nodata": "masked"} | ({"statistics": "log of the other"} if name == "other" else {})
         return by_split[f"other {split}" if name == "other" else split]
 
     monkeypatch.setattr(scoring, "load_patches", load_patches)
@@ -87,7 +87,7 @@ def patches(monkeypatch):
         "data",
         types.SimpleNamespace(
             builder=lambda *args: "builder",
-            compute_statistics=lambda builder, split: "those of the other",
+            compute_statistics=lambda builder, split, scale: f"{scale} of the other",
             num_examples=lambda builder, split: sizes[split],
         ),
     )

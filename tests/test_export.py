@@ -12,7 +12,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import PTH
+from conftest import PTH, with_scale
 
 import geomoe
 from geomoe import landsat, metadata
@@ -35,6 +35,15 @@ def some():
     images = rng.integers(7000, 20000, (5, 8, 8, 7)).astype(np.uint16)
     images[1, :2, :3] = images[3, :3, 5] = 0
     return images, dict(lat=rng.uniform(-60, 60, 5), lon=rng.uniform(-180, 180, 5), time=time)
+
+
+def test_stablehlo_holds_statistics_of_the_logarithm(tmp_path, some):
+    images, place = some
+    encoder = with_scale(geomoe.load(PTH), "log")
+    stablehlo.export_encoder(encoder, tmp_path / "a.stablehlo", platforms=[here()])
+    function = jax.export.deserialize(bytearray((tmp_path / "a.stablehlo").read_bytes()))
+    out = function.call(images.astype(np.float32), *metadata.encode(**place))
+    np.testing.assert_allclose(out, encoder.embed(images, **place), atol=2e-5)
 
 
 def test_stablehlo_runs_without_the_package(tmp_path, some):

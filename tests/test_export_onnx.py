@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import PTH, ROOT, load_module
+from conftest import PTH, ROOT, load_module, with_scale
 
 import geomoe
 from geomoe import landsat, metadata
@@ -87,6 +87,11 @@ def test_every_architecture_equals_jax(model, tmp_path):
         tmp_path / "encoder.onnx",
         ("cls", "patch_std", "metadata_tokens", "stages"),
     )
+
+
+def test_statistics_of_the_logarithm_are_inside(encoder, tmp_path):
+    compare(with_scale(encoder, "log"), tmp_path / "encoder.onnx")
+    assert json.loads((tmp_path / "encoder.onnx.json").read_text())["normalisation (inside)"]["scale"] == "log"
 
 
 def test_equal_logits_go_to_the_lower_experts(tmp_path):

@@ -1,12 +1,15 @@
 """The one z-score."""
 
+import dataclasses
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import on_scale
 
-from geomoe.landsat import STATISTICS, Moments, Statistics
+from geomoe.landsat import SCALES, STATISTICS, Moments, Statistics
 
 PUBLISHED = {"bigearthnet_landsat": (9405.194, 3130.776), "eurosat_landsat": (8515.321, 4044.071)}  # first mean, last std
 
@@ -29,6 +32,35 @@ def test_z_scores_and_back():
     assert statistics.normalize(images, out=images) is images
     np.testing.assert_array_equal(images, z)
     np.testing.assert_array_equal(statistics.select([1]).normalize(np.array([[1050.0]])), [[1.0]])
+
+
+def test_z_scores_of_the_logarithm_of_reflectance():
+    """Reflectance 0.1, 0.5 and 0.9 are ln(0.2), ln(0.6) and ln(1); nothing is below ln(0.02)."""
+    statistics = Statistics((-1.5, 0.0), (0.5, 2.0), "by hand", "collection2_dn", "log")
+    reflectance = np.array([[[0.1, 0.5], [0.9, -0.2], [-0.1, -0.08]]])
+    images = ((reflectance + 0.2) / 0.0000275).astype(np.float32)
+    dark = -3.912023
+    expected = [[[(-1.609438 + 1.5) / 0.5, -0.510826 / 2], [1.5 / 0.5, dark / 2], [(dark + 1.5) / 0.5, dark / 2]]]
+    z = statistics.normalize(images)
+    np.testing.assert_allclose(z, expected, atol=2e-5)
+    assert z.dtype == np.float32
+    np.testing.assert_allclose(jax.jit(statistics.normalize)(images), z, atol=1e-5)
+    back = np.where(reflectance < -0.08, -0.08, reflectance)
+    for values in (statistics.unnormalize(z), jax.jit(statistics.unnormalize)(z)):
+        np.testing.assert_allclose(values * 0.0000275 - 0.2, back, atol=1e-5)
+    np.testing.assert_array_equal(statistics.normalize(images, out=np.empty_like(images)), z)
+    assert statistics.normalize(images, out=images) is images
+    np.testing.assert_array_equal(images, z)
+    assert statistics.select([1]) == Statistics((0.0,), (2.0,), "by hand", "collection2_dn", "log")
+    assert Statistics.of(json.loads(json.dumps(dict(statistics)))) == statistics and dict(statistics)["scale"] == "log"
+    linear = dataclasses.replace(statistics, scale="linear")
+    assert "scale" not in linear and linear.digest != statistics.digest
+    for change, message in (
+        ({"unit": ""}, "scale = 'log' is of reflectance; say unit"),
+        ({"scale": "sqrt"}, "not 'linear' or 'log'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Statistics.of({**dict(statistics), **change})
 
 
 def test_writing_in_place_gives_the_same_bits():
@@ -65,17 +97,18 @@ def test_what_is_no_statistics_is_named():
             Statistics.of(values)
 
 
-def test_statistics_follow_from_parts_of_the_pixels():
+@pytest.mark.parametrize("scale", SCALES)
+def test_statistics_follow_from_parts_of_the_pixels(scale):
     """Of some bands at once: those without a pixel have no statistics of their own."""
     pixels = np.random.default_rng(0).integers(7000, 60000, (500, 7)).astype(np.uint16)
-    moments = Moments(8)
+    moments, values = Moments(8, scale), on_scale(pixels, scale)
     for part in np.split(pixels, [3, 3, 200]):
         moments.add(part[:, :4], slice(4))
         moments.add(part[:, 4:], [4, 5, 7])
     statistics = moments.statistics("here")
-    np.testing.assert_allclose(statistics.mean, [*pixels.mean(axis=0)[:6], 0, pixels.mean(axis=0)[6]], rtol=1e-12)
-    np.testing.assert_allclose(statistics.std, [*pixels.std(axis=0)[:6], 1, pixels.std(axis=0)[6]], rtol=1e-9)
-    assert statistics.source == "here" and statistics.unit == "collection2_dn"
+    np.testing.assert_allclose(statistics.mean, [*values.mean(axis=0)[:6], 0, values.mean(axis=0)[6]], rtol=1e-12)
+    np.testing.assert_allclose(statistics.std, [*values.std(axis=0)[:6], 1, values.std(axis=0)[6]], rtol=1e-9)
+    assert statistics.source == "here" and statistics.scale == scale and statistics.unit == "collection2_dn"
     pixels[:, 2] = 12345
     flat = Moments(7)
     flat.add(pixels)

@@ -9,7 +9,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from conftest import DATA, ROOT
+from conftest import DATA, ROOT, on_scale, with_scale
 
 import geomoe
 from geomoe import landsat, metadata
@@ -58,6 +58,36 @@ def test_the_record_says_what_becomes_of_images(encoder):
     record = encoder.record(preprocess.InputSpec(unit="uint8", statistics=statistics))
     assert record["statistics"] == statistics and record["statistics_unit"] == "uint8" and record["uint8_range"] == [0.0, 1.0]
     assert encoder.record(preprocess.InputSpec(unit="level1_dn", sun_elevation=40.0))["sun_elevation"] == 40.0
+
+
+def test_embeddings_are_of_the_logarithm_where_the_encoders_statistics_are(encoder, scenes):
+    encoder = with_scale(encoder, "log")
+    images = scenes[0][:, 8:16, 8:16]
+    z = ((on_scale(images, "log") + 1.6) / 0.45).astype(np.float32)
+    expected = encoder.embed(z, normalized=True, valid=(images != 0).all(axis=-1))
+    np.testing.assert_allclose(encoder.embed(images), expected, atol=2e-5)
+    reflectance = images * 0.0000275 - 0.2
+    np.testing.assert_allclose(encoder.embed(reflectance, unit="reflectance"), expected, atol=2e-4)
+
+
+def test_images_far_from_statistics_of_the_logarithm_raise_a_warning(encoder, scenes):
+    encoder = with_scale(encoder, "log")
+    dark = np.full_like(scenes[0], 60)
+    # exp(-1.6 - 0.45) - 0.1 and exp(-1.6 + 0.45) - 0.1 are reflectances of 0.0287 and 0.2166; the least is -0.08.
+    with pytest.warns(
+        preprocess.StatisticsWarning, match=r"SR_B7: mean at most 4364 where training had 8318 to 1515[01], SR_B1: 100%"
+    ):
+        encoder.embed(dark, resize_mode="centre_crop")
+    for share, warned in ((0.1, False), (0.5, True)):
+        some = np.full((4, 8, 8, 7), 14000, np.uint16)
+        some[:, : round(8 * share)] = 5000  # a reflectance of -0.0625
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            encoder.embed(some)
+        assert any("a reflectance below -0.05" in str(warning.message) for warning in caught) is warned
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder.embed(scenes[0], resize_mode="centre_crop")
 
 
 def test_images_far_from_the_training_data_raise_a_warning(encoder, scenes):
@@ -376,26 +406,29 @@ def test_no_image_is_nothing_to_reconstruct_or_route(encoder):
             use(np.zeros((0, 8, 8, 7), np.uint16))
 
 
-def z_scored(images, holds):
+def z_scored(images, holds, scale="linear"):
     """By the mean and standard deviation of the pixels that hold data; and these."""
-    pixels = images[holds].astype(np.float64)
-    mean, std = pixels.mean(axis=0), pixels.std(axis=0)
-    return ((images - mean) / std).astype(np.float32), mean, std
+    values = on_scale(images, scale)
+    mean, std = values[holds].mean(axis=0), values[holds].std(axis=0)
+    return ((values - mean) / std).astype(np.float32), mean, std
 
 
-def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes, monkeypatch):
+@pytest.mark.parametrize("scale", landsat.SCALES)
+def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes, monkeypatch, scale):
+    encoder = with_scale(encoder, scale)
     monkeypatch.setattr(preprocess, "_PIXELS", 20)  # at once: two rows of an image
     images = scenes[0][:, 8:16, 8:16].copy()
     images[0, :3] = 0
     valid = np.ones(images.shape[:3], bool)
     valid[1, 2:5] = False
     holds = valid & (images != 0).all(axis=-1)
-    z, mean, std = z_scored(images, holds)
+    z, mean, std = z_scored(images, holds, scale)
     embedded, record = encoder.embed(images, statistics="computed", valid=valid, batch_size=2, return_record=True)
     z[~holds] = 0  # which the encoder fills in
     np.testing.assert_allclose(embedded, encoder.embed(z, normalized=True, valid=holds), atol=2e-5)
     np.testing.assert_allclose(record["statistics"]["mean"], mean, rtol=1e-6)
     np.testing.assert_allclose(record["statistics"]["std"], std, rtol=1e-6)
+    assert record["statistics"].get("scale", "linear") == scale
     assert record["statistics"]["source"] == "computed:these images" and record["statistics_unit"] == "collection2_dn"
     assert not np.allclose(embedded, encoder.embed(images, valid=valid), atol=1e-2)
     routed, by_record = (
@@ -497,11 +530,13 @@ def test_bands_that_the_model_does_not_take_say_nothing_of_a_scene_in_memory(enc
         )
 
 
-def test_own_statistics_of_a_scene_in_memory_are_of_all_its_dates(encoder, scenes):
+@pytest.mark.parametrize("scale", landsat.SCALES)
+def test_own_statistics_of_a_scene_in_memory_are_of_all_its_dates(encoder, scenes, scale):
+    encoder = with_scale(encoder, scale)
     dates = scenes[0][:2, :20, :24].copy()
     dates[0, :9, :9] = 0
-    _, mean, std = z_scored(dates, (dates != 0).all(axis=-1) & (np.arange(24) < 20))
-    given = {"mean": mean.tolist(), "std": std.tolist()}
+    _, mean, std = z_scored(dates, (dates != 0).all(axis=-1) & (np.arange(24) < 20), scale)
+    given = {"mean": mean.tolist(), "std": std.tolist(), "unit": "collection2_dn", "scale": scale}
     valid = np.ones(dates.shape[:3], bool)
     valid[:, :, 20:] = False
     z, record = encoder.embed_scene(dates, statistics="computed", valid=valid, return_record=True)

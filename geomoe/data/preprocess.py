@@ -502,10 +502,11 @@ def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any],
         return
     pixels, of_training = z[valid], Statistics.of(statistics)
     means = pixels.mean(axis=0)
+    darkest = of_training.normalize(np.zeros_like(means))  # which all below it come to, by statistics of the logarithm
     in_dn = [of_training.unnormalize(values) for values in (means, -np.ones_like(means), np.ones_like(means))]
     far = [
-        f"{band}: mean {value:.0f} where training had {low:.0f} to {high:.0f}"
-        for band, mean, value, low, high in zip(bands, means, *in_dn)
+        f"{band}: mean {'at most ' * bool(mean < least + 1e-3)}{value:.0f} where training had {low:.0f} to {high:.0f}"
+        for band, mean, least, value, low, high in zip(bands, means, darkest, *in_dn)
         if abs(mean) > _FAR
     ]
     limit = (_IMPOSSIBLE - landsat.REFLECTANCE_OFFSET) / landsat.REFLECTANCE_SCALE

@@ -205,7 +205,12 @@ def save_torch_checkpoint(
     if statistics is not None:
         heads = {"num_heads": config.num_heads, "num_groups": config.num_groups}
         model = {"model": json.dumps(config.to_dict())}  # the weights do not tell all of it: top_k, the decoder's heads ...
-        tree[_EXTRA] = {"statistics": dict(statistics), "normalised_targets": normalised_targets, **heads, **model}
+        tree[_EXTRA] = {
+            "statistics": {key: getattr(statistics, key) for key in statistics},
+            "normalised_targets": normalised_targets,
+            **heads,
+            **model,
+        }
     elif unsaid := _unsaid(state, config):
         raise ValueError(
             f"{os.fspath(path)}: the weights do not say {unsaid} of the model; give the statistics as well, with which "
