@@ -41,6 +41,7 @@ def images_with_holes(encoder, count=5):
     """Digital numbers: the first image lacks nothing, the others a pixel, half a patch and a band of a pixel, much, and all."""
     cfg = encoder.config
     images = np.random.default_rng(1).uniform(7000, 20000, (5, cfg.img_size, cfg.img_size, cfg.in_channels)).astype(np.float32)
+    images[0, 3, 3] = 100  # darker than anything on Earth, and data
     images[1, 1, 2] = 0
     images[2, 0, 0, 3] = np.nan
     images[2, -2:, -4:] = 0
