@@ -36,6 +36,11 @@ jax.config.update("jax_compilation_cache_dir", os.environ["GEOMOE_CACHE"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+LOGARITHM = Statistics(
+    (-1.7, -1.65, -1.6, -1.55, -1.1, -1.3, -1.5), (0.5, 0.48, 0.4, 0.44, 0.38, 0.42, 0.35), "by hand", "collection2_dn", "log"
+)
+
+
 def on_scale(dn, scale):
     """Collection 2 digital numbers as the z-score takes them."""
     return np.log(np.maximum(np.float64(dn) * 0.0000275 - 0.2 + 0.1, 0.02)) if scale == "log" else np.float64(dn)
@@ -43,8 +48,7 @@ def on_scale(dn, scale):
 
 def with_scale(encoder, scale):
     """An encoder whose statistics are on a scale."""
-    statistics = Statistics((-1.6,) * 7, (0.45,) * 7, "by hand", "collection2_dn", "log")
-    return dataclasses.replace(encoder, statistics=statistics) if scale == "log" else encoder
+    return dataclasses.replace(encoder, statistics=LOGARITHM) if scale == "log" else encoder
 
 
 def load_module(path):

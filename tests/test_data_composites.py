@@ -1,6 +1,8 @@
 """RGB composites."""
 
 import numpy as np
+import pytest
+from conftest import LOGARITHM, on_scale
 
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite, side_by_side
 from geomoe.landsat import Statistics
@@ -9,16 +11,17 @@ from geomoe.models.reconstruction import Reconstruction
 STATISTICS = Statistics.published("bigearthnet_landsat")
 
 
-def test_composites_show_the_bands_at_their_brightness():
+@pytest.mark.parametrize("statistics", [STATISTICS, LOGARITHM], ids=lambda statistics: statistics.scale)
+def test_composites_show_the_bands_at_their_brightness(statistics):
     reflectance = np.array([0.0, 0.05, 0.1, 0.2, 0.4, 0.3, 0.3])
     dn = np.tile((reflectance + 0.2) / 0.0000275, (1, 2, 2, 1))
     dn[0, 0, 0] = 0
-    z = ((dn - STATISTICS.mean) / STATISTICS.std).astype(np.float32)
+    z = ((on_scale(dn, statistics.scale) - statistics.mean) / statistics.std).astype(np.float32)
     for colours, bands, brightest in ((TRUE_COLOUR, [3, 2, 1], 0.3), (FALSE_COLOUR, [4, 3, 2], 0.5)):
-        rgb = composite(z, dict(STATISTICS), colours)
+        rgb = composite(z, dict(statistics), colours)
         np.testing.assert_allclose(rgb[0, 1, 1], (reflectance[bands] / brightest) ** (1 / 1.6), atol=1e-4)
         assert not rgb[0, 0, 0].any()
-    assert composite(z * 0 + 9, STATISTICS).max() == 1
+    assert composite(z * 0 + 9, statistics).max() == 1
 
 
 def test_original_masked_and_reconstruction_stand_side_by_side():

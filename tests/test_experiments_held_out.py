@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import PTH, on_scale, with_scale
+from conftest import PTH, on_scale
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
 from geomoe import data
@@ -228,7 +228,3 @@ def test_windows_are_z_scored_by_the_statistics_of_their_source_or_of_the_encode
     for own_statistics, statistics in ((True, own), (False, None)):
         z = held_out.encoder_features(encoder, own_statistics=own_statistics)(some)
         np.testing.assert_allclose(z, encoder.embed(dn, statistics=statistics), atol=1e-4)
-    encoder = with_scale(encoder, "log")
-    for own_statistics, statistics in ((True, "computed"), (False, None)):
-        z = held_out.encoder_features(encoder, own_statistics=own_statistics)(some)
-        np.testing.assert_allclose(z, encoder.embed(dn, statistics=statistics), atol=1e-3)

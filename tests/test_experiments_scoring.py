@@ -4,12 +4,15 @@ import types
 
 import numpy as np
 import pytest
+from conftest import with_scale
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from geomoe import landsat
+from geomoe.data import preprocess
 from geomoe.experiments import Protocol, Scorer, cross_validated, scoring
 from geomoe.models import ModelConfig
 from geomoe.probing import band_statistics
@@ -57,7 +60,7 @@ class Means:
     """An encoder whose embedding is the mean of the image, with the metadata that it is given where the pool says so."""
 
     config = ModelConfig(width=5, num_heads=1, num_groups=1, img_size=8, in_channels=5)
-    statistics = types.SimpleNamespace(source="none", scale="log")
+    statistics = {"source": "none"}
 
     def embed_batch(self, images, fields, pool, size, valid):
         assert pool in (("mean",), ("mean", "metadata"))
@@ -77,7 +80,7 @@ def patches(monkeypatch):
         by_split[split] = scoring.Patches(whole, whole + noise, *np.ones((2, count, 8, 8), bool), fields, labels)
 
     def load_patches(encoder, name, split, data_dir, **options):
-        assert options == {"nodata": "masked"} | ({"statistics": "log of the other"} if name == "other" else {})
+        assert options == {"nodata": "masked"} | ({"statistics": "those of the other"} if name == "other" else {})
         return by_split[f"other {split}" if name == "other" else split]
 
     monkeypatch.setattr(scoring, "load_patches", load_patches)
@@ -87,7 +90,7 @@ def patches(monkeypatch):
         "data",
         types.SimpleNamespace(
             builder=lambda *args: "builder",
-            compute_statistics=lambda builder, split, scale: f"{scale} of the other",
+            compute_statistics=lambda builder, split: "those of the other",
             num_examples=lambda builder, split: sizes[split],
         ),
     )
@@ -150,6 +153,13 @@ def test_only_labelled_patches_are_loaded(synthetic_dir, monkeypatch):
     np.testing.assert_array_equal(patches.labels, batch["labels"][1::2])
     np.testing.assert_array_equal(patches.metadata[3], batch["lon"][1::2])
     assert patches.cropped.shape == patches.whole.shape and not np.allclose(patches.cropped, patches.whole, atol=0.1)
+    raw = landsat.Statistics((0.0,) * 7, (1.0,) * 7, "raw")
+    small = real(encoder, "synthetic_landsat/small", "test", data_dir=str(synthetic_dir), img_size=22, statistics=raw)
+    for scale in landsat.SCALES:  # as a user's images of 22 x 22 pixels
+        some = with_scale(encoder, scale)
+        given = small["image"][1::2], preprocess.InputSpec(resize_mode="resize"), some.bands, 8, some.statistics
+        cropped = scoring.load_patches(some, "synthetic_landsat/small", "test", str(synthetic_dir)).cropped
+        np.testing.assert_allclose(cropped, preprocess.prepare(*given)[0], atol=1e-3)
     images, fields, valid = patches.view(scoring.NO_METADATA)
     assert valid is patches.valid and patches.cropped_valid.all()
     assert images is patches.whole and not any(f.any() for f in fields)

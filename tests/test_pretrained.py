@@ -9,7 +9,7 @@ import warnings
 import jax
 import numpy as np
 import pytest
-from conftest import DATA, ROOT, on_scale, with_scale
+from conftest import DATA, LOGARITHM, ROOT, on_scale, with_scale
 
 import geomoe
 from geomoe import landsat, metadata
@@ -61,32 +61,43 @@ def test_the_record_says_what_becomes_of_images(encoder):
 
 
 def test_embeddings_are_of_the_logarithm_where_the_encoders_statistics_are(encoder, scenes):
-    encoder = with_scale(encoder, "log")
-    images = scenes[0][:, 8:16, 8:16]
-    z = ((on_scale(images, "log") + 1.6) / 0.45).astype(np.float32)
-    expected = encoder.embed(z, normalized=True, valid=(images != 0).all(axis=-1))
-    np.testing.assert_allclose(encoder.embed(images), expected, atol=2e-5)
+    """Of images in each unit and order of bands; their own statistics are of the numbers themselves all the same."""
+    log, images = with_scale(encoder, "log"), scenes[0][:, 8:16, 8:16]
+    z = ((on_scale(images, "log") - np.array(LOGARITHM.mean)) / np.array(LOGARITHM.std)).astype(np.float32)
+    expected = log.embed(z, normalized=True, valid=(images != 0).all(axis=-1))
+    np.testing.assert_allclose(log.embed(images), expected, atol=5e-5)
     reflectance = images * 0.0000275 - 0.2
-    np.testing.assert_allclose(encoder.embed(reflectance, unit="reflectance"), expected, atol=2e-4)
+    names = landsat.BANDS[::-1]
+    np.testing.assert_allclose(log.embed(reflectance[..., ::-1], unit="reflectance", bands=names), expected, atol=2e-4)
+    np.testing.assert_allclose(encoder.embed(images, statistics=dict(LOGARITHM)), expected, atol=5e-5)
+    z, record = log.embed(images, statistics="computed", return_record=True)
+    np.testing.assert_array_equal(z, encoder.embed(images, statistics="computed"))
+    assert "scale" not in record["statistics"] and log.embed(images, return_record=True)[1]["statistics"]["scale"] == "log"
+    with pytest.raises(ValueError, match="no band .* has a mean of -1.7; those of the logarithm .* 'scale': 'log'"):
+        encoder.embed(images, statistics={"mean": list(LOGARITHM.mean), "std": list(LOGARITHM.std)})
 
 
 def test_images_far_from_statistics_of_the_logarithm_raise_a_warning(encoder, scenes):
+    """Of what is brighter, or darker than anything on Earth; water is dark, and far from nothing."""
     encoder = with_scale(encoder, "log")
-    dark = np.full_like(scenes[0], 60)
-    # exp(-1.6 - 0.45) - 0.1 and exp(-1.6 + 0.45) - 0.1 are reflectances of 0.0287 and 0.2166; the least is -0.08.
-    with pytest.warns(
-        preprocess.StatisticsWarning, match=r"SR_B7: mean at most 4364 where training had 8318 to 1515[01], SR_B1: 100%"
+    water = np.array([0.03, 0.035, 0.03, 0.015, 0.008, 0.004, 0.003])
+    dark, bright = np.full((4, 8, 8, 7), 60, np.uint16), np.full((4, 8, 8, 7), 60000, np.uint16)
+    some = np.full_like(dark, 14000)
+    some[:, :4] = 5000  # a reflectance of -0.0625
+    # exp(-1.5 - 0.35) - 0.1 and exp(-1.5 + 0.35) - 0.1 are reflectances of 0.0572 and 0.2166.
+    for images, message in (
+        (dark, "SR_B1: 100% of the pixels have a reflectance below -0.05"),
+        (some, "SR_B7: 50% of the pixels have a reflectance below -0.05"),
+        (bright, "SR_B7: mean 60000 where training had 935[34] to 1515[01]"),
     ):
-        encoder.embed(dark, resize_mode="centre_crop")
-    for share, warned in ((0.1, False), (0.5, True)):
-        some = np.full((4, 8, 8, 7), 14000, np.uint16)
-        some[:, : round(8 * share)] = 5000  # a reflectance of -0.0625
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            encoder.embed(some)
-        assert any("a reflectance below -0.05" in str(warning.message) for warning in caught) is warned
+        with pytest.warns(preprocess.StatisticsWarning, match=message):
+            encoder.embed(images)
+    few = np.full_like(dark, 14000)
+    few[:, 0] = 5000
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        encoder.embed(np.tile(water, (2, 8, 8, 1)), unit="reflectance")
+        encoder.embed(few)
         encoder.embed(scenes[0], resize_mode="centre_crop")
 
 
@@ -406,29 +417,26 @@ def test_no_image_is_nothing_to_reconstruct_or_route(encoder):
             use(np.zeros((0, 8, 8, 7), np.uint16))
 
 
-def z_scored(images, holds, scale="linear"):
+def z_scored(images, holds):
     """By the mean and standard deviation of the pixels that hold data; and these."""
-    values = on_scale(images, scale)
-    mean, std = values[holds].mean(axis=0), values[holds].std(axis=0)
-    return ((values - mean) / std).astype(np.float32), mean, std
+    pixels = images[holds].astype(np.float64)
+    mean, std = pixels.mean(axis=0), pixels.std(axis=0)
+    return ((images - mean) / std).astype(np.float32), mean, std
 
 
-@pytest.mark.parametrize("scale", landsat.SCALES)
-def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes, monkeypatch, scale):
-    encoder = with_scale(encoder, scale)
+def test_images_are_z_scored_by_their_own_statistics_where_asked(encoder, scenes, monkeypatch):
     monkeypatch.setattr(preprocess, "_PIXELS", 20)  # at once: two rows of an image
     images = scenes[0][:, 8:16, 8:16].copy()
     images[0, :3] = 0
     valid = np.ones(images.shape[:3], bool)
     valid[1, 2:5] = False
     holds = valid & (images != 0).all(axis=-1)
-    z, mean, std = z_scored(images, holds, scale)
+    z, mean, std = z_scored(images, holds)
     embedded, record = encoder.embed(images, statistics="computed", valid=valid, batch_size=2, return_record=True)
     z[~holds] = 0  # which the encoder fills in
     np.testing.assert_allclose(embedded, encoder.embed(z, normalized=True, valid=holds), atol=2e-5)
     np.testing.assert_allclose(record["statistics"]["mean"], mean, rtol=1e-6)
     np.testing.assert_allclose(record["statistics"]["std"], std, rtol=1e-6)
-    assert record["statistics"].get("scale", "linear") == scale
     assert record["statistics"]["source"] == "computed:these images" and record["statistics_unit"] == "collection2_dn"
     assert not np.allclose(embedded, encoder.embed(images, valid=valid), atol=1e-2)
     routed, by_record = (
@@ -530,13 +538,11 @@ def test_bands_that_the_model_does_not_take_say_nothing_of_a_scene_in_memory(enc
         )
 
 
-@pytest.mark.parametrize("scale", landsat.SCALES)
-def test_own_statistics_of_a_scene_in_memory_are_of_all_its_dates(encoder, scenes, scale):
-    encoder = with_scale(encoder, scale)
+def test_own_statistics_of_a_scene_in_memory_are_of_all_its_dates(encoder, scenes):
     dates = scenes[0][:2, :20, :24].copy()
     dates[0, :9, :9] = 0
-    _, mean, std = z_scored(dates, (dates != 0).all(axis=-1) & (np.arange(24) < 20), scale)
-    given = {"mean": mean.tolist(), "std": std.tolist(), "unit": "collection2_dn", "scale": scale}
+    _, mean, std = z_scored(dates, (dates != 0).all(axis=-1) & (np.arange(24) < 20))
+    given = {"mean": mean.tolist(), "std": std.tolist()}
     valid = np.ones(dates.shape[:3], bool)
     valid[:, :, 20:] = False
     z, record = encoder.embed_scene(dates, statistics="computed", valid=valid, return_record=True)

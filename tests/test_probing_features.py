@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from conftest import LOGARITHM
 
 from geomoe import data, metadata
 from geomoe.landsat import Statistics
@@ -34,9 +35,9 @@ def test_a_split_is_embedded_in_its_order_with_labels_and_targets(encoder, optio
 
 def test_ndvi_is_of_the_mean_reflectance_of_the_valid_pixels(encoder, options):
     ndvi = embed_split({"a": encoder}, NAME, "test", **options).targets["ndvi"]
-    other = Statistics((5000.0,) * 7, (1234.0,) * 7, "others")
-    of_others = embed_split({"a": encoder}, NAME, "test", statistics=other, **options).targets["ndvi"]
-    np.testing.assert_allclose(of_others, ndvi, atol=1e-4)
+    for other in (Statistics((5000.0,) * 7, (1234.0,) * 7, "others"), LOGARITHM):
+        of_others = embed_split({"a": encoder}, NAME, "test", statistics=other, **options).targets["ndvi"]
+        np.testing.assert_allclose(of_others, ndvi, atol=1e-4)
     raw = Statistics((0.0,) * 7, (1.0,) * 7, "digital numbers as they are")
     batches = data.load(NAME, "test", img_size=8, statistics=raw, batch_size=48, **options)
     dn, valid = next(iter(batches.map(lambda batch: (batch["image"], batch["valid"])).as_numpy_iterator()))

@@ -10,7 +10,7 @@ import zipfile
 import jax
 import numpy as np
 import pytest
-from conftest import DATA, MICRO, PTH
+from conftest import DATA, LOGARITHM, MICRO, PTH
 
 import geomoe
 from geomoe.cli import convert
@@ -162,15 +162,21 @@ def test_an_encoder_alone_is_no_pth_and_the_error_says_what_to_do(tmp_path):
         save_torch_checkpoint(tmp_path / "x.pth", {"decoder": {}}, load_torch_checkpoint(PTH)[0])
 
 
-def test_statistics_go_with_the_weights(tmp_path):
+@pytest.mark.parametrize("scale", ["linear", "log"])
+def test_statistics_go_with_the_weights(tmp_path, scale):
     """By command, from a run directory to a .pth and back: z-scores, embeddings and heads of a size of its own are the same."""
     model = build_mae(**MICRO, width=24, num_heads=2, num_groups=1)
-    statistics = Statistics((-1.5,) * 7, (0.4,) * 7, "computed:mine:train", "collection2_dn", "log")
+    statistics = Statistics(tuple(range(9000, 9007)), tuple(range(2000, 2007)), "computed:mine:train")
+    statistics = LOGARITHM if scale == "log" else statistics
     encoder = PretrainedEncoder(model.config, init_params(model, 0), statistics, "here", True)
     encoder.save_run(tmp_path / "run")
     convert.main(["--checkpoint", str(tmp_path / "run"), "--output", str(tmp_path / "w.pth")])
     again = geomoe.load(tmp_path / "w.pth")
-    assert again.statistics == statistics and again.normalised_targets and again.fingerprint == encoder.fingerprint
+    assert (
+        again.statistics == statistics.of_collection2()
+        and again.normalised_targets
+        and again.fingerprint == encoder.fingerprint
+    )
     assert (again.config.num_heads, again.config.num_groups) == (2, 1)
     images = np.random.default_rng(0).integers(8000, 12000, (2, 16, 16, 7)).astype(np.uint16)
     np.testing.assert_array_equal(again.embed(images), encoder.embed(images))

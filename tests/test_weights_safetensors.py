@@ -8,11 +8,12 @@ import struct
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import PTH
+from conftest import PTH, with_scale
 from hypothesis import given, settings, strategies as st
 
 import geomoe
 from geomoe import landsat
+from geomoe.weights import packaged_path
 
 IMAGES = np.random.default_rng(0).integers(7000, 20000, (3, 8, 8, 7)).astype(np.uint16)
 
@@ -34,6 +35,18 @@ def test_there_and_back(encoder, tmp_path):
     encoder.save(tmp_path / "whole.safetensors", decoder=True)
     whole = geomoe.load(tmp_path / "whole.safetensors")
     np.testing.assert_array_equal(whole.reconstruct(IMAGES).reconstruction, encoder.reconstruct(IMAGES).reconstruction)
+
+
+def test_statistics_of_the_logarithm_are_of_a_version_that_older_readers_refuse(encoder, tmp_path):
+    for name, some in (("linear", encoder), ("log", with_scale(encoder, "log"))):
+        some.save(tmp_path / f"{name}.safetensors")
+        assert geomoe.load(tmp_path / f"{name}.safetensors").statistics == some.statistics
+    versions = []
+    for name in ("linear", "log", "packaged"):
+        path = packaged_path("geomoe-xxs") if name == "packaged" else tmp_path / f"{name}.safetensors"
+        with safetensors.safe_open(path, "numpy") as file:
+            versions.append(json.loads(file.metadata()["geomoe"])["version"])
+    assert versions == [1, 2, 2]
 
 
 def test_half_the_size(encoder, tmp_path):

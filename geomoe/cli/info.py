@@ -6,6 +6,7 @@ import sys
 from typing import Any
 
 from geomoe.cli.setup import clear_errors, program
+from geomoe.landsat import LOG
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -55,7 +56,7 @@ def _of_encoder(encoder: Any) -> dict[str, Any]:
         "embedding": f"{encoder.embed_dim} numbers",
         "image": f"{config.img_size} x {config.img_size} pixels, {', '.join(encoder.bands)}",
         "patch": f"{config.patch_size} x {config.patch_size} pixels",
-        "statistics": encoder.statistics.source,
+        "statistics": encoder.statistics.source + ", of the logarithm" * (encoder.statistics.scale == LOG),
         "decoder": "yes" if "decoder" in encoder.params else "no",
         "SHA-256 of the weights": encoder.fingerprint,
     }

@@ -23,7 +23,7 @@ FALSE_COLOUR = Colours("SR_B5", "SR_B4", "SR_B3", 0.5)  # near infrared, red, gr
 
 
 def composite(images: np.ndarray, statistics: Mapping[str, Any], colours: Colours = TRUE_COLOUR) -> np.ndarray:
-    """Render images, z-scored by `statistics` in Collection 2 digital numbers: (N, S, S, C) -> (N, S, S, 3) in [0, 1].
+    """Render images, z-scored by `statistics` of Collection 2 digital numbers: (N, S, S, C) -> (N, S, S, 3) in [0, 1].
 
     Reflectance from 0 to that of full brightness fills the range, the same for every image, with a gamma of 1.6 for the dark
     of land and water. What has no data is black.

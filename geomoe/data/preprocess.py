@@ -24,6 +24,7 @@ WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: no
 _ZERO = {"reflectance": landsat.REFLECTANCE_OFFSET} | dict.fromkeys(
     landsat.SCALED_UNITS, landsat.REFLECTANCE_OFFSET / landsat.SCALED_SCALE
 )
+_DARKEST_MEAN = -0.5  # of a band, in any unit
 _PIXELS = 1 << 18  # that are converted at once where statistics are computed
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 _IMPOSSIBLE = -0.05  # reflectance; water and shadow come near it, nothing lies below
@@ -106,7 +107,11 @@ class InputSpec:
                     f"statistics = {self.statistics!r} is neither a mapping with 'mean' and 'std' nor {COMPUTED!r}"
                 )
         elif self.statistics is not None:
-            object.__setattr__(self, "statistics", Statistics.of(self.statistics))
+            given = Statistics.of(self.statistics)
+            if given.scale == landsat.LINEAR and min(given.mean) < _DARKEST_MEAN:
+                least = f"statistics of {given.source}: no band of an image has a mean of {min(given.mean):g}"
+                raise ValueError(f"{least}; those of the logarithm of reflectance say 'scale': 'log', 'unit': 'collection2_dn'")
+            object.__setattr__(self, "statistics", given)
 
     def known(self, unit: str = "collection2_dn", sensor: str = "landsat8") -> Self:
         """Fill in the unit and the sensor where they are None."""
@@ -127,9 +132,9 @@ class InputSpec:
             raise ValueError(f"statistics = {COMPUTED!r} are those of images: give the images, or the statistics themselves")
         return None if self.statistics is None else Statistics.of(self.statistics)
 
-    def measured(self, parts: Iterable["Part"], bands: Sequence[str], scale: str, of: str) -> Self:
+    def measured(self, parts: Iterable["Part"], bands: Sequence[str], of: str) -> Self:
         """Compute the images' own statistics where they are asked for; arguments as for `measure`, read only then."""
-        return dataclasses.replace(self, statistics=measure(parts, bands, scale, of)) if self.statistics == COMPUTED else self
+        return dataclasses.replace(self, statistics=measure(parts, bands, of)) if self.statistics == COMPUTED else self
 
     def check_masked(self, option: str) -> None:
         """Raise ValueError where pixels without data speak, so that an option which names such pixels would be ignored."""
@@ -400,7 +405,7 @@ def _cut(part: Part) -> Iterator[Part]:
             yield spec.part(place[0]), images[place], None if counts is None else counts[place]
 
 
-def measure(parts: Iterable[Part], bands: Sequence[str], scale: str, of: str) -> Statistics:
+def measure(parts: Iterable[Part], bands: Sequence[str], of: str) -> Statistics:
     """Compute the statistics of images themselves, of Collection 2 digital numbers in the model's bands.
 
     Args:
@@ -408,13 +413,12 @@ def measure(parts: Iterable[Part], bands: Sequence[str], scale: str, of: str) ->
             is all that hold data.
         bands: the model's. Where the coastal one lacks, the blue one's statistics stand in; others that lack have mean 0 and
             standard deviation 1, as all have where no pixel holds data.
-        scale: of the model's statistics, which theirs are on too.
         of: what the images are, for the record.
 
     Raises:
         ValueError: values are none of the unit, or a band has one number alone.
     """
-    moments = landsat.Moments(len(bands), scale)
+    moments = landsat.Moments(len(bands))
     try:
         for spec, images, counts in itertools.chain.from_iterable(map(_cut, parts)):
             spec = spec.known()
@@ -444,7 +448,7 @@ def prepare(
 
     Args:
         images: (N, H, W, C) in the unit and with the bands of `spec`.
-        bands, size, statistics: the model's, with the {"mean", "std"} in Collection 2 digital numbers.
+        bands, size, statistics: the model's, with the {"mean", "std", "scale"} of Collection 2 digital numbers.
         valid: (N, H, W) bool, False for pixels to be taken for such without data, clouds, say; None is by the images alone.
 
     Returns:
@@ -488,8 +492,8 @@ def prepare(
 def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any], bands: Sequence[str], unit: str) -> None:
     """Warn where images lie far from the training data, or are no surface reflectance: their unit is likely another one.
 
-    A band is far where its mean over the batch lies 3 or more standard deviations from the training data's, or where a quarter
-    of its pixels have a reflectance below -0.05, which nothing on Earth has.
+    A band is far where its mean over the batch lies 3 or more standard deviations from the training data's (above it, by
+    statistics of the logarithm), or where a quarter of its pixels have a reflectance below -0.05, which nothing on Earth has.
 
     Args:
         z: (N, S, S, C), z-scored by `statistics` of Collection 2 digital numbers.
@@ -502,12 +506,12 @@ def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any],
         return
     pixels, of_training = z[valid], Statistics.of(statistics)
     means = pixels.mean(axis=0)
-    darkest = of_training.normalize(np.zeros_like(means))  # which all below it come to, by statistics of the logarithm
+    lowest = -np.inf if of_training.scale == landsat.LOG else -_FAR  # of the logarithm water lies far below, as it should
     in_dn = [of_training.unnormalize(values) for values in (means, -np.ones_like(means), np.ones_like(means))]
     far = [
-        f"{band}: mean {'at most ' * bool(mean < least + 1e-3)}{value:.0f} where training had {low:.0f} to {high:.0f}"
-        for band, mean, least, value, low, high in zip(bands, means, darkest, *in_dn)
-        if abs(mean) > _FAR
+        f"{band}: mean {value:.0f} where training had {low:.0f} to {high:.0f}"
+        for band, mean, value, low, high in zip(bands, means, *in_dn)
+        if mean > _FAR or mean < lowest
     ]
     limit = (_IMPOSSIBLE - landsat.REFLECTANCE_OFFSET) / landsat.REFLECTANCE_SCALE
     below = (pixels < of_training.normalize(np.full(len(bands), limit, np.float32))).mean(axis=0)

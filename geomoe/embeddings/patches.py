@@ -57,8 +57,7 @@ def embed_dataset(
     options: dict[str, Any] = dict(resize_mode=resize_mode, hour=hour)
     origin = dict(dataset=source.info.full_name, split=split, **options, classes=classes, records=data.fingerprint(source))
     if statistics == landsat.COMPUTED:
-        of_split = "train" if "train" in source.info.splits else split
-        statistics = data.compute_statistics(source, of_split, scale=encoder.statistics.scale)
+        statistics = data.compute_statistics(source, "train" if "train" in source.info.splits else split)
     spec = InputSpec(resize_mode=resize_mode, nodata=nodata, statistics=statistics)
     z_score = (spec.own_statistics or encoder.statistics).of_collection2()
     check_bands(z_score, encoder.bands)
@@ -210,7 +209,7 @@ def _with_own_statistics(encoder: PretrainedEncoder, files: Sequence[File], spec
                 patch = read_patch(file.path, of_file, need_crs=False, keep_nodata=True)
                 yield _describe(spec, of_file, patch), patch.image, None
 
-    return spec.measured(readable(), encoder.bands, encoder.statistics.scale, f"the files of {root}")
+    return spec.measured(readable(), encoder.bands, f"the files of {root}")
 
 
 def _rows_of_files(

@@ -122,8 +122,6 @@ def open_windows(
     band_order(spec.channels(bands), encoder.bands, spec.fill_missing, info.sensor)  # raises where a band is missing
     windows = SceneWindows(info, tuple(bands), spec, encoder.config.img_size, min_valid, max_cloud, tuple(mask))
     try:
-        return dataclasses.replace(
-            windows, spec=spec.measured(windows.strips(), encoder.bands, encoder.statistics.scale, info.name)
-        )
+        return dataclasses.replace(windows, spec=spec.measured(windows.strips(), encoder.bands, info.name))
     except ValueError as error:
         raise SceneError(str(error)) from None

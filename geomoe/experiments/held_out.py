@@ -88,13 +88,9 @@ def encoder_features(
 
     def features(windows: Windows) -> np.ndarray:
         given = windows.metadata if metadata else [np.zeros_like(value) for value in windows.metadata]
-        images, z_score = windows.images, windows.statistics if own_statistics else encoder.statistics
-        if own_statistics and encoder.statistics.scale != z_score.scale:
-            moments = landsat.Moments(images.shape[-1], encoder.statistics.scale)
-            moments.add(z_score.unnormalize(images[windows.valid]))
-            z_score = moments.statistics("the source")
-        if z_score is not windows.statistics:
-            images = z_score.normalize(windows.statistics.unnormalize(images))
+        images = windows.images
+        if not own_statistics:
+            images = encoder.statistics.normalize(windows.statistics.unnormalize(images))
         return embed_in_batches(encoder, images, given, pool, 64, windows.valid)
 
     return features

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from geomoe import data, metadata
+from geomoe import data, landsat, metadata
 from geomoe.data import preprocess
 from geomoe.models.pooling import Pool, check_pool, pool_name, pool_width
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
@@ -98,7 +98,8 @@ def load_patches(encoder: PretrainedEncoder, name: str, split: str, data_dir: st
         raise ValueError(f"{name} split {split} has no labelled patch to probe on")
     size = encoder.config.img_size
     fields = [whole[key][rows] for key in metadata.FIELDS]
-    resized = preprocess.resize(cropped["image"][rows], size, size)
+    z_score = landsat.Statistics.of(options.get("statistics", encoder.statistics))
+    resized = z_score.normalize(preprocess.resize(z_score.unnormalize(cropped["image"][rows]), size, size))
     holds = preprocess.resize(cropped["valid"][rows][..., None].astype(np.float32), size, size)[..., 0] > preprocess.WHOLE
     return Patches(whole["image"][rows], resized, whole["valid"][rows], holds, fields, whole["labels"][rows])
 
@@ -155,7 +156,7 @@ class Scorer:
         self.transfer: list[Patches] = []
         if transfer:
             other = data.builder(transfer, data_dir)
-            statistics = data.compute_statistics(other, "train", scale=encoder.statistics.scale)
+            statistics = data.compute_statistics(other, "train")
             parts = [f"{part}[:{min(most, data.num_examples(other, part))}]" for part, most in _TRANSFER.items()]
             options: dict[str, Any] = dict(statistics=statistics, nodata=nodata)
             self.transfer = [load_patches(encoder, transfer, part, data_dir, **options) for part in parts]

@@ -158,6 +158,7 @@ def _on_scale(values: Any, scale: str) -> Any:
     """Bring Collection 2 digital numbers, a numpy or jax array, to the scale that their z-score is on; float32 stays so."""
     if scale == LINEAR:
         return values
+    values = values if hasattr(values, "__array_namespace__") else np.asarray(values)
     namespace = values.__array_namespace__()
     return namespace.log(namespace.maximum(values * REFLECTANCE_SCALE + (REFLECTANCE_OFFSET + LOG_SHIFT), LOG_LEAST))
 

@@ -40,7 +40,7 @@ class PretrainedEncoder:
 
     config: ModelConfig
     params: dict[str, Any]  # the whole autoencoder's, {"encoder", "decoder"}
-    statistics: Statistics  # of the z-score that the encoder expects, in Collection 2 digital numbers
+    statistics: Statistics  # of the z-score that the encoder expects, of Collection 2 digital numbers
     source: str  # where it was loaded from
     normalised_targets: bool = False  # whether it learned to reconstruct patches that were normalised each by itself
     card: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # what its file says of how it came about
@@ -220,7 +220,7 @@ class PretrainedEncoder:
         size = self.config.img_size
         stride = window_stride(stride, size)
         described = describe(spec, description, normalized=False) or InputSpec()
-        dates = read_dates(scene, lat, lon, time, described, valid, layout, self.bands, self.statistics.scale)
+        dates = read_dates(scene, lat, lon, time, described, valid, layout, self.bands)
         z = np.full((*dates.grid(size, stride), pool_width(self.config, pool)), np.nan, np.float32)
         for part in dates.windows(size, stride, min_valid):
             options: dict[str, Any] = dict(batch_size=batch_size, spec=dates.spec, valid=part.valid)
@@ -294,9 +294,7 @@ class PretrainedEncoder:
         """Check images, and complete what is said of them: None where they are z-scored already."""
         cfg, spec = self.config, None if given.spec is None else given.spec.known()
         user = read_images(given, spec, (cfg.img_size, cfg.img_size, cfg.in_channels))
-        if spec is not None:
-            spec = spec.measured(user.described(spec), self.bands, self.statistics.scale, "these images")
-        return user, spec
+        return user, None if spec is None else spec.measured(user.described(spec), self.bands, "these images")
 
     def _batches(
         self, user: UserImages, spec: InputSpec | None, batch_size: int

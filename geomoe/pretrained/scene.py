@@ -84,20 +84,9 @@ class Dates:
 
 
 def read_dates(
-    scene: Any,
-    lat: float | None,
-    lon: float | None,
-    time: Any,
-    spec: InputSpec,
-    valid: Any,
-    layout: str,
-    bands: Sequence[str],
-    scale: str,
+    scene: Any, lat: float | None, lon: float | None, time: Any, spec: InputSpec, valid: Any, layout: str, bands: Sequence[str]
 ) -> Dates:
-    """Read a scene in memory; arguments and errors as for `PretrainedEncoder.embed_scene`.
-
-    `bands` are the model's, `scale` that of its statistics.
-    """
+    """Read a scene in memory; arguments and errors as for `PretrainedEncoder.embed_scene`, `bands` being the model's."""
     if spec.resize_mode != "exact":
         raise ValueError(f"resize_mode = {spec.resize_mode!r}: windows have the model's size already")
     labelled = None
@@ -124,7 +113,7 @@ def read_dates(
         if valid.shape not in (holds.shape, holds.shape[is_single:]):
             raise ValueError(f"valid must be {holds.shape[is_single:]}, one for each pixel, got {valid.shape}")
         holds &= valid
-    spec = spec.measured([(spec, images, holds)], bands, scale, "this scene")
+    spec = spec.measured([(spec, images, holds)], bands, "this scene")
     if spec.sun_elevation is not None and np.asarray(spec.sun_elevation).ndim:
         raise ValueError("sun_elevation must be one number for a scene in memory; embed dates apart where it differs")
     time = labelled.time if time is None and labelled is not None else arrays.as_numpy(time)

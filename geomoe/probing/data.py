@@ -44,8 +44,7 @@ class SplitData(_Data):
         keys = ("resize_mode", "hour", "batch_size", "drop", "nodata")
         options: dict[str, Any] = {key: config.data[key] for key in keys} | {"clip": tuple(config.data.clip) or None}
         computed = config.data.statistics == COMPUTED
-        scale = encoder.statistics.scale
-        own = compute_statistics(source, config.data.train_split, scale=scale) if computed else None
+        own = compute_statistics(source, config.data.train_split) if computed else None
         read = {key: config.data[key] for key in ("resize_mode", "nodata")}
         self.spec = InputSpec(**read, statistics=own)  # what becomes of the images
         options["statistics"] = self.statistics = own or encoder.statistics

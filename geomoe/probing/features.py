@@ -118,8 +118,8 @@ def _joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _ndvi(batch: Mapping[str, np.ndarray], statistics: landsat.Statistics) -> np.ndarray:
     """NDVI of the mean reflectance of each patch, (n,); 0 without a valid pixel."""
     weight = batch["valid"][..., None].astype(np.float64)
-    mean = (batch["image"] * weight).sum(axis=(1, 2)) / np.maximum(weight.sum(axis=(1, 2)), 1)
-    reflectance = statistics.unnormalize(mean) * landsat.REFLECTANCE_SCALE + landsat.REFLECTANCE_OFFSET
+    mean = (statistics.unnormalize(batch["image"]) * weight).sum(axis=(1, 2)) / np.maximum(weight.sum(axis=(1, 2)), 1)
+    reflectance = mean * landsat.REFLECTANCE_SCALE + landsat.REFLECTANCE_OFFSET
     return np.where(weight.any(axis=(1, 2, 3)), landsat.spectral_indices(reflectance)[:, 0], 0.0)
 
 

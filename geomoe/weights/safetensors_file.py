@@ -17,11 +17,11 @@ import safetensors
 import safetensors.numpy
 
 from geomoe.files import atomic_open
-from geomoe.landsat import Statistics
+from geomoe.landsat import LINEAR, Statistics
 from geomoe.models import MAE, ModelConfig, check_params
 
 _KEY = "geomoe"
-_VERSION = 1
+_VERSION, _VERSION_LINEAR = 2, 1  # what is read; what is written where the statistics are linear, as version 1 has them
 _MAX_HEADER = 16 << 20
 DTYPES = ("float32", "float16")
 
@@ -60,7 +60,7 @@ def save_safetensors(
         if not np.isfinite(tensors[name]).all():
             raise ValueError(f"{name} holds values that {dtype} cannot")
     facts = {
-        "version": _VERSION,
+        "version": _VERSION_LINEAR if statistics.scale == LINEAR else _VERSION,
         "model": config.to_dict(),
         "statistics": dict(statistics),
         "normalised_targets": normalised_targets,
