@@ -438,7 +438,14 @@ def test_the_command(tmp_path):
     done = prepare(*common, "--statistics")
     assert done.returncode == 0, done.stderr
     assert "2 of 3 patches" in done.stderr and "missing label" in done.stderr and "skipped.csv" in done.stderr.replace("\n", "")
-    assert len(json.loads(done.stdout)["mean"]) == 7
+    linear = json.loads(done.stdout)
+    assert len(linear["mean"]) == 7 and "scale" not in linear
+    alone = prepare("--data_dir", str(tmp_path / "data"), "--statistics", "--scale", "log")
+    (path,) = (tmp_path / "data").rglob("statistics.json")
+    written = json.loads(path.read_text())
+    assert json.loads(alone.stdout) == written and written["scale"] == "log" and max(written["mean"]) < 0, alone.stderr
+    no_use = prepare("--data_dir", str(tmp_path / "data"), "--source", str(source), "--scale", "log")
+    assert no_use.returncode == 1 and "--scale log is of --statistics" in no_use.stderr
     absent = prepare("--source", str(tmp_path / "none"), "--data_dir", str(tmp_path / "d"))
     assert absent.returncode == 1 and "none" in absent.stderr and "Traceback" not in absent.stderr
 

@@ -16,6 +16,7 @@ import rich.table
 from geomoe.cli.options import add_image_options, image_options
 from geomoe.cli.setup import clear_errors, program, start
 from geomoe.files import atomic_open
+from geomoe.landsat import LINEAR, SCALES
 from geomoe.progress import progress_bar
 
 
@@ -46,7 +47,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--statistics", action="store_true", help="compute and print statistics of a prepared dataset's bands")
     parser.add_argument("--split", default="train", help="split for --statistics (default: train)")
+    scale = "of --statistics: log is of the logarithm of reflectance (default: linear)"
+    parser.add_argument("--scale", choices=SCALES, help=scale)
     args = parser.parse_args(argv)
+    if args.scale and not args.statistics:
+        raise ValueError(f"--scale {args.scale} is of --statistics; add that")
     if args.workers < 1:
         raise ValueError(f"--workers {args.workers} must be at least 1")
 
@@ -76,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
             options["labels"] = args.labels
         (_verify if args.verify else _prepare)(data.BUILDERS[base], options, args, console)
     if args.statistics:
-        statistics = data.compute_statistics(args.dataset, args.split, args.data_dir)
+        statistics = data.compute_statistics(args.dataset, args.split, args.data_dir, scale=args.scale or LINEAR)
         path = os.path.join(data.builder(args.dataset, args.data_dir).data_dir, "statistics.json")
         with atomic_open(path) as file:
             json.dump(dict(statistics), file, indent=1)
