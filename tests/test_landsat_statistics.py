@@ -53,8 +53,12 @@ def test_z_scores_of_the_logarithm_of_reflectance():
     np.testing.assert_array_equal(images, z)
     assert statistics.select([1]) == Statistics((0.0,), (2.0,), "by hand", "collection2_dn", "log")
     assert Statistics.of(json.loads(json.dumps(dict(statistics)))) == statistics and dict(statistics)["scale"] == "log"
-    linear = dataclasses.replace(statistics, scale="linear")
-    assert "scale" not in linear and linear.digest != statistics.digest
+    np.testing.assert_allclose(statistics.values_at(1) * 0.0000275 - 0.2, np.exp([-1, 2]) - 0.1, rtol=1e-5)
+    positive = dataclasses.replace(statistics, mean=(1.5, 0.0))
+    linear = dataclasses.replace(positive, scale="linear")
+    assert "scale" not in linear and linear.digest != positive.digest
+    with pytest.raises(ValueError, match="no band of an image has a mean of -1.5; those of the logarithm"):
+        Statistics((9000.0, -1.5), (3000.0, 0.5), "no scale")
     for change, message in (
         ({"unit": ""}, "scale = 'log' is of reflectance; say unit"),
         ({"scale": "sqrt"}, "not 'linear' or 'log'"),

@@ -7,12 +7,13 @@ are of one desert.
 
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable
 
+import numpy as np
+
 from geomoe.files import atomic_open
-from geomoe.landsat import LOG, Statistics
+from geomoe.landsat import COLLECTION2, LOG, Statistics
 
 BATCH = 64
 STATISTICS_FILE = "corpus_statistics.json"  # in the folder of datasets, as `geomoe convert --statistics` takes it
@@ -117,14 +118,12 @@ def corpus_statistics(data_dir: str) -> Statistics:
 
     shares = dict(training_mix())
     shares[SAMPLE] = 1 - sum(shares.values())
-    parts = [(share, data.compute_statistics(name, "train", data_dir, scale=LOG)) for name, share in shares.items()]
-    means, stds = [], []
-    for band in range(len(parts[0][1].mean)):
-        mean = sum(share * of_source.mean[band] for share, of_source in parts)
-        square = sum(share * (of_source.mean[band] ** 2 + of_source.std[band] ** 2) for share, of_source in parts)
-        means.append(mean)
-        stds.append(math.sqrt(square - mean**2))
-    return dataclasses.replace(parts[0][1], mean=tuple(means), std=tuple(stds), source="computed:corpus")
+    sources = [data.compute_statistics(name, "train", data_dir, scale=LOG) for name in shares]
+    weights = np.array(list(shares.values()))
+    means, stds = np.array([of_source.mean for of_source in sources]), np.array([of_source.std for of_source in sources])
+    mean = weights @ means
+    variance = weights @ (np.square(means) + np.square(stds)) - np.square(mean)
+    return Statistics(tuple(mean), tuple(np.sqrt(variance)), "computed:corpus", COLLECTION2, LOG)
 
 
 def prepare_corpus(folder: str, data_dir: str, progress: Callable[[str, int], None] = lambda name, patches: None) -> None:

@@ -24,7 +24,6 @@ WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: no
 _ZERO = {"reflectance": landsat.REFLECTANCE_OFFSET} | dict.fromkeys(
     landsat.SCALED_UNITS, landsat.REFLECTANCE_OFFSET / landsat.SCALED_SCALE
 )
-_DARKEST_MEAN = -0.5  # of a band, in any unit
 _PIXELS = 1 << 18  # that are converted at once where statistics are computed
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 _IMPOSSIBLE = -0.05  # reflectance; water and shadow come near it, nothing lies below
@@ -107,11 +106,7 @@ class InputSpec:
                     f"statistics = {self.statistics!r} is neither a mapping with 'mean' and 'std' nor {COMPUTED!r}"
                 )
         elif self.statistics is not None:
-            given = Statistics.of(self.statistics)
-            if given.scale == landsat.LINEAR and min(given.mean) < _DARKEST_MEAN:
-                least = f"statistics of {given.source}: no band of an image has a mean of {min(given.mean):g}"
-                raise ValueError(f"{least}; those of the logarithm of reflectance say 'scale': 'log', 'unit': 'collection2_dn'")
-            object.__setattr__(self, "statistics", given)
+            object.__setattr__(self, "statistics", Statistics.of(self.statistics))
 
     def known(self, unit: str = "collection2_dn", sensor: str = "landsat8") -> Self:
         """Fill in the unit and the sensor where they are None."""
@@ -507,7 +502,7 @@ def warn_if_far(z: np.ndarray, valid: np.ndarray, statistics: Mapping[str, Any],
     pixels, of_training = z[valid], Statistics.of(statistics)
     means = pixels.mean(axis=0)
     lowest = -np.inf if of_training.scale == landsat.LOG else -_FAR  # of the logarithm water lies far below, as it should
-    in_dn = [of_training.unnormalize(values) for values in (means, -np.ones_like(means), np.ones_like(means))]
+    in_dn = of_training.unnormalize(means), of_training.values_at(-1), of_training.values_at(1)
     far = [
         f"{band}: mean {value:.0f} where training had {low:.0f} to {high:.0f}"
         for band, mean, value, low, high in zip(bands, means, *in_dn)

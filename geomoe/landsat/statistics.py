@@ -18,6 +18,7 @@ from geomoe.landsat.units import REFLECTANCE_OFFSET, REFLECTANCE_SCALE
 COMPUTED = "computed"  # where statistics are named: those of the images themselves
 COLLECTION2 = "collection2_dn"  # the unit of the numbers that encoders are given
 LINEAR, LOG = SCALES = "linear", "log"  # on which z-scores are
+_DARKEST_MEAN = -0.5  # of a band, in any unit
 LOG_SHIFT, LOG_LEAST = 0.1, 0.02  # of "log": ln(max(reflectance + LOG_SHIFT, LOG_LEAST))
 # In digital numbers, as published with the datasets.
 STATISTICS: dict[str, dict[str, tuple[float, ...]]] = {
@@ -72,6 +73,9 @@ class Statistics(Mapping[str, Any]):
             raise ValueError(f"statistics of {self.source}: unit = {self.unit!r} is not {COLLECTION2!r}, nor left out")
         if self.scale not in SCALES:
             raise ValueError(f"statistics of {self.source}: scale = {self.scale!r} is not {' or '.join(map(repr, SCALES))}")
+        if self.scale == LINEAR and min(self.mean, default=0) < _DARKEST_MEAN:
+            least = f"statistics of {self.source}: no band of an image has a mean of {min(self.mean):g}"
+            raise ValueError(f"{least}; those of the logarithm of reflectance say 'scale': 'log', 'unit': 'collection2_dn'")
         if self.scale == LOG and not self.unit:
             raise ValueError(f"statistics of {self.source}: scale = {LOG!r} is of reflectance; say unit = {COLLECTION2!r}")
 
@@ -152,6 +156,10 @@ class Statistics(Mapping[str, Any]):
         if self.scale == LINEAR:
             return values
         return (values.__array_namespace__().exp(values) - LOG_SHIFT - REFLECTANCE_OFFSET) / REFLECTANCE_SCALE
+
+    def values_at(self, z: float) -> np.ndarray:
+        """Compute the value of each band whose z-score is `z`, (C,) float32: at 0 the mean, at 1 a standard deviation above."""
+        return self.unnormalize(np.full(len(self.mean), z, np.float32))
 
 
 def _on_scale(values: Any, scale: str) -> Any:

@@ -75,9 +75,8 @@ def config(run: Mapping[str, Any], encoder: PretrainedEncoder) -> str:
     changed = [(key, value, published.get(key)) for key, value in sorted(values.items()) if published.get(key) != value]
     whole = html.escape(json.dumps(run["config"], indent=1))
     statistics = encoder.statistics
-    one = np.ones(len(encoder.bands), np.float32)
-    ends = [statistics.unnormalize(sign * one) for sign in (-1, 0, 1)]
-    bands = [(band, *(f"{value:.0f}" for value in values)) for band, *values in zip(encoder.bands, *ends)]
+    at = [statistics.values_at(z) for z in (-1, 0, 1)]
+    bands = [(band, *(f"{value:.0f}" for value in of_band)) for band, *of_band in zip(encoder.bands, *at)]
     return (
         "<p>What differs from the published recipe:</p>"
         + table(("key", "this run", "published"), changed)
