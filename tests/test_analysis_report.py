@@ -8,6 +8,7 @@ import subprocess
 import matplotlib.axes
 import numpy as np
 import pytest
+from conftest import PTH, with_scale
 
 from geomoe import data
 from geomoe.analysis import ablation_effects, contribution_norms
@@ -18,6 +19,7 @@ from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
 from geomoe.models import MAE
 from geomoe.models.reconstruction import reconstruct
+from geomoe.pretrained import load
 from geomoe.probing.results import Scores
 from geomoe.probing.tables import Row, save_tables
 from geomoe.training import read_run
@@ -263,3 +265,11 @@ def test_tables_of_two_encoders_are_not_compared(tmp_path):
         facts = dict(dataset="d", task="multiclass", train=5, test=None, protocol="none", encoder=encoder, splits=splits)
         save_tables(str(tmp_path / "probes" / name), rows, {**facts, "config": config})
     assert "how the folds were drawn" not in sections.probes(str(tmp_path))
+
+
+def test_the_z_score_is_shown_as_digital_numbers():
+    """Of the published statistics: 10596.475 and 3130.776; of the logarithm: exp(-1.5 - 0.35), exp(-1.5), exp(-1.5 + 0.35)."""
+    encoder = load(PTH)
+    assert "<td>SR_B7</td><td>7466</td><td>10596</td><td>13727</td>" in sections.config({"config": {}}, encoder)
+    numbers = [f"<td>{(np.exp(value) - 0.1 + 0.2) / 0.0000275:.0f}</td>" for value in (-1.85, -1.5, -1.15)]
+    assert f"<td>SR_B7</td>{''.join(numbers)}" in sections.config({"config": {}}, with_scale(encoder, "log"))
