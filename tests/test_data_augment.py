@@ -127,6 +127,7 @@ def test_jitter_moves_whole_bands_by_the_standard_deviation_asked_for(image):
     "options, message",
     [
         (dict(metadata_dropout=1.5), "metadata_dropout = 1.5"),
+        (dict(random_metadata=1.1), "random_metadata = 1.1"),
         (dict(coastal_dropout=-0.1), "coastal_dropout = -0.1"),
         (dict(band_jitter=1.0), "band_jitter = 1.0"),
         (dict(crop_sides=(30, 20)), "crop_sides = "),

@@ -136,6 +136,38 @@ def test_metadata_dropout_drops_metadata_and_coastal_dropout_the_coastal_band(ba
     np.testing.assert_array_equal(fields(batch)[present], batch["metadata"][present])
 
 
+def test_random_metadata_are_of_any_place_and_time_and_what_is_dropped_of_them_is_unknown(batches):
+    options = dict(batch_size=96, train=True, seed=1)
+    fields = lambda batch: np.stack([batch[name] for name in metadata.FIELDS], axis=1)
+    dropout = data.Augment(metadata_dropout=0.5)
+    (plain,), drawn = (
+        batches(1, augment=dropout, **options),
+        batches(2, augment=data.Augment(metadata_dropout=0.5, random_metadata=0.4), **options),
+    )
+    replaced = (drawn[0]["metadata"] != plain["metadata"]).any(axis=(1, 2))
+    assert 0.25 < replaced.mean() < 0.55
+    for name in ("id", "image"):  # nothing else is drawn otherwise
+        np.testing.assert_array_equal(drawn[0][name], plain[name])
+    np.testing.assert_array_equal(fields(drawn[0])[~replaced], fields(plain)[~replaced])
+    np.testing.assert_array_equal(drawn[0]["metadata"][replaced], fields(drawn[0])[replaced])
+    np.testing.assert_array_equal(fields(drawn[0]).any(axis=-1), fields(plain).any(axis=-1))  # as many are dropped
+
+    (all_drawn, other) = batches(2, augment=data.Augment(random_metadata=1.0), **options)
+    pairs = all_drawn["metadata"]
+    np.testing.assert_array_equal(fields(all_drawn), pairs)
+    np.testing.assert_allclose(np.linalg.norm(pairs, axis=-1), 1, rtol=1e-5)
+    angles = np.degrees(np.arctan2(pairs[..., 0], pairs[..., 1]))
+    for name, limit in zip(metadata.FIELDS, (180, 180, 90, 180)):
+        values = angles[:, metadata.FIELDS.index(name)]
+        assert limit * 0.9 < np.abs(values).max() <= limit and abs(values.mean()) < limit * 0.25
+        assert abs(np.abs(values).mean() - limit / 2) < limit * 0.1  # even
+    assert np.abs(np.corrcoef(angles.T) - np.eye(4)).max() < 0.4 and (other["metadata"] != pairs).all()
+    halves = [
+        batches(1, augment=data.Augment(random_metadata=1.0), batch_rows=rows, **options)[0] for rows in ((0, 48), (48, 96))
+    ]
+    np.testing.assert_array_equal(np.concatenate([half["metadata"] for half in halves]), pairs)
+
+
 def test_sizes_clip_and_processes(batches, statistics):
     assert batches(1, "test", img_size=60)[0]["image"].shape == (48, 60, 60, 7)
     assert batches(1, "test", img_size=32, resize_mode="resize")[0]["image"].shape == (48, 32, 32, 7)

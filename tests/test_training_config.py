@@ -154,5 +154,5 @@ def test_a_run_of_the_previous_version_still_loads():
     assert config["data"]["mix"] == [["synthetic_landsat/small", 0.25]]
     today = multi_objective_config().to_dict()
     later = {"data.own_shards", "data.val_name", "loss.info_nce_dim", "loss.metadata_given_share"}  # keys that it did not know
-    later |= {"loss.patch_statistics_weight", "loss.oriented_gradients_weight"}
+    later |= {"loss.patch_statistics_weight", "loss.oriented_gradients_weight", "data.random_metadata"}
     assert configs.flatten(config).keys() == configs.flatten(today).keys() - later

@@ -24,6 +24,9 @@ class Augment:
         flips: mirror left-right and up-down, each for half of the images.
         rot90: rotate by 0, 90, 180 or 270 degrees.
         metadata_dropout: probability with which each of week, hour, latitude and longitude goes missing, independently.
+        random_metadata: probability with which an image has a week, hour, latitude and longitude drawn at random in place of
+            its own. What it is given then is not to be guessed from its pixels, so that a model which has to know it must read
+            it; of what is dropped there is nothing to know.
         coastal_dropout: probability with which an image is as of a sensor without the coastal band (Landsat 4 to 7): the
             z-scored blue band stands in its place, as where such images are embedded.
         band_jitter: standard deviation of a random gain around 1 and a random offset around 0 of each band, and of an offset
@@ -35,12 +38,13 @@ class Augment:
     flips: bool = False
     rot90: bool = False
     metadata_dropout: float = 0.0
+    random_metadata: float = 0.0
     coastal_dropout: float = 0.0
     band_jitter: float = 0.0
     crop_sides: tuple[int, int] | tuple[()] = ()
 
     def __post_init__(self) -> None:
-        for name in ("metadata_dropout", "coastal_dropout"):
+        for name in ("metadata_dropout", "random_metadata", "coastal_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be in [0, 1]")
         if not 0 <= self.band_jitter < 1:

@@ -72,6 +72,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.flips = False  # left-right and up-down, each for half of the images
     data.rot90 = False  # rotations by 0, 90, 180 or 270 degrees
     data.metadata_dropout = 0.0  # of each of week, hour, latitude and longitude, on its own
+    data.random_metadata = 0.0  # share of places that are given any week, hour, latitude and longitude in place of their own
     data.coastal_dropout = 0.0  # of the coastal band, which Landsat 4 to 7 lack
     data.band_jitter = 0.0  # standard deviation of a random gain and offset of each band, of each view, in z-scores
     data.mix = ()  # of (name, share): other prepared datasets that give this share of each batch, each z-scored by its own
@@ -112,7 +113,8 @@ _NUMBERS = {
     "checkpoint.every_steps",
     "0 or more": "seed optimizer.lr optimizer.weight_decay train.selection_rate log.images checkpoint.keep_last",
     "0 or more, or inf": "optimizer.clip_norm",
-    "in [0, 1]": "optimizer.warmup_fraction train.router_noise_end data.metadata_dropout data.coastal_dropout data.band_jitter",
+    "in [0, 1]": "optimizer.warmup_fraction train.router_noise_end data.metadata_dropout data.random_metadata "
+    "data.coastal_dropout data.band_jitter",
     "in [0, 1)": "optimizer.b1 optimizer.b2",
 }
 
