@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from geomoe.landsat import unmasked
+
 UNKNOWN_TIME = "unknown"  # how prepared records say that a patch has no time
 NAT = np.datetime64("NaT", "s")
 _FIRST_YEAR, _END_YEAR = 1972, 2100  # from the first Landsat on
@@ -64,9 +66,11 @@ def is_day(time: np.ndarray | np.datetime64) -> bool:
 def encode_time(time: np.ndarray | Sequence[np.datetime64]) -> tuple[np.ndarray, np.ndarray]:
     """Encode UTC times as week and hour, each (N, 2) float32 [sin, cos]; NaT is missing and gives [0, 0].
 
-    `time` is (N,) datetime64, or a sequence of N of any units. Of a value to the day (as `parse_time` gives it for a date), the
-    hour is missing.
+    `time` is (N,) datetime64, or a sequence of N of any units; what is masked is missing. Of a value to the day (as
+    `parse_time` gives it for a date), the hour is missing.
     """
+    if np.ma.is_masked(time):
+        time = read_times(time)
     if isinstance(time, np.ndarray) and time.dtype.kind == "M":
         hourless = np.full(len(time), is_day(time))
     else:
@@ -79,18 +83,18 @@ def encode_time(time: np.ndarray | Sequence[np.datetime64]) -> tuple[np.ndarray,
 
 
 def encode_hour(hour: np.ndarray) -> np.ndarray:
-    """Encode hours of the day, (N,), as (N, 2) float32 [sin, cos]."""
-    hour = np.asarray(hour)
-    return _cyclic(hour * (2 * np.pi / 24), np.ones(hour.shape, bool))
+    """Encode hours of the day, (N,), as (N, 2) float32 [sin, cos]; what is masked is missing and gives [0, 0]."""
+    present = ~np.ma.getmaskarray(np.ma.asarray(hour))
+    return _cyclic(np.asarray(hour) * (2 * np.pi / 24), present)
 
 
 def wrap_longitude(lon: Any) -> np.ndarray:
-    """Bring longitudes to -180 to 180 degrees; files may count them from 0 to 360, or on beyond.
+    """Bring longitudes to -180 to 180 degrees, NaN where masked; files may count them from 0 to 360, or on beyond.
 
     >>> wrap_longitude([190.0, -180.0, 365.0]).tolist()
     [-170.0, -180.0, 5.0]
     """
-    lon = np.asarray(lon, np.float64)
+    lon = unmasked(lon, np.nan, np.float64)
     beyond = np.isfinite(lon) & (np.abs(lon) > 180)
     return np.where(beyond, (np.where(beyond, lon, 0.0) + 180) % 360 - 180, lon)
 
@@ -104,19 +108,22 @@ def check_degrees(lat: Any, lon: Any) -> None:
 
 
 def encode_degrees(degrees: np.ndarray) -> np.ndarray:
-    """Encode latitudes or longitudes in degrees, (N,), as (N, 2) float32 [sin, cos]; NaN is missing and gives [0, 0]."""
-    degrees = np.asarray(degrees, np.float64)
+    """Encode latitudes or longitudes in degrees, (N,), as (N, 2) float32 [sin, cos].
+
+    What is NaN or masked is missing and gives [0, 0].
+    """
+    degrees = unmasked(degrees, np.nan, np.float64)
     present = np.isfinite(degrees)
     return _cyclic(np.radians(np.where(present, degrees, 0.0)), present)
 
 
 def encode(lat: Any, lon: Any, time: Any) -> Metadata:
-    """Encode (N,) latitudes, longitudes (degrees, NaN where missing) and times (as for `read_times`).
+    """Encode (N,) latitudes, longitudes (degrees, NaN or masked where missing) and times (as for `read_times`).
 
     A latitude beyond 90 or a longitude beyond 360 degrees is a ValueError.
     """
     for name, values, limit in (("lat", lat, 90.0), ("lon", lon, 360.0)):
-        values = np.asarray(values, np.float64)
+        values = unmasked(values, np.nan, np.float64)
         bad = np.flatnonzero(np.abs(values) > limit + 1e-9)
         if bad.size:
             raise ValueError(f"{name}[{bad[0]}] = {values[bad[0]]} is not in degrees: beyond +-{limit:g}")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import os
+import pathlib
 
 import numpy as np
 import pytest
@@ -261,3 +262,31 @@ def test_addresses_signed_anew_are_those_of_before(tmp_path, monkeypatch):
             if signature == "one":
                 open(calls[-1], "w").close()
     assert [os.path.basename(path) for path in calls] == ["LC08_x.npz", "scene.npz"]
+
+
+def test_scenes_may_be_paths_and_one_is_one(tmp_path, scenes):
+    job = CatalogueJob(str(PTH), str(tmp_path / "out"), ".npz")
+    first, second = (pathlib.Path(path) for path in scenes[:2])
+    assert [(r.scene, r.error) for r in embed_scenes(job, [first, scenes[1]])] == [("s0", ""), ("s1", "")]
+    stamp = os.stat(tmp_path / "out" / "s0.npz").st_mtime_ns
+    for one in (first, scenes[0], iter([first])):
+        assert [(r.scene, r.error) for r in embed_scenes(job, one)] == [("s0", "")]
+    assert job.output(second) == str(tmp_path / "out" / "s1.npz") and not catalogue.embed_one(job, second).error
+    assert stamp == os.stat(tmp_path / "out" / "s0.npz").st_mtime_ns  # a path is the scene of its text
+    with pytest.raises(ValueError, match="there is no scene"):
+        embed_scenes(job, iter([]))
+
+
+def test_lists_of_scenes_as_programs_write_them(tmp_path, scenes):
+    """In UTF-16, as PowerShell's >; with comments that are indented, paths in quotes, and accents as the folder has them."""
+    accents = str(write_tif(tmp_path / "in" / "e\N{COMBINING ACUTE ACCENT}.tif", pixels(size=(20, 30))))
+    listing = tmp_path / "scenes.txt"
+    arguments = ["--checkpoint", str(PTH), "--scenes", str(listing), "--output", str(tmp_path / "out"), "--format", ".npz"]
+    lines = ["# scenes", "  # of a test", f'"{scenes[0]}"', f"  '{scenes[1]}'", accents, ""]
+    listing.write_bytes("\r\n".join(lines).encode("utf-16"))
+    cli.main(arguments)
+    results = read_results(str(tmp_path / "out"))
+    assert [(r.scene, r.error) for r in results] == [("s0", ""), ("s1", ""), ("e\N{COMBINING ACUTE ACCENT}", "")]
+    listing.write_bytes(b"scenes/\xe9.tif\n")
+    with pytest.raises(ValueError, match=r"scenes.txt, line 1: no UTF-8 text; save it as UTF-8"):
+        cli.main(arguments)

@@ -189,3 +189,21 @@ def test_a_query_in_the_south(tmp_path, capsys):
     path = write(tmp_path / "x.npz", np.eye(2, dtype=np.float32), [-3.1, -4], [-60.0, -60])
     search.main(["--embeddings", str(path), "--like", "-3.1,-60", "--output", str(tmp_path / "hits.geojson")])
     assert "1 of 2 embeddings, like row0" in capsys.readouterr().out
+
+
+def test_a_row_or_limit_that_is_none_is_named(tmp_path):
+    index = embeddings.SearchIndex(write(tmp_path / "x.npz", np.eye(3, dtype=np.float32), [0, 1, 2], [0, 0, 0]))
+    for call, message in (
+        (lambda: index.like(-1), "row = -1 is not one of the 3 rows, a whole number from 0 to 2"),
+        (lambda: index.like(3), "row = 3 is not one of the 3 rows"),
+        (lambda: index.like(0.5), "row = 0.5 is not one of the 3 rows"),
+        (lambda: index.file_of(-1), "row = -1 is not one of the 3 rows"),
+        (lambda: index.file_of(3), "row = 3 is not one of the 3 rows"),
+        (lambda: index.like(0, 3.0), "k = 3.0 must be a whole number, 1 or more"),
+        (lambda: index.like(0, beyond_km=float("nan")), "beyond_km = nan must be 0 or more"),
+        (lambda: index.like(0, beyond_km=-1.0), "beyond_km = -1.0 must be 0 or more"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    hits = index.like(np.int64(2), np.int32(2))
+    assert hits.query == 2 and sorted(hits.rows) == [0, 1] and index.file_of(hits.query) == str(tmp_path / "x.npz")

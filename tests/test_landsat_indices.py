@@ -30,3 +30,15 @@ def test_jax_arrays_give_the_same_under_jit_and_have_gradients():
     np.testing.assert_allclose(theirs, ours, atol=1e-6)
     slope = jax.grad(lambda x: landsat.spectral_indices(x)[..., 0].sum())(jnp.full((7,), 0.2))
     np.testing.assert_allclose(slope, [0, 0, 0, -2.5, 2.5, 0, 0], rtol=1e-5)  # -+ 2 b / (a + b)^2
+
+
+def test_what_is_masked_or_nan_has_no_index():
+    """Also where the number below the mask would have one; of a single band that is masked, the indices of that band."""
+    reflectance = np.array([[0.1] * 7, [0.3, 0.3, 0.3, 0.3, 0.6, 0.3, 0.3]], np.float32)
+    for masked in (np.ma.masked_less(reflectance, 0.2), np.where(reflectance < 0.2, np.nan, reflectance)):
+        found = landsat.spectral_indices(masked)
+        assert type(found) is np.ndarray and found.dtype == np.float32
+        np.testing.assert_allclose(found, [[np.nan] * 3, [1 / 3, -1 / 3, 1 / 3]], rtol=1e-6)
+    red = np.ma.MaskedArray(reflectance[1], np.arange(7) == 3)
+    assert np.isnan(landsat.spectral_indices(red)).tolist() == [True, False, False]
+    assert landsat.spectral_indices(np.ma.MaskedArray([0, 0, 0, 0, 1, 0, 0], [True] + [False] * 6))[0] > 0.9

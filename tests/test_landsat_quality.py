@@ -40,3 +40,8 @@ def test_what_is_masked_or_nan_is_fill():
     for qa in (masked, np.array([np.nan, 8.0], np.float32)):
         assert landsat.is_flagged(qa, "QA_PIXEL", ("fill",)).tolist() == [True, False]
         assert landsat.is_cloud(qa, "QA_PIXEL").tolist() == [False, True]
+
+
+def test_one_class_is_no_sequence_of_classes():
+    with pytest.raises(ValueError, match=r"classes = 'cloud' must be a sequence of classes, as \('cloud',\)"):
+        landsat.is_flagged(np.array([8]), "QA_PIXEL", "cloud")

@@ -131,3 +131,21 @@ def test_statistics_say_their_unit_where_they_have_one():
     ):
         with pytest.raises(ValueError, match=message):
             Statistics.of(values)
+
+
+def test_axes_of_length_1_are_those_of_keepdims_and_others_are_named():
+    pixels = np.random.default_rng(0).integers(7000, 20000, (4, 5, 6, 7))
+    kept = {"mean": pixels.mean((0, 1, 2), keepdims=True), "std": pixels.std((0, 1, 2), keepdims=True)[0, 0]}
+    plain = {"mean": pixels.mean((0, 1, 2)), "std": pixels.std((0, 1, 2))}
+    assert dict(Statistics.of(kept)) == dict(Statistics.of(plain)) and len(Statistics.of(kept).mean) == 7
+    for change, message in (
+        ({"mean": pixels.mean((1, 2))}, r"mean of statistics of unnamed must be \(C,\), one number a band, got \(4, 7\)"),
+        ({"std": np.ones((7, 1))}, r"std of statistics of unnamed must be \(C,\), one number a band, got \(7, 1\)"),
+        ({"std": ["a"]}, r"std of statistics of unnamed must be numbers, one a band, got \['a'\]"),
+        ({"mean": {"SR_B1": 9000.0}}, "mean of statistics of unnamed must be numbers, one a band, got {'SR_B1'"),
+        ({"mean": np.ma.MaskedArray([9000.0] * 7, [True] + [False] * 6)}, "must match, be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Statistics.of({**plain, **change})
+    with pytest.raises(ValueError, match=r"mean of statistics of by hand must be \(C,\), one number a band, got \(\)"):
+        Statistics(9000.0, 3000.0, "by hand")

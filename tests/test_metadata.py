@@ -272,3 +272,18 @@ def test_a_stamp_of_processing_is_no_acquisition():
         "forest_20240105T101010": "2024-01-05T10:10:10",
     }.items():
         assert str(metadata.acquisition_time(name=name)) == time
+
+
+def test_masked_numbers_are_missing_and_what_lies_below_the_mask_is_not_read():
+    degrees = np.ma.MaskedArray([50.0, -9999.0, 10.0], [True, True, False])
+    missing = [np.nan, np.nan, 10.0]
+    np.testing.assert_array_equal(metadata.encode_degrees(degrees), metadata.encode_degrees(missing))
+    for a, b in zip(metadata.encode(degrees, degrees, [None] * 3), metadata.encode(missing, missing, [None] * 3)):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(metadata.wrap_longitude(degrees + 360), missing)
+    hours = metadata.encode_hour(np.ma.MaskedArray([3, 6], [True, False]))
+    np.testing.assert_allclose(hours, [[0, 0], [1, 0]], atol=1e-6)
+    time = np.ma.MaskedArray(np.array(["2017-06-13T06", "2018-01-01T06"], "datetime64[s]"), [True, False])
+    for masked, none in zip(metadata.encode_time(time), metadata.encode_time(metadata.read_times([None, time[1]]))):
+        np.testing.assert_array_equal(masked, none)
+        assert not masked[0].any() and masked[1].any()

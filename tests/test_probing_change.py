@@ -113,3 +113,22 @@ def test_options_of_change_that_would_be_ignored_are_refused():
     for method in ("linear", "threshold"):
         with pytest.raises(ValueError, match=r"train \(20, 3\) and test \(20, 2\) differ in width"):
             change_probe(pairs, (x[:, :2], x[::-1, :2], y), method=method)
+
+
+def test_embeddings_that_do_not_fit_or_are_masked_are_refused():
+    x = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
+    masked = np.ma.MaskedArray(x, np.arange(5)[:, None] < np.full(4, 2))
+    for measure in (change_features, change_distance, lambda *pair: change_distance(*pair, "euclidean")):
+        for pair, message in (
+            ((x, x[:1]), r"features before \(5, 4\) and after \(1, 4\) do not fit; both must be \(N, D\)"),
+            ((x[0], x[1]), r"features before \(4,\) and after \(4,\) do not fit"),
+            ((masked, x + 1), "features before are masked in 2 of 5 rows"),
+            ((x, masked), "features after are masked in 2 of 5 rows"),
+            ((x, x.astype(str)), "features after must be an array of real numbers"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                measure(*pair)
+        column = pd.Series(list(x[::-1]))
+        np.testing.assert_array_equal(measure(x, column), measure(x, x[::-1]))
+        some = np.where(np.arange(5)[:, None] == 3, np.nan, x)  # was not embedded: no change is known
+        assert np.isnan(measure(x, some)).reshape(5, -1).any(axis=1).tolist() == [False, False, False, True, False]

@@ -306,3 +306,38 @@ def test_half_precision_features_are_as_good_as_others():
         half = linear_probe(*split, task="multiclass", resamples=0)
     whole = linear_probe(*((a.astype(np.float32), b) for a, b in split), task="multiclass", resamples=0)
     np.testing.assert_allclose(half.scores, whole.scores, atol=1e-6)
+
+
+def test_columns_of_vectors_are_arrays():
+    """As pandas reads them from Parquet: one array a row."""
+    rng = np.random.default_rng(0)
+    x, y = blobs(rng, 60, False)
+    several = np.eye(3, dtype=int)[y]
+    column, labels, ragged = pd.Series(list(x)), pd.Series(list(several)), pd.Series([*x[1:], x[0, :2]])
+    holes = pd.Series([*x[1:], None])
+    for probe, task in ((linear_probe, "multiclass"), (linear_probe, "multilabel"), (knn_probe, "multilabel")):
+        plain = probe((x, several), (x, several), task=task, resamples=0)
+        for split in ((column, several), (x, labels), (column.to_numpy(), labels.to_numpy())):
+            np.testing.assert_array_equal(probe(split, split, task=task, resamples=0).scores, plain.scores)
+        for wrong in (ragged, holes):
+            with pytest.raises(ValueError, match="train features must be an array of real numbers, or rows of equal length"):
+                probe((wrong, y), (x, y), task=task)
+    model = linear_probe((column, y), (column, y), task="multiclass", resamples=0).model
+    np.testing.assert_array_equal(model.predict(column), model.predict(x))
+    degrees = np.linspace(-60, 60, 60)
+    for found, expected in (
+        (nearest(column, column, 2)[0], nearest(x, x, 2)[0]),
+        (ridge_probe((column, degrees), (column, degrees)).scores, ridge_probe((x, degrees), (x, degrees)).scores),
+        (fit_ridge(column, degrees)[0].coef, fit_ridge(x, degrees)[0].coef),
+        (fit_logistic(column, labels, task="multilabel")[0].coef, fit_logistic(x, several, task="multilabel")[0].coef),
+        (
+            change_probe((x, column[::-1].reset_index(drop=True), y > 0), (column, x[::-1], y > 0), resamples=0).scores,
+            change_probe((x, x[::-1], y > 0), (x, x[::-1], y > 0), resamples=0).scores,
+        ),
+    ):
+        np.testing.assert_array_equal(found, expected)
+    rows = [np.ma.MaskedArray(row, [i == 3, False, False]) for i, row in enumerate(x)]
+    masked = np.empty(60, object)
+    masked[:] = rows
+    with pytest.raises(ValueError, match="train features are masked in 1 of 60 rows"):
+        linear_probe((masked, y), (x, y), task="multiclass")

@@ -105,3 +105,11 @@ def test_of_rows_at_the_same_place_the_first_is_nearest():
     for metric in ("euclidean", "cosine"):
         index, distances = nearest(rows, rows[:1], 3, metric)
         assert index.tolist() == [[0, 2, 3]] and not distances.any()
+
+
+def test_shapes_that_do_not_fit_are_named():
+    x = np.random.default_rng(0).standard_normal((6, 4))
+    for rows, queries in ((x, x[:, :3]), (x, x[0]), (x[:, 0], x), (x[None], x)):
+        for metric in ("euclidean", "cosine"):
+            with pytest.raises(ValueError, match=r"rows must be \(N, D\) and queries \(Q, D\), of one width D, got"):
+                nearest(rows, queries, 1, metric)

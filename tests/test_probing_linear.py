@@ -138,3 +138,23 @@ def test_without_a_second_fit_the_validation_rows_are_not_learned():
     again = linear_probe((x[:200], y[:200]), test, seed=5, **fixed)
     whole = linear_probe((x[:200], y[:200]), test, task="multiclass", C=again.settings["C"], resamples=0)
     np.testing.assert_allclose(again.scores, whole.scores, atol=2e-3)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_labels_that_do_not_fit_are_named(task):
+    x, y = problem(8, 60, 4, 3, False)
+    one_hot = np.eye(3, dtype=int)[y]
+    shapes = r"features must be \(N, D\) and labels \(N, K\) of 0 and 1.*, got "
+    for features, labels, message in (
+        (x, y, shapes + r"\(60, 4\) and \(60,\); linear_probe takes class indices"),
+        (x[:9], one_hot, shapes + r"\(9, 4\) and \(60, 3\)"),
+        (x[:, 0], one_hot, shapes + r"\(60,\) and \(60, 3\)"),
+        (x, y[:, None], r"labels must be \(N, K\) of 0 and 1"),
+        (x, one_hot * 0.5, r"labels must be \(N, K\) of 0 and 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_logistic(features, labels, task=task)
+    with pytest.raises(ValueError, match="labels must be .* of 0 and 1, one 1 in each row; some rows have others"):
+        fit_logistic(x, 1 - one_hot, task="multiclass")
+    with pytest.raises(ValueError, match="task = 'binary' is not one of multiclass, multilabel"):
+        fit_logistic(x, one_hot, task="binary")

@@ -152,3 +152,23 @@ def test_files_whose_parts_do_not_fit_are_no_saved_probes(tmp_path):
             load_probe(tmp_path / "some.npz")
     np.savez(tmp_path / "some.npz", facts=json.dumps(right), coef=np.zeros((3, 2)), intercept=np.zeros(2))
     assert load_probe(tmp_path / "some.npz").predict(np.ones((4, 3))).tolist() == [0] * 4
+
+
+def test_classes_of_xarray_have_its_other_dimensions(fitted):
+    """None of a single image, two of several dates of several places."""
+    encoder, images, of = fitted
+    coordinates = {"band": list(BANDS)}
+    dims = ("band", "y", "x")
+    first_bands = np.moveaxis(images, -1, -3)
+    regression = of()
+    classes = dataclasses.replace(regression, task="multiclass")
+    grid = xarray.DataArray(first_bands.reshape(2, 2, 7, 8, 8), dims=("place", "time_of_day", *dims), coords=coordinates)
+    single = xarray.DataArray(first_bands[1], dims=dims, coords=coordinates)
+    for model, shape in ((regression, (2,)), (classes, ())):
+        expected = model.predict_images(encoder, images)
+        assert expected.shape == (4, *shape)
+        np.testing.assert_allclose(model.predict_images(encoder, grid), expected.reshape(2, 2, *shape), rtol=1e-4)
+        np.testing.assert_allclose(model.predict_images(encoder, single), expected[1], rtol=1e-4)
+        assert model.predict_images(encoder, single).shape == shape
+    with pytest.raises(ValueError, match="pool = 'tokens' gives every token"):
+        classes.predict_images(encoder, images, pool="tokens")

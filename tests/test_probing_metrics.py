@@ -168,3 +168,10 @@ def test_a_resample_without_a_positive_leaves_an_interval():
     assert np.isfinite([*found["micro_mAP"], *found["macro_mAP"], *found["macro_recall"]]).all()
     nothing = bootstrap(labels * 0, (scores > 0.5).astype(int), scores, "multilabel", resamples=5)
     assert np.isnan(nothing["macro_mAP"]).all()
+
+
+def test_class_indices_are_no_labels():
+    y = np.array([0, 1, 1])
+    for score in (classification_metrics, bootstrap):
+        with pytest.raises(ValueError, match=r"labels \(3,\), predictions \(3,\) and scores \(3,\) must agree, \(N, K\) each"):
+            score(y, y, y, "multiclass")

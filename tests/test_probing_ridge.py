@@ -116,3 +116,10 @@ def test_features_far_from_0_keep_their_digits():
     result = ridge_probe((x[:150], y[:150]), (x[150:], y[150:]), alpha=0.01, resamples=0)
     np.testing.assert_allclose(result.predictions[:, 0], expected, atol=1e-6)
     assert result.metrics["rmse"] == pytest.approx(root_mean_squared_error(y[150:], expected), rel=1e-4)
+
+
+def test_features_and_targets_that_do_not_fit_are_named():
+    x = np.random.default_rng(0).standard_normal((6, 4))
+    for features, targets in ((x, x[:5, 0]), (x[:, 0], x[:, 0]), (x, x[:, :, None])):
+        with pytest.raises(ValueError, match=r"features must be \(N, D\) and targets \(N,\) or \(N, K\), got"):
+            fit_ridge(features, targets)

@@ -3,8 +3,8 @@
     python -m geomoe.cli.catalogue --checkpoint RUN --scenes scenes.txt --output FOLDER
     python -m geomoe.cli.catalogue --checkpoint RUN --scenes search.json --output FOLDER --beam_options OPTIONS
 
-`--scenes` is a text file of paths or addresses, one a line, or a STAC search result. The options of Apache Beam are its
-own, and every one of its workers has to reach the checkpoint, the scenes and the folder.
+`--scenes` is a text file of paths or addresses, one a line, or a STAC search result. Lines that begin with # are comments. The
+options of Apache Beam are its own, and every one of its workers has to reach the checkpoint, the scenes and the folder.
 The same command goes on where it was interrupted; scenes that fail are listed in FOLDER/scenes.csv with their error.
 """
 
@@ -52,15 +52,16 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _read_scenes(path: str) -> list[Any]:
-    """Paths or addresses of a text file, or the items of a STAC search result."""
+    """Paths or addresses of a text file, in quotes or not, or the items of a STAC search result."""
     from geomoe.data.stac import read_items
+    from geomoe.data.tables import read_lines
 
     if path.partition("?")[0].endswith("json"):
         return list(read_items(path))
     if os.path.isdir(path):
         raise ValueError(f"--scenes {path} is a folder; name its scenes in a text file: ls -d {path}/* > scenes.txt")
-    with open(path, encoding="utf-8-sig") as file:
-        return [line.strip() for line in file if line.strip() and not line.startswith("#")]
+    lines = [line for _, line in read_lines(path, compose=False) if not line.startswith("#")]
+    return [line[1:-1] if len(line) > 2 and line[0] == line[-1] and line[0] in "\"'" else line for line in lines]
 
 
 if __name__ == "__main__":

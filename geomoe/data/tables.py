@@ -24,8 +24,8 @@ def is_missing(text: str) -> bool:
     return text.strip() in _MISSING
 
 
-def read_text(path: str | os.PathLike[str]) -> str:
-    """Read a text file in UTF-8, or in UTF-16 with its mark; accents are composed (NFC).
+def read_text(path: str | os.PathLike[str], compose: bool = True) -> str:
+    """Read a text file in UTF-8, or in UTF-16 with its mark; accents are composed (NFC) unless `compose` is False.
 
     Raises:
         ValueError: it is in another encoding.
@@ -42,16 +42,18 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise ValueError(f"{os.fspath(path)}, line {line}: no {encoding[:6].upper().strip('-')} text; {advice}") from None
     if "\0" in text:
         raise ValueError(f"{os.fspath(path)}, line {text[: text.index(chr(0))].count(chr(10)) + 1}: a NUL, no text; {advice}")
-    return unicodedata.normalize("NFC", text)
+    return unicodedata.normalize("NFC", text) if compose else text
 
 
-def read_lines(path: str | os.PathLike[str]) -> list[tuple[str, str]]:
+def read_lines(path: str | os.PathLike[str], compose: bool = True) -> list[tuple[str, str]]:
     """Read the lines of a list that are not empty, without the blanks around them: (where it stands, text) each.
+
+    `compose` as for `read_text`; lines that are names of files are not to be changed.
 
     Raises:
         ValueError: the file is no text.
     """
-    lines = enumerate(io.StringIO(read_text(path), newline=None), start=1)
+    lines = enumerate(io.StringIO(read_text(path, compose), newline=None), start=1)
     return [(f"{os.fspath(path)}, line {number}", line.strip()) for number, line in lines if line.strip()]
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from geomoe import beam
@@ -20,7 +20,7 @@ from geomoe.files import atomic_open
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder, load
 
-Scene = str | SceneFiles
+Scene = str | os.PathLike[str] | SceneFiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +60,14 @@ class CatalogueJob:
         return Sink(self.output(scene), self.pool, self.dtype, self.batch_size, interleave=self.interleave)
 
 
+def _plain(scene: Scene) -> str | SceneFiles:
+    return scene if isinstance(scene, SceneFiles) else os.fspath(scene)
+
+
 def _name(scene: Scene) -> str:
     if isinstance(scene, SceneFiles):
         return scene.name
-    base = os.path.basename(unsigned(scene).rstrip("/"))
+    base = os.path.basename(unsigned(os.fspath(scene)).rstrip("/"))
     stem, ending = os.path.splitext(base)
     return stem if ending.lower() in (".tif", ".tiff", ".jp2") else base
 
@@ -73,7 +77,7 @@ def _encoder(checkpoint: str, which: str | int) -> PretrainedEncoder:
     return load(checkpoint, which)
 
 
-def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
+def _what(job: CatalogueJob, scene: str | SceneFiles, encoder: PretrainedEncoder) -> str:
     """What makes an output what it is, in text: the encoder's weights and statistics, how it is used, the scene's files now."""
     files = fingerprint([File(unsigned(path), path) for path in _paths(job, scene)])
     weights = f"{encoder.fingerprint} {encoder.statistics.digest}"
@@ -81,7 +85,7 @@ def _what(job: CatalogueJob, scene: Scene, encoder: PretrainedEncoder) -> str:
     return repr((used, _unsigned(scene), files))
 
 
-def _paths(job: CatalogueJob, scene: Scene) -> list[str]:
+def _paths(job: CatalogueJob, scene: str | SceneFiles) -> list[str]:
     """The files that say what is in a scene: those of its bands, its quality band, its metadata."""
     if isinstance(scene, str) and not is_remote(scene):
         try:
@@ -91,7 +95,7 @@ def _paths(job: CatalogueJob, scene: Scene) -> list[str]:
     return [scene] if isinstance(scene, str) else paths_of(scene.files, scene.qa, scene.origin)
 
 
-def _unsigned(scene: Scene) -> Scene:
+def _unsigned(scene: str | SceneFiles) -> str | SceneFiles:
     if isinstance(scene, str):
         return unsigned(scene)
     files = {band: (unsigned(path), index) for band, (path, index) in scene.files.items()}
@@ -103,6 +107,7 @@ def embed_one(job: CatalogueJob, scene: Scene) -> SceneResult:
 
     An error of the scene's is in the result, others are raised.
     """
+    scene = _plain(scene)
     output, record = job.output(scene), f"{job.output(scene)}.json.result"
     there = SceneResult(_name(scene), "", 0, 0, "")
     encoder = _encoder(job.checkpoint, job.which)
@@ -126,7 +131,7 @@ def embed_one(job: CatalogueJob, scene: Scene) -> SceneResult:
 
 def embed_scenes(
     job: CatalogueJob,
-    scenes: Sequence[Scene],
+    scenes: Scene | Iterable[Scene],
     *,
     beam_options: Sequence[str] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -139,7 +144,7 @@ def embed_scenes(
     those of scenes of earlier calls.
 
     Args:
-        scenes: paths or addresses, or what a catalogue says (`geomoe.data.stac.read_items`).
+        scenes: paths or addresses, or what a catalogue says (`geomoe.data.stac.read_items`); one or several.
         beam_options: of Apache Beam's pipeline, as ("--runner=DirectRunner",); None embeds in this process.
         progress: called with the scenes done and that of all, in this process.
 
@@ -147,7 +152,8 @@ def embed_scenes(
         ValueError: two scenes have one name, or there is none.
         ImportError: Beam is asked for and not installed.
     """
-    names = collections.Counter(_name(scene) for scene in scenes)
+    scenes = [scenes] if isinstance(scenes, str | os.PathLike | SceneFiles) else list(scenes)
+    names = collections.Counter(map(_name, scenes))
     if twice := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"two scenes are named {twice[0]}, and would have one output; rename one, or take two folders")
     if not scenes:

@@ -67,8 +67,13 @@ class SearchIndex:
         return len(self._vectors)
 
     def file_of(self, row: int) -> str:
-        """The file that a row is from."""
-        return self._files[np.searchsorted(self._first_rows, row, side="right") - 1]
+        """The file that a row is from; ValueError where there is no such row."""
+        return self._files[np.searchsorted(self._first_rows, self._checked(row), side="right") - 1]
+
+    def _checked(self, row: int) -> int:
+        if not isinstance(row, int | np.integer) or not 0 <= row < len(self):
+            raise ValueError(f"row = {row} is not one of the {len(self)} rows, a whole number from 0 to {len(self) - 1}")
+        return int(row)
 
     def nearest_row(self, lat: float, lon: float, within_km: float = 5.0) -> int:
         """Find the row that is nearest to a location in degrees; ValueError where none is within `within_km`."""
@@ -87,12 +92,18 @@ class SearchIndex:
         """Find the `k` rows whose embeddings have the largest cosine with that of a row, by comparing all.
 
         Args:
-            row: from 0 to `len` of this, or of `nearest_row`. It is no hit of its own.
+            row: from 0 to one below `len` of this, or of `nearest_row`. It is no hit of its own.
             k: fewer where there are not as many.
             beyond_km: rows that are nearer than this are no hits: windows that overlap look alike.
+
+        Raises:
+            ValueError: there is no such row, k is no whole number above 0, or beyond_km is below 0 or NaN.
         """
-        if k < 1:
-            raise ValueError(f"k = {k} must be at least 1")
+        row = self._checked(row)
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise ValueError(f"k = {k} must be a whole number, 1 or more")
+        if not beyond_km >= 0:
+            raise ValueError(f"beyond_km = {beyond_km} must be 0 or more")
         cosine = self._vectors @ self._vectors[row]
         distance = _kilometres(self.latitude[row], self.longitude[row], self.latitude, self.longitude)
         cosine[distance < beyond_km] = -np.inf

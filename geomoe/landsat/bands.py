@@ -216,10 +216,14 @@ def with_coastal(dn: np.ndarray) -> np.ndarray:
 def spectral_indices(reflectance: Any) -> Any:
     """Compute `INDICES` of every pixel: (..., 7) surface reflectance, a numpy or jax array -> (..., 3) in [-1, 1].
 
+    An index of a band that is NaN, or masked in an array of numpy's masked type, is NaN.
+
     >>> import numpy as np
     >>> spectral_indices(np.array([0.02, 0.03, 0.05, 0.04, 0.36, 0.2, 0.12])).round(2).tolist()
     [0.8, -0.76, 0.5]
     """
+    if isinstance(reflectance, np.ma.MaskedArray):
+        reflectance = unmasked(reflectance, np.nan, np.result_type(reflectance, np.float32))
     xp = reflectance.__array_namespace__()
     bands = dict(zip(BANDS, xp.unstack(xp.maximum(reflectance, REFLECTANCE_FLOOR), axis=-1)))
     return xp.stack([(bands[a] - bands[b]) / (bands[a] + bands[b]) for a, b in INDICES.values()], axis=-1)

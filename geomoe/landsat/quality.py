@@ -34,11 +34,13 @@ def is_flagged(qa: np.ndarray, kind: str, classes: Sequence[str]) -> np.ndarray:
         classes: of `QUALITY_CLASSES`.
 
     Raises:
-        ValueError: an unknown kind, or a class that bands of the kind do not tell.
+        ValueError: an unknown kind, a class that bands of the kind do not tell, or one class in place of a sequence.
 
     >>> is_flagged(np.array([0, 1 << 3, 1 << 5]), "QA_PIXEL", ("cloud", "snow")).tolist()
     [False, True, True]
     """
+    if isinstance(classes, str):
+        raise ValueError(f"classes = {classes!r} must be a sequence of classes, as ({classes!r},)")
     layout = _layout(kind)
     qa = unmasked(qa, fill_bits(kind))
     if qa.dtype.kind == "f":

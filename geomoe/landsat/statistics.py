@@ -13,7 +13,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from geomoe.landsat.units import REFLECTANCE_OFFSET, REFLECTANCE_SCALE
+from geomoe.landsat.units import REFLECTANCE_OFFSET, REFLECTANCE_SCALE, unmasked
 
 COMPUTED = "computed"  # where statistics are named: those of the images themselves
 COLLECTION2 = "collection2_dn"  # the unit of the numbers that encoders are given
@@ -60,8 +60,8 @@ class Statistics(Mapping[str, Any]):
     scale: str = LINEAR
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mean", tuple(float(v) for v in self.mean))
-        object.__setattr__(self, "std", tuple(float(v) for v in self.std))
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _one_a_band(f"{name} of statistics of {self.source}", getattr(self, name)))
         if (
             len(self.mean) != len(self.std)
             or not all(0 < v < math.inf for v in self.std)
@@ -160,6 +160,17 @@ class Statistics(Mapping[str, Any]):
     def values_at(self, z: float) -> np.ndarray:
         """Compute the value of each band whose z-score is `z`, (C,) float32: at 0 the mean, at 1 a standard deviation above."""
         return self.unnormalize(np.full(len(self.mean), z, np.float32))
+
+
+def _one_a_band(what: str, values: Any) -> tuple[float, ...]:
+    """Numbers (C,), or with axes of length 1 before, as numpy's `keepdims` leaves them, as plain ones; NaN where masked."""
+    try:
+        numbers = unmasked(values, np.nan, np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"{what} must be numbers, one a band, got {values!r}") from None
+    if not numbers.ndim or numbers.size != numbers.shape[-1]:
+        raise ValueError(f"{what} must be (C,), one number a band, got {numbers.shape}")
+    return tuple(numbers.reshape(-1).tolist())
 
 
 def _on_scale(values: Any, scale: str) -> Any:

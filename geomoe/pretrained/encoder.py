@@ -303,8 +303,8 @@ class PretrainedEncoder:
 
         The valid pixels (n, S, S) are None where all are, or where those without data are to speak.
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size} must be at least 1")
+        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+            raise ValueError(f"batch_size = {batch_size} must be a whole number, 1 or more")
         for rows, part in user.parts(batch_size):
             if spec is None:
                 batch, holds = np.asarray(part.images, np.float32), part.valid

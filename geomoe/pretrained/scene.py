@@ -22,7 +22,7 @@ class Windows:
 
     where: tuple[np.ndarray, int, np.ndarray]  # indices of their dates (E,), the row, indices of their columns (E,)
     images: np.ndarray  # (E, S, S, C)
-    lat: np.ndarray  # (E,) degrees of their middles, NaN where unknown
+    lat: np.ndarray  # (E,) degrees of their middles, NaN or NA where unknown
     lon: np.ndarray
     time: list[np.datetime64]  # (E,), NaT where unknown
     valid: np.ndarray | None  # (E, S, S) bool, the pixels that hold data; None where those without are to speak
@@ -69,7 +69,7 @@ class Dates:
             place = self.labelled.place(row, column)
             if place is not None:
                 return place[0][date], place[1][date]
-        return np.nan if self.lat is None else float(self.lat), np.nan if self.lon is None else float(self.lon)
+        return np.nan if self.lat is None else self.lat, np.nan if self.lon is None else self.lon
 
     def wrap(self, z: np.ndarray, size: int, stride: int, attrs: Mapping[str, Any]) -> Any:
         """Give vectors (T, rows, columns, width) the form in which the scene came."""
@@ -104,6 +104,7 @@ def read_dates(
     if 0 in images.shape:
         raise ValueError(f"a scene of the shape {scene.shape} has no pixel")
     holds = preprocess.has_data(preprocess.take_channels(images, spec, bands)[0], str(spec.unit))
+    lat, lon = map(arrays.as_numpy, (lat, lon))
     for name, degrees in (("lat", lat), ("lon", lon)):
         if degrees is not None and np.ndim(degrees):
             raise ValueError(f"{name} must be one number, of the whole scene, got {degrees}")

@@ -17,19 +17,38 @@ METHODS = ("threshold", "linear")
 
 
 def change_features(before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Compute features of change, (N, D), (N, D) -> (N, D + 1): absolute differences and their norm, in either order."""
-    gap = np.abs(np.asarray(after, np.float32) - np.asarray(before, np.float32))
+    """Compute features of change, (N, D), (N, D) -> (N, D + 1): absolute differences and their norm, in either order.
+
+    Raises:
+        ValueError: the two differ in shape, or values are masked or no numbers.
+    """
+    before, after = (np.asarray(vectors, np.float32) for vectors in _embeddings(before, after))
+    gap = np.abs(after - before)
     return np.concatenate([gap, np.linalg.norm(gap, axis=1, keepdims=True)], axis=1)
 
 
 def change_distance(before: np.ndarray, after: np.ndarray, metric: str = "cosine") -> np.ndarray:
-    """Compute the "euclidean" or "cosine" distance of the two embeddings of each location: (N, D), (N, D) -> (N,)."""
-    before, after = np.asarray(before, np.float64), np.asarray(after, np.float64)
+    """Compute the "euclidean" or "cosine" distance of the two embeddings of each location: (N, D), (N, D) -> (N,).
+
+    Raises:
+        ValueError: the metric has no meaning, the two differ in shape, or values are masked or no numbers.
+    """
+    before, after = (np.asarray(vectors, np.float64) for vectors in _embeddings(before, after))
     if metric == "euclidean":
         return np.linalg.norm(after - before, axis=1)
     check_metric(metric)
     lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
     return 1 - (before * after).sum(axis=1) / np.where(lengths == 0, 1, lengths)
+
+
+def _embeddings(before: np.ndarray, after: np.ndarray, what: str = "features") -> tuple[np.ndarray, np.ndarray]:
+    """Check that two are of one shape, (N, D), of numbers, and not masked; `what` is what errors name them."""
+    for when, vectors in (("before", before), ("after", after)):
+        check_unmasked(f"{what} {when}", vectors)
+    before, after = as_numbers(f"{what} before", before), as_numbers(f"{what} after", after)
+    if before.ndim != 2 or before.shape != after.shape:
+        raise ValueError(f"{what} before {before.shape} and after {after.shape} do not fit; both must be (N, D)")
+    return before, after
 
 
 def change_probe(
@@ -59,34 +78,37 @@ def change_probe(
     if not is_number(C):
         raise ValueError(f"C = {C!r} must be one number, as nothing is held out to choose on")
     positive("C", C)
+    pairs = []
     for name, (before, after, changed) in (("train", train), ("test", test)):
-        if np.shape(before) != np.shape(after) or np.ndim(before) != 2 or len(before) != len(changed):
-            raise ValueError(f"{name}: before {np.shape(before)}, after {np.shape(after)} and {len(changed)} labels do not fit")
+        before, after = _embeddings(before, after, f"{name} features")
+        if len(before) != len(changed):
+            raise ValueError(f"{name}: before {before.shape}, after {after.shape} and {len(changed)} labels do not fit")
         if np.ndim(changed) != 1 or not len(changed):
             raise ValueError(f"{name} labels must be (N,), one of each pair, got {np.shape(changed)}")
         check_unmasked(f"{name} labels", changed)
         for when, vectors in (("before", before), ("after", after)):
-            check_unmasked(f"{name} features {when}", vectors)
-            check_finite(f"{name} features {when}", as_numbers(f"{name} features {when}", vectors))
+            check_finite(f"{name} features {when}", vectors)
         if any(map(is_missing, changed)):
             raise ValueError(f"{name} labels are missing (None, NaN or NA) in some rows; leave these rows out")
         if not np.isin(np.asarray(changed, object), (0, 1)).all():
             raise ValueError(f"{name} labels must be True where a location changed and False where not, or 1 and 0")
-    if np.shape(train[0])[1] != np.shape(test[0])[1]:
-        raise ValueError(f"train {np.shape(train[0])} and test {np.shape(test[0])} differ in width")
+        pairs.append((before, after))
+    of_train, of_test = pairs
+    if of_train[0].shape[1] != of_test[0].shape[1]:
+        raise ValueError(f"train {of_train[0].shape} and test {of_test[0].shape} differ in width")
     truth, target = np.asarray(test[2], bool), np.asarray(train[2], bool)
     if target.all() or not target.any():
         raise ValueError("the training pairs have all changed or none; both kinds are needed")
     settings: dict[str, Any] = dict(probe=f"change {method}", metric=metric, train=len(target), test=len(truth))
     model: LinearModel | None = None
     if method == "linear":
-        x, x_test = change_features(*train[:2]), change_features(*test[:2])
+        x, x_test = change_features(*of_train), change_features(*of_test)
         model = fit_logistic(x, _columns(target), task="multiclass", C=C, standardise=True)[0]
         score = model.probabilities(x_test)[:, 1]
         decided = score > 0.5
         settings["C"] = C
     else:
-        train_distance, distance = change_distance(*train[:2], metric), change_distance(*test[:2], metric)
+        train_distance, distance = change_distance(*of_train, metric), change_distance(*of_test, metric)
         threshold, inclusive = _best_threshold(train_distance, target)
         decided = distance >= threshold if inclusive else distance > threshold
         score = np.searchsorted(np.sort(train_distance), distance) / len(train_distance)

@@ -86,11 +86,13 @@ def nearest(rows: np.ndarray, queries: np.ndarray, k: int, metric: str = "euclid
         indices (Q, k) int64 and distances (Q, k) float32, the nearest first; of equally near rows the one of lower index.
 
     Raises:
-        ValueError: k or the metric has no meaning, or a row or query is masked, NaN or infinite.
+        ValueError: shapes do not fit, k or the metric has no meaning, or a row or query is masked, NaN or infinite.
     """
     for name, vectors in (("rows", rows), ("queries", queries)):
         check_unmasked(f"features of {name}", vectors)
     rows, queries = (as_numbers(f"features of {name}", v) for name, v in (("rows", rows), ("queries", queries)))
+    if rows.ndim != 2 or queries.ndim != 2 or rows.shape[1] != queries.shape[1]:
+        raise ValueError(f"rows must be (N, D) and queries (Q, D), of one width D, got {rows.shape} and {queries.shape}")
     for name, vectors in (("rows", rows), ("queries", queries)):
         check_finite(f"features of {name}", vectors)
     rows, queries = rows.astype(np.float32), queries.astype(np.float32)

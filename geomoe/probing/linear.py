@@ -14,7 +14,16 @@ from geomoe import compilation
 from geomoe.probing.config import protocol_options
 from geomoe.probing.linear_model import LinearModel
 from geomoe.probing.logistic import solve
-from geomoe.probing.metrics import bootstrap_regression, check_count, check_rows, main_score, regression_metrics
+from geomoe.probing.metrics import (
+    as_array,
+    as_numbers,
+    bootstrap_regression,
+    check_count,
+    check_rows,
+    check_task,
+    main_score,
+    regression_metrics,
+)
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import (
     Fold,
@@ -64,19 +73,26 @@ def fit_logistic(
         A model for each C, in the order of C. A class that all or none of the rows have is predicted by its share.
 
     Raises:
-        ValueError: a C is not positive, or there is none; max_iter or tol has no meaning; or there is no row, or multi-class
-            labels hold a single class.
+        ValueError: a C is not positive, or there is none; the task, max_iter or tol has no meaning; shapes or labels do not
+            fit; or there is no row, or multi-class labels hold a single class.
     """
+    check_task(task)
     strengths = positive("C", C)
     check_count("max_iter", max_iter, 1)
     if not tol >= 0:
         raise ValueError(f"tol = {tol} must be 0 or more")
     for name, values in (("features", features), ("labels", labels)):
         check_rows(name, values)
-    features, labels = np.asarray(features), np.asarray(labels)
+    features, labels = as_numbers("features", features), as_array(labels)
+    multiclass = task == "multiclass"
+    form = "(N, K) of 0 and 1" + ", one 1 in each row" * multiclass
+    if features.ndim != 2 or labels.ndim != 2 or len(features) != len(labels):
+        shapes = f"got {features.shape} and {labels.shape}"
+        raise ValueError(f"features must be (N, D) and labels {form}, {shapes}; linear_probe takes class indices")
+    if not np.isin(labels, (0, 1)).all() or multiclass and not (labels.sum(axis=1) == 1).all():
+        raise ValueError(f"labels must be {form}; some rows have others")
     n, d = features.shape
     counts = labels.sum(axis=0)
-    multiclass = task == "multiclass"
     kept = np.flatnonzero(counts > 0 if multiclass else (counts > 0) & (counts < n))
     if multiclass and len(kept) < 2:
         raise ValueError("the training split holds a single class; a classifier needs two")
@@ -209,12 +225,15 @@ def fit_ridge(
         A model for each alpha, in their order; `C` is 1 / alpha.
 
     Raises:
-        ValueError: an alpha is not positive, or there is none; or there is no row.
+        ValueError: an alpha is not positive, or there is none; shapes do not fit; or there is no row.
     """
     strengths = positive("alpha", alpha)
     for name, numbers in (("features", features), ("targets", targets)):
         check_rows(name, numbers)
-    x, y = np.asarray(features, np.float64), np.asarray(targets, np.float64).reshape(len(targets), -1)
+    x, y = (as_numbers(*pair).astype(np.float64) for pair in (("features", features), ("targets", targets)))
+    if x.ndim != 2 or y.ndim not in (1, 2) or len(x) != len(y):
+        raise ValueError(f"features must be (N, D) and targets (N,) or (N, K), got {x.shape} and {y.shape}")
+    y = y.reshape(len(y), -1)
     (x_mean, std), y_mean = _mean_and_scale(x, standardise), y.mean(axis=0)
     x = (x - x_mean) / std
     values, axes = np.linalg.eigh(x.T @ x)

@@ -13,7 +13,7 @@ import numpy as np
 from geomoe.data.arrays import is_xarray
 from geomoe.files import atomic_path
 from geomoe.landsat import COLLECTION2, Statistics
-from geomoe.models.pooling import parse_pool
+from geomoe.models.pooling import check_pooled, parse_pool
 from geomoe.probing.metrics import TASKS, as_numbers, check_finite, check_unmasked
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class LinearModel:
         return (logits > 0).astype(np.int32) if self.task == "multilabel" else logits
 
     def predict_images(self, encoder: PretrainedEncoder, images: np.ndarray, **options: Any) -> np.ndarray:
-        """Embed images and predict.
+        """Embed images and predict: as `predict`, the first axis being that of the images, or their other dimensions in xarray.
 
         Args:
             **options: as for `PretrainedEncoder.embed`; pool, nodata, resize_mode and statistics that they leave out, or have a
@@ -79,6 +79,7 @@ class LinearModel:
             raise ValueError(f"the probe was fitted on embeddings of {other} than {this}; load that one, or fit it anew")
         pool = self.info.get("pool", "mean")
         options.setdefault("pool", parse_pool(pool) if isinstance(pool, str) else tuple(pool))
+        check_pooled(options["pool"])
         self._drop(images, options)
         fitted = {} if options.get("normalized") else self._of_fit(encoder, options)
         if options.get("spec") is not None:
@@ -92,7 +93,8 @@ class LinearModel:
                     of = f"the probe was fitted on images z-scored by {fitted['statistics'].source}, whose {key} is"
                     both = f"{self.info['input'][key]}, and of these it is {made[key]}"
                     raise ValueError(f"{of} {both}; give statistics= of their unit and channels")
-        return self.predict(z)
+        predictions = self.predict(np.asarray(z).reshape(-1, z.shape[-1]))
+        return predictions.reshape(z.shape[:-1] + predictions.shape[1:])
 
     def _of_fit(self, encoder: PretrainedEncoder, options: Mapping[str, Any]) -> dict[str, Any]:
         """How the images of the fit were read, as far as `options` do not say it, as fields of an `InputSpec`."""

@@ -34,7 +34,8 @@ def check_task(task: str) -> None:
 
 def check_unmasked(what: str, values: Any, advice: str = "leave these rows out") -> None:
     """Raise ValueError for an array of numpy's masked type with masked values, which would count as those below the mask."""
-    if isinstance(values, list | tuple) and any(map(np.ma.is_masked, values)):
+    of_objects = getattr(getattr(values, "dtype", None), "kind", "") == "O" and np.ndim(values)
+    if (of_objects or isinstance(values, list | tuple)) and any(map(np.ma.is_masked, values)):
         values = np.ma.stack([np.ma.asarray(value) for value in values])
     if np.ma.is_masked(values):
         mask = np.ma.getmaskarray(values)
@@ -56,10 +57,17 @@ def check_finite(what: str, values: np.ndarray, advice: str = "leave these rows 
     raise ValueError(f"{what} hold {rows}; {advice}")
 
 
+def as_array(values: Any) -> np.ndarray:
+    """An array, also of torch's tensors, and of a column of rows, as pandas reads vectors from files."""
+    array = np.asarray(as_numpy(values))
+    is_column = array.dtype == object and array.ndim == 1 and any(map(np.ndim, array))
+    return np.asarray([as_numpy(row) for row in array]) if is_column else array
+
+
 def as_numbers(what: str, values: Any) -> np.ndarray:
     """Real numbers as an array of floats, float32 and float64 as they are; ValueError for text, dates, complex numbers."""
     try:
-        numbers = np.asarray(as_numpy(values))
+        numbers = as_array(values)
         if numbers.dtype.kind in "cmMSU":
             raise TypeError(f"they are {numbers.dtype}")
         return numbers if numbers.dtype.kind == "f" else numbers.astype(np.float64)
@@ -276,8 +284,9 @@ def _checked(
     for name, values in (("labels", labels), ("predictions", predictions), ("scores", scores)):
         check_rows(name, values)
     labels, predictions, scores = np.asarray(labels), np.asarray(predictions), np.asarray(scores)
-    if not labels.shape == predictions.shape == scores.shape:
-        raise ValueError(f"labels {labels.shape}, predictions {predictions.shape} and scores {scores.shape} must agree")
+    if not labels.shape == predictions.shape == scores.shape or labels.ndim != 2:
+        shapes = f"labels {labels.shape}, predictions {predictions.shape} and scores {scores.shape}"
+        raise ValueError(f"{shapes} must agree, (N, K) each")
     return labels, predictions, scores
 
 

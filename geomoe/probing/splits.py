@@ -9,7 +9,7 @@ import numpy as np
 
 from geomoe.data.arrays import as_numpy
 from geomoe.embeddings.files import check_alike, read_facts, read_features
-from geomoe.probing.metrics import as_numbers, check_count, check_finite, check_task, check_unmasked, one_hot
+from geomoe.probing.metrics import as_array, as_numbers, check_count, check_finite, check_task, check_unmasked, one_hot
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
@@ -39,7 +39,7 @@ def _read(splits: Mapping[str, Split | None], kind: str = "labels") -> dict[str,
 
 def _array(what: str, values: Any) -> np.ndarray:
     try:
-        return np.asarray(as_numpy(values))
+        return as_array(values)
     except ValueError as error:
         raise ValueError(f"{what} must be an array, or rows of equal length ({error})") from None
 
