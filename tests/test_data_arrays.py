@@ -622,3 +622,121 @@ def test_variables_that_rioxarray_numbers(encoder):
     six = bare[[f"band_{i}" for i in range(1, 7)]].drop_vars(["spatial_ref", "x", "y"])
     expected = encoder.embed(image[:6].transpose(1, 2, 0)[None], sensor="landsat7")[0]
     np.testing.assert_allclose(encoder.embed(six, sensor="landsat7").values, expected, atol=1e-5)
+
+
+DEGREES = {
+    "latitude": {"units": "degrees_north", "standard_name": "latitude"},
+    "longitude": {"units": "degrees_east", "standard_name": "longitude"},
+}
+
+
+def bare(count=None):
+    """A DataArray (C, H, W), or (date, C, H, W), that says its bands alone."""
+    images = numbers(*(() if count is None else (count,)), 7, SIZE, SIZE)
+    dims = ("band", "y", "x") if count is None else ("date", "band", "y", "x")
+    return xr.DataArray(images, dims=dims, coords={"band": list(landsat.BANDS)})
+
+
+@pytest.mark.parametrize("attrs", [("units",), ("standard_name",), ("units", "standard_name")])
+def test_degrees_may_lie_along_y_and_x(encoder, attrs):
+    lat, lon = 48 - 0.001 * np.arange(SIZE), 11 + 0.001 * np.arange(SIZE)
+    said = {name: {key: DEGREES[name][key] for key in attrs} for name in DEGREES}
+    array = bare()
+    images = array.values.transpose(1, 2, 0)[None]
+    expected = encoder.embed(images, [lat.mean()], [lon.mean()])[0]
+    by_attributes = array.assign_coords(y=("y", lat, said["latitude"]), x=("x", lon, said["longitude"]))
+    of_other_names = array.assign_coords(north=("y", lat, said["latitude"]), east=("x", lon, said["longitude"]))
+    by_name = [array.assign_coords({a: ("y", lat), b: ("x", lon)}) for a, b in (("lat", "lon"), ("latitude", "longitude"))]
+    for each in (by_attributes, of_other_names, *by_name):
+        np.testing.assert_allclose(encoder.embed(each).values, expected, atol=1e-4)
+        np.testing.assert_allclose(encoder.embed_scene(each).values[0, 0], expected, atol=1e-4)
+    assert not np.allclose(encoder.embed(array).values, expected, atol=1e-3)
+
+
+def test_a_crs_may_stand_in_attributes_and_in_coordinates(encoder):
+    array = stack(numbers(1, 7, SIZE, SIZE))
+    expected = encoder.embed(array).values
+    plain = array.drop_vars("spatial_ref")
+    attributes = dict(array.spatial_ref.attrs)
+    said = [plain.assign_attrs(attributes)]
+    for name in ("crs", "epsg", "proj:epsg", "proj:code", "spatial_ref"):
+        for value in (32632, np.int64(32632), "EPSG:32632", attributes["crs_wkt"]):
+            said += [plain.assign_attrs({name: value}), plain.assign_coords({name: value})]
+    said.append(plain.assign_coords(crs=((), 0, attributes)))
+    for each in said:
+        np.testing.assert_allclose(encoder.embed(each).values, expected, atol=1e-5)
+    nothing = [plain.assign_coords(crs=0), plain.assign_attrs({"proj:epsg": None}), plain.assign_attrs(crs="")]
+    for each in nothing:
+        assert read_xarray(each, InputSpec()).crs is None
+
+
+@pytest.mark.parametrize("name", ["date", "datetime", "timestamps"])
+def test_the_only_time_is_the_time(encoder, name):
+    array = bare(2).rename(date=name)
+    images = array.values.transpose(0, 2, 3, 1)
+    expected, none = encoder.embed(images, time=TIMES[:2]), encoder.embed(images)
+    assert not np.allclose(expected, none, atol=1e-3)
+    of_dimension = array.assign_coords({name: TIMES[:2]})
+    beside = array.rename({name: "patch"}).assign_coords({name: ("patch", TIMES[:2])})
+    for each in (of_dimension, beside, of_dimension.assign_coords(processed=(name, TIMES[1:]), updated=TIMES[2])):
+        np.testing.assert_allclose(encoder.embed(each).values, expected, atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(of_dimension[1]).values, expected[1], atol=1e-5)
+    np.testing.assert_allclose(encoder.embed(array.assign_coords(updated=TIMES[2])).values, none, atol=1e-5)
+    with pytest.warns(UserWarning, match=f"the images have the times {name}, processed, of which none is taken"):
+        encoder.embed(beside.assign_coords(processed=("patch", TIMES[1:])))
+
+
+def test_values_beyond_the_valid_ones_are_missing(encoder):
+    array = bare()
+    array.values[:, :3], array.values[:, 7] = 65000, 100
+    holds = np.ones((SIZE, SIZE), bool)
+    holds[:3], holds[7] = False, False
+    expected = encoder.embed(array, valid=holds).values
+    scaled = {"scale_factor": 0.0000275, "add_offset": -0.2}
+    packed, limits = {"valid_range": [7273, 43636]}, {"valid_min": 7273, "valid_max": np.array([43636])}
+    for attrs in (packed, limits, packed | scaled, {"valid_range": (0.0, 1.0)} | scaled):
+        np.testing.assert_allclose(encoder.embed(array.assign_attrs(attrs)).values, expected, atol=1e-5)
+    decoded = xr.decode_cf(array.assign_attrs(packed | scaled).to_dataset(name="sr"))["sr"]
+    assert decoded.dtype.kind == "f" and "valid_range" in decoded.attrs
+    np.testing.assert_allclose(encoder.embed(decoded).values, expected, atol=1e-3)
+    edge = array.copy(data=np.full_like(array.values, 7273)).assign_attrs(packed | scaled)
+    assert not read_xarray(xr.decode_cf(edge.to_dataset(name="sr"))["sr"], InputSpec()).images.mask.any()
+    computed = (bare() * 0.0000275 - 0.2).assign_attrs(packed)  # whose attributes arithmetic left there
+    assert not read_xarray(computed, InputSpec("reflectance")).images.mask.any()
+
+
+def test_a_mask_of_each_band_holds_where_all_do(encoder):
+    array = bare()
+    array.values[3, :2] = 0
+    valid = np.ones((SIZE, SIZE), bool)
+    valid[:2] = False
+    expected = encoder.embed(array, valid=valid).values
+    named = array.to_dataset("band")
+    for mask in (array > 0, array.where(array > 0).notnull(), named > 0, (array > 0).astype(float)):
+        np.testing.assert_array_equal(encoder.embed(array, valid=mask).values, expected)
+    with pytest.raises(ValueError, match="valid has the dimensions year, which the images lack"):
+        encoder.embed(array, valid=(array > 0).expand_dims(year=2))
+
+
+def test_a_selection_without_pixels_is_an_error(encoder):
+    for empty in (bare()[:, :0], bare().isel(x=slice(0)).to_dataset("band")):
+        for embed in (encoder.embed, encoder.embed_scene):
+            with pytest.raises(ValueError, match="have no pixel"):
+                embed(empty)
+
+
+def test_a_dataset_with_numbers_of_landsat_5_needs_the_sensor(encoder):
+    array = bare().isel(band=[0, 1, 2, 3, 4, 6])
+    for images in (array, array.to_dataset("band")):
+        for embed in (encoder.embed, encoder.embed_scene):
+            for fill_missing in (False, True):
+                with pytest.raises(ValueError, match="numbered as those of Landsat 4, 5 and 7; name the sensor"):
+                    embed(images, fill_missing=fill_missing)
+        assert encoder.embed(images, sensor="landsat7").shape == (16,)
+
+
+def test_a_column_of_images(encoder):
+    images = numbers(3, SIZE, SIZE, 7)
+    valid = np.arange(SIZE * SIZE).reshape(SIZE, SIZE) > np.array([0, 9, 20])[:, None, None]
+    z = encoder.embed(pd.Series(list(images)), valid=pd.Series(list(valid)))
+    np.testing.assert_array_equal(z, encoder.embed(images, valid=valid))

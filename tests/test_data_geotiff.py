@@ -371,3 +371,39 @@ def test_a_patch_that_control_points_locate(tmp_path):
     patch = read_patch(path)
     lon, lat = pyproj.Transformer.from_crs(32632, 4326, always_xy=True).transform(500_600, 5_299_400)
     np.testing.assert_allclose([patch.latitude, patch.longitude], [lat, lon], atol=1e-6)
+
+
+@pytest.mark.parametrize("fill_missing", [False, True])
+def test_numbers_of_landsat_5_need_its_name(tmp_path, fill_missing):
+    names = [f"SR_B{i}" for i in (1, 2, 3, 4, 5, 7)]
+    path = write_tif(tmp_path / "six.tif", pixels(6), descriptions=names)
+    plain = write_tif(tmp_path / "plain.tif", pixels(6))
+    for file, spec in (
+        (path, InputSpec(fill_missing=fill_missing)),
+        (plain, InputSpec(bands=names, fill_missing=fill_missing)),
+    ):
+        with pytest.raises(PatchError, match="numbered as those of Landsat 4, 5 and 7; name the sensor") as caught:
+            read_patch(file, spec)
+        assert caught.value.kind == "wrong bands"
+    assert read_patch(path, InputSpec(sensor="landsat5")).bands == landsat.BANDS[1:]
+    assert "SR_B6" not in read_patch(path, InputSpec(sensor="landsat8", fill_missing=True)).bands
+    named = write_tif(tmp_path / "LT05_L2SP_193026_20050613_20200902_02_T1.tif", pixels(6), descriptions=names)
+    assert read_patch(named).bands == landsat.BANDS[1:]
+
+
+@pytest.mark.parametrize(
+    "unit, dtypes",
+    [
+        ("collection2_dn", ("int16", "uint32", "int64")),
+        ("hls", ("float64", "int64")),
+        ("level1_dn", ("float32", "int32", "int16")),
+        ("uint8", ("int16", "float32")),
+    ],
+)
+def test_numbers_of_a_unit_come_in_any_type_that_holds_them(tmp_path, unit, dtypes):
+    for dtype in dtypes:
+        image = (pixels() // (200 if unit == "uint8" else 2)).astype(dtype)
+        path = write_tif(tmp_path / f"{dtype}.tif", image)
+        options = dict(sun_elevation=50.0) if unit == "level1_dn" else {}
+        np.testing.assert_array_equal(read_patch(path, InputSpec(unit, **options)).image, image)
+        np.testing.assert_array_equal(SceneReader(open_scene(path), landsat.BANDS, unit).read(0, 0, 41, 43), image)

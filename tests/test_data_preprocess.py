@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from geomoe import landsat
@@ -294,3 +295,56 @@ def test_fractions_are_told_from_digital_numbers_even_below_zero():
         preprocess.check_values(np.array([-0.03, 0.3], np.float32), "collection2_dn")
     with pytest.raises(ValueError, match="no digital numbers"):
         preprocess.check_values(np.array([-9998, 0.3], np.float32), "hls")
+
+
+@pytest.mark.parametrize(
+    "names", [("SR_B1", "SR_B2", "SR_B3", "SR_B4", "SR_B5", "SR_B7"), ("B7", "B5", "B4", "B3", "B2", "B1", "QA_PIXEL")]
+)
+@pytest.mark.parametrize("fill_missing", [False, True])
+def test_numbers_of_landsat_5_need_its_name(images, names, fill_missing):
+    """To Landsat 8 these would be all bands but B6, each of them another than it is."""
+    six = images[..., [0, 1, 2, 3, 4, 5, 0][: len(names)]]
+    with pytest.raises(ValueError, match="numbered as those of Landsat 4, 5 and 7; name the sensor: sensor='landsat5'"):
+        prepared(six, bands=names, fill_missing=fill_missing)
+    assert prepared(six, bands=names, fill_missing=True, sensor="landsat5")[0].shape[-1] == 7
+    of_landsat8, _ = prepared(six, bands=names, fill_missing=True, sensor="landsat8")
+    assert not of_landsat8[..., 5].any()
+    with pytest.raises(ValueError, match="the model needs SR_B6"):
+        prepared(six, bands=names, sensor="landsat9")
+
+
+def test_colours_need_no_sensor(images):
+    names = ("coastal", "blue", "green", "red", "nir", "swir2")
+    assert prepared(images[..., [0, 1, 2, 3, 4, 6]], bands=names, fill_missing=True)[0].shape[-1] == 7
+
+
+def test_names_of_bands_are_any_sequence():
+    for bands in (np.array(landsat.BANDS), pd.Index(landsat.BANDS), pd.Series(landsat.BANDS)):
+        assert InputSpec(bands=bands).bands == landsat.BANDS
+    for bands in (np.array("SR_B1"), np.arange(7), 7):
+        with pytest.raises(ValueError, match="must be a sequence of names, in their order"):
+            InputSpec(bands=bands)
+
+
+def test_a_range_of_bytes_is_two_numbers_for_bytes():
+    for wrong in (None, (0, 1, 2), ("0", "1"), 1.0, (0.0, np.nan)):
+        with pytest.raises(ValueError, match="uint8_range = .* must rise: two numbers"):
+            InputSpec("uint8", uint8_range=wrong)
+    for unit in ("collection2_dn", "reflectance"):
+        with pytest.raises(ValueError, match=f"uint8_range is for unit='uint8'; with unit='{unit}' it would be ignored"):
+            InputSpec(unit, uint8_range=(0, 0.4))
+    with pytest.raises(ValueError, match="it would be ignored"):
+        InputSpec(uint8_range=(0, 0.4)).known()
+    assert InputSpec("hls", uint8_range=[0, 1]).uint8_range == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("sensor", ["landsat7", "landsat8", None])
+def test_factors_of_level_1_go_by_the_sensors_names(images, sensor):
+    numbers = landsat.band_numbers(sensor or "landsat8")
+    bands = landsat.sensor_bands(sensor or "landsat8")
+    pairs = [(1e-5 * (i + 1), -0.1) for i in range(len(numbers))]
+    options = dict(unit="level1_dn", sensor=sensor, sun_elevation=50.0)
+    expected, _ = prepared(images[..., -len(bands) :], level1_factors=dict(zip(bands, pairs)), **options)
+    of_product = dict(zip(numbers, pairs)) | {"B8": (1.0, 0.0), "B10": (1.0, 0.0)}
+    z, _ = prepared(images[..., -len(bands) :], level1_factors=of_product, **options)
+    np.testing.assert_array_equal(z, expected)

@@ -339,3 +339,22 @@ def test_a_thermal_band_6_says_that_the_numbers_are_not_landsat_8s(tmp_path):
         ):
             open_scene(scene)
         assert sorted(open_scene(scene, sensor="landsat7").files) == list(landsat.BANDS[1:])
+
+
+def test_a_tile_of_collection_1s_ard(tmp_path):
+    stem = "LC08_CU_003009_20130519_20170430_C01_V01"
+    image = (pixels(dtype=np.int16) // 4).astype(np.int16)
+    write_scene(tmp_path, stem, image, prefix="SRB", qa=np.full((41, 43), 1 << 5), qa_name="PIXELQA")
+    write_tif(tmp_path / f"{stem}_RADSATQA.tif", np.zeros((41, 43, 1), np.uint16))
+    info = open_scene(tmp_path)
+    assert (info.sensor, info.unit, info.qa.kind, str(info.time)) == ("landsat8", "collection1_sr", "PIXEL_QA", "2013-05-19")
+    with SceneReader(info, landsat.BANDS, "collection1_sr") as reader:
+        np.testing.assert_array_equal(reader.read(0, 0, 41, 43), image)
+        assert reader.clouds(0, 0, 41, 43).all()
+
+
+def test_names_that_go_on_after_the_band_are_to_be_changed(tmp_path):
+    for i in range(1, 8):
+        write_tif(tmp_path / f"{STEM}_SR_B{i}_clip.TIF", pixels(1))
+    with pytest.raises(SceneError, match=f"the band has to end a name: {STEM}_clip_SR_B1.TIF, not {STEM}_SR_B1_clip.TIF"):
+        open_scene(tmp_path)

@@ -90,7 +90,7 @@ def test_a_scene_whose_unit_nobody_says(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert info.spec(InputSpec("collection2_dn")).unit == "collection2_dn"
-    for dtype, units in (("uint8", "level1_dn, uint8"), ("int16", "collection1_sr, hls")):
+    for dtype, units in (("uint8", "level1_dn, uint8"), ("int16", "collection2_dn, collection1_sr, hls")):
         info = open_scene(write_tif(tmp_path / f"{dtype}.tif", (pixels() // 200).astype(dtype)))
         with pytest.raises(SceneError, match=f"{dtype} does not say what its numbers, {dtype}, are: give their unit, {units}"):
             info.spec(InputSpec())
@@ -396,3 +396,13 @@ def test_names_of_bands_are_for_a_single_file(tmp_path):
     for scene, name in ((folder, "LC08_.*"), ([str(path) for path in folder.glob("*.TIF")], "LC08_.*"), (files, "item")):
         with pytest.raises(SceneError, match=f"{name}: bands names those of a single file"):
             open_scene(scene, bands=("blue", "green", "red"))
+
+
+def test_numbers_of_landsat_5_need_its_name(tmp_path):
+    write_scene(tmp_path / "files", "clip", pixels(6), prefix="SR_B", numbers=(1, 2, 3, 4, 5, 7))
+    stack = write_tif(tmp_path / "clip.tif", pixels(6), descriptions=[f"SR_B{i}" for i in (1, 2, 3, 4, 5, 7)])
+    for path in (tmp_path / "files", stack):
+        with pytest.raises(SceneError, match="numbered as those of Landsat 4, 5 and 7; name the sensor"):
+            open_scene(path)
+        assert tuple(open_scene(path, sensor="landsat5").files) == landsat.BANDS[1:]
+        assert "SR_B6" not in open_scene(path, sensor="landsat8").files

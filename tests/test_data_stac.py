@@ -277,3 +277,19 @@ def test_a_quality_band_among_the_bands_of_one_asset(tmp_path, form):
     assert {band: index for band, (_, index) in info.files.items()} == dict(zip(landsat.BANDS, (1, 2, 3, 5, 6, 7, 8)))
     with SceneReader(info, landsat.BANDS) as reader:
         assert reader.clouds(0, 0, 41, 43).all()
+
+
+def test_one_entry_of_raster_bands_holds_for_all(tmp_path):
+    write_tif(tmp_path / "all.tif", pixels())
+    colours = [{"name": name, "common_name": name} for name in NAMES]
+    scaled, other = {"scale": 0.0001, "offset": 0.0}, {"scale": 0.0000275, "offset": -0.2}
+
+    def unit(*numbers):
+        assets = {"data": {"href": "./all.tif", "eo:bands": colours, "raster:bands": list(numbers)}}
+        (tmp_path / "item.json").write_text(json.dumps(item("mosaic", assets)))
+        return read_items(tmp_path / "item.json")[0].unit
+
+    for count in (1, 2, 7, 8):
+        assert unit(*[scaled] * count) == "hls"
+    with pytest.raises(SceneError, match="mosaic: asset data has 2 raster:bands that differ, for 7 eo:bands"):
+        unit(scaled, other)

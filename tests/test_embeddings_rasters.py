@@ -7,7 +7,7 @@ import pyproj
 import pytest
 import rasterio
 import tifffile
-from geotiffs import pixels
+from geotiffs import pixels, write_tif
 from rasterio.transform import from_origin
 
 from geomoe import embeddings
@@ -183,3 +183,12 @@ def test_a_copy_that_lost_the_scales_has_those_of_its_tags(vectors, tmp_path):
     np.testing.assert_array_equal(embeddings.read(tmp_path / f"{BANDS}.tif")["vector"], whole[90:92, 60:62].reshape(-1, BANDS))
     with pytest.raises(ValueError, match=f"has {BANDS - 1} bands of {BANDS}, and their scales are lost"):
         embeddings.read(tmp_path / f"{BANDS - 1}.tif")
+
+
+@pytest.mark.parametrize("ending", ["tif", "zarr"])
+def test_a_map_of_a_plan_has_pixels_of_no_place(encoder, tmp_path, ending):
+    scene = write_tif(tmp_path / "scene.tif", pixels(size=(16, 16)), crs='LOCAL_CS["plan",UNIT["metre",1]]')
+    sink = embeddings.Sink(str(tmp_path / f"map.{ending}"))
+    embeddings.embed_scene(encoder, sink, str(scene), spec=InputSpec("collection2_dn"))
+    table = embeddings.read(sink.output)
+    assert np.isnan(table["latitude"]).all() and np.isnan(table["longitude"]).all() and table["embedded"].any()

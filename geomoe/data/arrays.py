@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from geomoe import landsat, metadata
-from geomoe.data.preprocess import InputSpec, read_mask
+from geomoe.data.preprocess import InputSpec, read_mask, unpacked
 
 if TYPE_CHECKING:
     import pyproj
@@ -24,6 +24,9 @@ _BAND = ("band", "bands", "channel", "channels", "variable")
 _Y, _LATITUDE = ("y", "Y", "northing"), ("latitude", "lat")
 _X, _LONGITUDE = ("x", "X", "easting"), ("longitude", "lon")
 _TIME = ("time", "t")  # openEO's is t
+_OTHER_TIMES = ("created", "updated", "published", "expires")  # of STAC, none of them of acquisition
+_EAST_OR_NORTH = re.compile(r"degrees?_?(north|n|east|e)", re.IGNORECASE)  # CF's units of latitudes and longitudes
+_CRS_NAMES = ("crs", "spatial_ref", "crs_wkt", "proj:code", "proj:epsg", "epsg")  # of attributes and of coordinates
 _NAMELESS = "(no name)"
 _NUMBERED = re.compile(r"(?:band|layer)[ _-]?(\d+)", re.IGNORECASE)  # a name that says a band's place in a file alone
 
@@ -45,6 +48,7 @@ def channels_last(images: Any, layout: str) -> Any:
     """Bring images, (N, H, W, C) or (N, C, H, W) by `layout`, or a sequence of images without N, to numpy and bands last."""
     if layout not in LAYOUTS:
         raise ValueError(f"layout = {layout!r} is not one of {', '.join(LAYOUTS)}")
+    images = unpacked(images)
     if isinstance(images, list | tuple):
         each = [as_numpy(image) for image in images]
         return each if layout == "NHWC" else [np.moveaxis(np.ma.asanyarray(image), -3, -1) for image in each]
@@ -66,8 +70,16 @@ class Labelled:
 
     @property
     def time(self) -> np.ndarray | None:
-        """The coordinate `time`, or openEO's `t`, (N,), or None."""
-        return next((time for name in _TIME if (time := self._of_batch(name)) is not None), None)
+        """The coordinate `time`, or openEO's `t`, else the only one of datetime64, that of a dimension first, (N,), or None."""
+        for name in _TIME:
+            if (time := self._of_batch(name)) is not None:
+                return time
+        names = [str(name) for name, each in self.source.coords.items() if each.dtype.kind == "M" and name not in _OTHER_TIMES]
+        names = [name for name in names if name in self.batch] or [name for name in names if self._of_batch(name) is not None]
+        if len(names) > 1:
+            said = f"the images have the times {', '.join(names)}, of which none is taken"
+            warnings.warn(f"{said}; name one of them time (rename), or pass time", UserWarning, stacklevel=3)
+        return self._of_batch(names[0]) if len(names) == 1 else None
 
     def place(self, row: float, column: float) -> tuple[np.ndarray, np.ndarray] | None:
         """Latitude and longitude (N,) of a place between pixels, 0 being the first one's middle; None where nothing says it."""
@@ -125,7 +137,9 @@ class Labelled:
     @functools.cached_property
     def _place_of_pixels(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Latitudes and longitudes of each pixel, (H, W) each."""
-        return next((place for names in zip(_LATITUDE, _LONGITUDE) if (place := self._of_pixels(*names))), None)
+        of_cf = [[name for name, each in self.source.coords.items() if _says(each, which)] for which in (_LATITUDE, _LONGITUDE)]
+        pairs = [*zip(_LATITUDE, _LONGITUDE), *zip(*of_cf)]
+        return next((place for names in pairs if (place := self._of_pixels(*names))), None)
 
     @functools.cached_property
     def _x_and_y(self) -> tuple[np.ndarray, np.ndarray] | None:
@@ -135,11 +149,12 @@ class Labelled:
         return None if in_degrees and not (self.crs and self.crs.is_geographic) else place
 
     def _of_pixels(self, *names: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Two coordinates of each pixel, (H, W) each."""
+        """Two coordinates of each pixel, (H, W) each: each of rows and columns, or one of rows and one of columns."""
         found = [self.source.coords[name] for name in names if name in self.source.coords]
-        if len(found) != 2 or any(set(each.dims) != set(self.dims) for each in found):
+        if len(found) != 2 or [set(each.dims) for each in found] not in ([set(self.dims)] * 2, [{dim} for dim in self.dims]):
             return None
-        one, other = (np.asarray(each.transpose(*self.dims).values, np.float64) for each in found)
+        pixels = self.source.isel(dict.fromkeys(self.batch, 0))
+        one, other = (np.asarray(each.broadcast_like(pixels).transpose(*self.dims).values, np.float64) for each in found)
         return one, other
 
     @functools.cached_property
@@ -169,9 +184,18 @@ class Labelled:
         return np.atleast_1d(values).reshape(-1)
 
     def mask(self, valid: Any) -> np.ndarray:
-        """Bring a mask of the pixels, a DataArray or an array by batch, rows and columns, to (N, H, W) bool."""
+        """Bring a mask of the pixels, a DataArray or an array by batch, rows and columns, to (N, H, W) bool.
+
+        One of each band, a DataArray or a Dataset, holds for a pixel where it holds for all bands.
+        """
         shape = (*self.batch.values(), *self.images.shape[1:3])
         if is_xarray(valid):
+            valid = valid.to_array("band") if hasattr(valid, "data_vars") else valid
+            beyond = [str(dim) for dim in valid.dims if dim not in self.source.dims]
+            if others := [dim for dim in beyond if dim not in _BAND]:
+                raise ValueError(f"valid has the dimensions {', '.join(others)}, which the images lack; select one of each")
+            if beyond:
+                valid = valid.fillna(0).astype(bool).all(beyond)
             valid = valid.reindex_like(self.source)  # in the images' order, NaN where it has no such coordinate
             if valid.isnull().any():
                 raise ValueError("valid lacks coordinates that the images have")
@@ -209,10 +233,11 @@ def _between_pixels(values: np.ndarray, row: float, column: float) -> float:
 def read_xarray(images: Any, spec: InputSpec) -> Labelled:
     """Read a DataArray with a dimension of bands, or a Dataset with one variable a band.
 
-    Rows and columns are the dimensions y and x (or latitude and longitude). Bands are named by the coordinate of their
-    dimension, by `long_name` as rioxarray keeps a file's descriptions, or by the variables; others of Landsat products, as
-    QA_PIXEL, are left out. Where nothing names them, they are those of `spec`. Their place is that of the coordinates of rows
-    and columns, or of each pixel; `GeoTransform`, which does not follow when pixels are cut off, is read where there are none.
+    Rows and columns are the dimensions y and x (or latitude and longitude), in degrees where CF's attributes of their
+    coordinates say it. Bands are named by the coordinate of their dimension, by `long_name` as rioxarray keeps a file's
+    descriptions, or by the variables; others of Landsat products, as QA_PIXEL, are left out. Where nothing names them, they are
+    those of `spec`. Their place is that of the coordinates of rows and columns, or of each pixel; `GeoTransform`, which
+    does not follow when pixels are cut off, is read where there are none.
 
     Raises:
         ValueError: a dimension is absent, the variables do not fit together, or what it says is not what `spec` says.
@@ -247,6 +272,10 @@ def read_xarray(images: Any, spec: InputSpec) -> Labelled:
     if not arrays:
         raise ValueError("no band of the images is one that a model takes")
     first = arrays[0]
+    if not (first.sizes[rows] and first.sizes[columns]):
+        raise ValueError(
+            f"images of {first.sizes[rows]} rows ({rows}) and {first.sizes[columns]} columns ({columns}) have no pixel"
+        )
     batch = {str(dim): first.sizes[dim] for dim in first.dims if dim not in (rows, columns)}
     for name, array in zip(names or (), arrays):
         if dict(array.sizes) != dict(first.sizes):
@@ -265,7 +294,7 @@ def read_xarray(images: Any, spec: InputSpec) -> Labelled:
     values = np.ma.stack([_masked(array.transpose(*batch, rows, columns)) for array in arrays], axis=-1)
     values = values.reshape(-1, *values.shape[len(batch) :])
     transform = None if {rows, columns} & set(first.coords) else _transform(images, first)
-    return Labelled(values, spec, batch, (rows, columns), first, _crs(images, first, rows), transform)
+    return Labelled(values, spec, batch, (rows, columns), first, _crs(images, first, rows, columns), transform)
 
 
 def _numbers(images: Any, band: str) -> np.ndarray | None:
@@ -374,7 +403,7 @@ def _is_scaled(attrs: Mapping[str, Any]) -> bool:
 
 
 def _masked(array: Any) -> np.ma.MaskedArray:
-    """The values of a DataArray, masked where they are what its attributes say to be no data."""
+    """The values of a DataArray, masked where its attributes say that there are no data, or that none are valid."""
     values = np.asarray(array.values)
     mask = np.zeros(values.shape, bool)
     encoded = array.encoding if values.dtype.kind in "iu" else {}  # floats were decoded, with NaN where it stood
@@ -382,7 +411,34 @@ def _masked(array: Any) -> np.ma.MaskedArray:
         for said in (array.attrs, encoded):
             if (fill := said.get(key)) is not None:
                 mask |= np.isin(values, np.asarray(fill))
+    for key, side in (("valid_min", 0), ("valid_max", 1), ("valid_range", 0), ("valid_range", 1)):
+        if (limit := _limit(array, key, side)) is not None:
+            mask |= values > limit if side else values < limit
     return np.ma.MaskedArray(values, mask)
+
+
+def _limit(array: Any, key: str, side: int) -> float | None:
+    """The least (side 0) or greatest (1) valid value by an attribute of CF, of the values as they are; None where none says it.
+
+    CF gives it for values as they are stored, or in floats for those that scale and offset make of them. Where values are
+    floats that xarray did not decode, limits that are integers may be those of values before some arithmetic, and say nothing.
+    """
+    said = next((attrs[key] for attrs in (array.attrs, array.encoding) if attrs.get(key) is not None), None)
+    limits = np.asarray(said)
+    if said is None or limits.dtype.kind not in "iuf" or limits.size != (2 if key == "valid_range" else 1):
+        return None
+    limit, is_stored = float(limits.reshape(-1)[side * (limits.size > 1)]), limits.dtype.kind in "iu"
+    decoded = array.dtype.kind == "f" and np.dtype(array.encoding.get("dtype", np.float32)).kind in "iu"
+    scale, offset = (
+        _number(array.encoding if decoded else array.attrs, name, default)
+        for name, default in (("scale_factor", 1.0), ("add_offset", 0.0))
+    )
+    if array.dtype.kind in "iu":
+        return limit if is_stored else (limit - offset) / scale
+    if not is_stored:
+        return limit
+    half = scale / 2 if side else -scale / 2  # a step that rounding may take
+    return limit * scale + offset + half if decoded else None
 
 
 def _unit(array: Any, given: str | None) -> str | None:
@@ -399,23 +455,47 @@ def _unit(array: Any, given: str | None) -> str | None:
     return None
 
 
-def _crs(images: Any, first: Any, rows: str) -> "pyproj.CRS | None":
+def _crs(images: Any, first: Any, rows: str, columns: str) -> "pyproj.CRS | None":
     """The reference system that the images say, or the dimensions' names.
 
     A grid mapping says it: a coordinate, as rioxarray and odc-stac have it, or a variable, as xarray reads netCDF and Zarr; or
-    an attribute `crs`; or stackstac's coordinate `epsg` or `proj:code`.
+    an attribute or a coordinate `crs`, `epsg`, `proj:code` ..., as stackstac has them; or CF's attributes of rows and columns.
     """
     import pyproj
 
-    said = [text for array in (first, images) if (text := _crs_text(_mapping(images, array)) or array.attrs.get("crs"))]
-    codes = [images.coords[name] for name in ("epsg", "proj:epsg", "proj:code") if name in images.coords]
-    said += [code.item() for code in codes if not code.dims and code.dtype.kind in "iuUO" and code.item() is not None]
+    said = []
+    for array in (first, images):
+        attrs = [array.attrs.get(name) for name in _CRS_NAMES]
+        said += [text for text in (_crs_text(_mapping(images, array)), _crs_text(array.attrs), *attrs) if _is_crs(text)]
+    codes = [images.coords[name] for name in _CRS_NAMES if name in images.coords and not images.coords[name].dims]
+    said += [code.item() for code in codes if _is_crs(code.item())]
+    said = [text.item() if isinstance(text, np.generic | np.ndarray) else text for text in said]
+    said = [int(text) if isinstance(text, float) else text for text in said]
     if said:
         try:
             return pyproj.CRS.from_cf(said[0]) if isinstance(said[0], dict) else pyproj.CRS.from_user_input(said[0])
         except (pyproj.exceptions.CRSError, KeyError) as error:
             raise ValueError(f"the images' coordinate reference system cannot be read: {error}") from None
-    return pyproj.CRS.from_epsg(4326) if rows in _LATITUDE else None
+    in_degrees = rows in _LATITUDE or all(
+        dim in first.coords and _says(first.coords[dim], which) for dim, which in ((rows, _LATITUDE), (columns, _LONGITUDE))
+    )
+    return pyproj.CRS.from_epsg(4326) if in_degrees else None
+
+
+def _is_crs(said: Any) -> bool:
+    """Whether an attribute or a coordinate says a CRS: no 0, 1 or empty text, which variables of grid mappings hold."""
+    if isinstance(said, np.generic | np.ndarray):
+        said = said.item() if said.size == 1 else None
+    if isinstance(said, int | float):
+        return said > 1000 and said == int(said)
+    return bool(said) and not isinstance(said, bytes)
+
+
+def _says(coordinate: Any, names: tuple[str, ...]) -> bool:
+    """Whether a coordinate is one of latitudes or longitudes, by CF's attributes; `names` are `_LATITUDE` or `_LONGITUDE`."""
+    units = _EAST_OR_NORTH.fullmatch(str(coordinate.attrs.get("units", "")))
+    direction = "n" if names == _LATITUDE else "e"
+    return coordinate.attrs.get("standard_name") == names[0] or bool(units and units[1].lower().startswith(direction))
 
 
 def _transform(images: Any, first: Any) -> tuple[float, ...] | None:
@@ -434,9 +514,11 @@ def _transform(images: Any, first: Any) -> tuple[float, ...] | None:
 
 def _mapping(images: Any, array: Any) -> Mapping[str, Any]:
     """The attributes of the grid mapping of an array, empty without one."""
-    name = array.attrs.get("grid_mapping") or array.encoding.get("grid_mapping") or "spatial_ref"
-    holder = array.coords if name in array.coords else getattr(images, "data_vars", {})
-    return holder[name].attrs if name in holder else {}
+    for name in (array.attrs.get("grid_mapping"), array.encoding.get("grid_mapping"), "spatial_ref", "crs"):
+        for holder in (array.coords, getattr(images, "data_vars", {})):
+            if name in holder:
+                return holder[name].attrs
+    return {}
 
 
 def _crs_text(attrs: Mapping[str, Any]) -> Any:

@@ -14,7 +14,7 @@ import pyproj
 import tifffile
 
 from geomoe import landsat, metadata
-from geomoe.data.preprocess import InputSpec, check_values, has_data
+from geomoe.data.preprocess import InputSpec, check_numbers, check_values, has_data
 from geomoe.data.raster import (
     MAX_SIDE,
     RasterError,
@@ -159,13 +159,18 @@ def read_patch(
             "wrong dtype", "wrong values", "wrong unit", "all nodata" or "no CRS".
     """
     path = os.fspath(path)
-    unit, sensor = str(spec.known().unit), spec.sensor
+    unit, sensor = str(spec.known(sensor="landsat8").unit), spec.sensor  # of any sensor
     if not os.path.exists(path):
         raise PatchError("missing image", path, "there is no such file")
     raster = _read(path, unit, max_side, None if spec.bands is None else len(spec.bands))
     of_name = landsat.sensor_of(os.path.basename(path))
     if sensor and of_name and not landsat.same_bands(sensor, of_name):
         raise PatchError("wrong sensor", path, f"by its name it is {of_name}'s, not {sensor}'s, whose bands have other numbers")
+    try:
+        if not (sensor or of_name):
+            check_numbers(spec.bands or raster.descriptions)
+    except ValueError as error:
+        raise PatchError("wrong bands", path, str(error)) from None
     sensor = sensor or of_name or "landsat8"
     try:
         spec.known(sensor=sensor)

@@ -3,9 +3,11 @@
 Axes: N images, H and W pixels, C bands, S the model's image side.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
+import numbers
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Self
@@ -24,6 +26,7 @@ WHOLE = 0.999  # of a pixel after resizing must hold data for it to be valid: no
 _ZERO = {"reflectance": landsat.REFLECTANCE_OFFSET} | dict.fromkeys(
     landsat.SCALED_UNITS, landsat.REFLECTANCE_OFFSET / landsat.SCALED_SCALE
 )
+_BYTE_RANGE = (0.0, 1.0)  # reflectances that 1 and 255 stand for where nobody says it
 _PIXELS = 1 << 18  # that are converted at once where statistics are computed
 _FAR = 3.0  # standard deviations of a band's mean over the batch, beyond which a user is warned
 _IMPOSSIBLE = -0.05  # reflectance; water and shadow come near it, nothing lies below
@@ -36,6 +39,10 @@ class UnitWarning(UserWarning):
 
 class StatisticsWarning(UserWarning):
     """The images lie far from the data that the model was trained on."""
+
+
+class _Assumed(str):
+    """A sensor that nobody said."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +61,16 @@ class InputSpec:
             are an error.
         resize_mode: "exact" (other sizes are an error), "centre_crop" (offset rounded down) or "resize" (bilinear).
         sun_elevation: degrees, one number or one an image, for "level1_dn"; None leaves the sun's angle uncorrected.
-        level1_factors: band (of the model's names) -> (scale, offset) of top-of-atmosphere reflectance, for "level1_dn"; None
-            stands for Landsat 8's and 9's, which are the same in every band. Landsat 4 to 7's stand in the metadata file.
-        uint8_range: reflectances that 1 and 255 stand for.
+        level1_factors: band -> (scale, offset) of top-of-atmosphere reflectance, for "level1_dn"; None stands for Landsat 8's
+            and 9's, which are the same in every band. Landsat 4 to 7's stand in the metadata file. Bands have the model's names
+            ("SR_B2"), or the sensor's as `geomoe.landsat.product_of` gives them ("B1").
+        uint8_range: reflectances that 1 and 255 stand for, for "uint8".
         statistics: of the z-score: {"mean", "std", "source"} of the images' unit and channels, or with "unit": "collection2_dn"
             of such numbers in the model's bands, whatever the images are; "computed" takes those of the images themselves,
             over all that one call is given; None takes the model's.
         sensor: one of `geomoe.landsat.SENSORS`, whose numbers those in `bands` are; None is what a file or scene says of
-            itself, else Landsat 8. Where the coastal band lacks, as in Landsat 4, 5 and 7, the blue band's z-score stands in.
+            itself, else Landsat 8, but where `bands` are numbered as those of Landsat 4, 5 and 7, which is an error. Where the
+            coastal band lacks, as in these, the blue band's z-score stands in.
         nodata: what becomes of pixels without data: "masked" (they do not speak: see `geomoe.models.Encoder`), or "published"
             (they enter as digital number 0, five standard deviations dark, as in the published evaluation).
     """
@@ -72,7 +81,7 @@ class InputSpec:
     resize_mode: str = "exact"
     sun_elevation: float | np.ndarray | None = None
     level1_factors: Mapping[str, tuple[float, float]] | None = None
-    uint8_range: tuple[float, float] = (0.0, 1.0)
+    uint8_range: tuple[float, float] = _BYTE_RANGE
     statistics: Mapping[str, Any] | str | None = None
     sensor: str | None = None
     nodata: str = "masked"
@@ -91,15 +100,23 @@ class InputSpec:
             raise ValueError(f"nodata = {self.nodata!r} is not one of {', '.join(NODATA_MODES)}")
         if isinstance(self.bands, str):
             raise ValueError(f"bands = {self.bands!r} must be a sequence of names, not one string")
-        if isinstance(self.bands, Set | Mapping) or not all(isinstance(band, str) for band in self.bands or ()):
-            raise ValueError(f"bands = {self.bands!r} must be a sequence of names, in their order")
+        if self.bands is not None:
+            in_order = np.iterable(self.bands) and not isinstance(self.bands, Set | Mapping)
+            if not in_order or not all(isinstance(band, str) for band in self.bands):
+                raise ValueError(f"bands = {self.bands!r} must be a sequence of names, in their order")
+            object.__setattr__(self, "bands", tuple(map(str, self.bands)))
         if np.ma.is_masked(self.sun_elevation):
             raise ValueError("sun_elevation is masked for some images; give it in degrees, or leave these images out")
-        for name in ("sun_elevation", "level1_factors"):
-            if getattr(self, name) is not None and self.unit not in (None, "level1_dn"):
-                raise ValueError(f"{name} is for unit='level1_dn'; with unit={self.unit!r} it would be ignored")
-        if not self.uint8_range[0] < self.uint8_range[1]:
-            raise ValueError(f"uint8_range = {self.uint8_range} must rise")
+        limits = tuple(self.uint8_range) if np.iterable(self.uint8_range) else ()
+        if len(limits) != 2 or not all(isinstance(limit, numbers.Real) for limit in limits) or not limits[0] < limits[1]:
+            raise ValueError(f"uint8_range = {self.uint8_range!r} must rise: two numbers, as (0.0, 1.0)")
+        object.__setattr__(self, "uint8_range", limits)
+        level1 = [name for name in ("sun_elevation", "level1_factors") if getattr(self, name) is not None]
+        for name, unit in [*((name, "level1_dn") for name in level1), *[("uint8_range", "uint8")] * (limits != _BYTE_RANGE)]:
+            if self.unit not in (None, unit):
+                raise ValueError(f"{name} is for unit={unit!r}; with unit={self.unit!r} it would be ignored")
+        if self.level1_factors is not None and self.sensor is not None:
+            object.__setattr__(self, "level1_factors", factors_by_band(self.level1_factors, self.sensor))
         if isinstance(self.statistics, str):
             if self.statistics != COMPUTED:
                 raise ValueError(
@@ -108,11 +125,11 @@ class InputSpec:
         elif self.statistics is not None:
             object.__setattr__(self, "statistics", Statistics.of(self.statistics))
 
-    def known(self, unit: str = "collection2_dn", sensor: str = "landsat8") -> Self:
-        """Fill in the unit and the sensor where they are None."""
+    def known(self, unit: str = "collection2_dn", sensor: str | None = None) -> Self:
+        """Fill in the unit and the sensor where they are None; a sensor that nobody says is checked by `take_channels`."""
         if self.unit and self.sensor:
             return self
-        return dataclasses.replace(self, unit=self.unit or unit, sensor=self.sensor or sensor)
+        return dataclasses.replace(self, unit=self.unit or unit, sensor=self.sensor or sensor or _Assumed("landsat8"))
 
     def channels(self, bands: Sequence[str]) -> tuple[str, ...]:
         """List the names of the images' channels, for a model that takes `bands`."""
@@ -147,6 +164,31 @@ class InputSpec:
 Part = tuple[InputSpec, np.ndarray, np.ndarray | None]
 
 
+def check_numbers(names: Sequence[str | None]) -> None:
+    """Raise ValueError where names of bands, of which nobody says the sensor, are those of Landsat 4, 5 and 7: B1 to B5 and B7.
+
+    To Landsat 8 they would be all bands but B6, and each of them another.
+    """
+    of_landsat7: Set[str] = set()
+    with contextlib.suppress(ValueError):
+        of_landsat7 = set(landsat.bands_of_file(names, "landsat7") or ())
+    if of_landsat7 != set(landsat.sensor_bands("landsat7")):
+        return
+    of_landsat8 = set(landsat.bands_of_file(names, "landsat8") or ())
+    if of_landsat8 == set(landsat.BANDS) - {landsat.BANDS[5]}:
+        said = f"the bands {', '.join(name or '(no name)' for name in names)} are numbered as those of Landsat 4, 5 and 7"
+        raise ValueError(f"{said}; name the sensor: sensor='landsat5' or 'landsat7', or 'landsat8' if they are its own")
+
+
+def factors_by_band(factors: Mapping[str, tuple[float, float]], sensor: str) -> dict[str, tuple[float, float]]:
+    """Bring factors of level 1 to the model's names of the bands, where they have those of a sensor; others are left out."""
+    found = {}
+    for name, pair in factors.items():
+        with contextlib.suppress(ValueError):
+            found[name if name in landsat.BANDS else landsat.band_name(name, sensor)] = pair
+    return found
+
+
 def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool, sensor: str = "landsat8") -> list[int | None]:
     """Find each of the model's `bands` among the `channels` of the images: its index, or None where it is missing.
 
@@ -165,8 +207,15 @@ def band_order(channels: Sequence[str], bands: Sequence[str], fill_missing: bool
     return [names.index(band) if band in names else None for band in bands]
 
 
+def unpacked(values: Any) -> Any:
+    """The list of what a column of objects holds, a pandas Series of arrays, say; anything else as it is."""
+    holds_objects = getattr(getattr(values, "dtype", None), "kind", "") == "O"
+    return list(values) if holds_objects and np.ndim(values) == 1 else values
+
+
 def _stacked(values: Any) -> Any:
     """One masked array of a sequence of arrays of which some are masked, which numpy would drop; anything else as it is."""
+    values = unpacked(values)
     return np.ma.stack(values) if isinstance(values, list | tuple) and any(map(np.ma.is_masked, values)) else values
 
 
@@ -378,8 +427,11 @@ def take_channels(images: np.ndarray, spec: InputSpec, bands: Sequence[str]) -> 
         The images, and which of their channels each band was, None for one that is absent.
 
     Raises:
-        ValueError: the images have more or fewer channels than is said, or lack bands.
+        ValueError: the images have more or fewer channels than is said, or lack bands, or nobody says the sensor whose numbers
+            their names are (`check_numbers`).
     """
+    if isinstance(spec.sensor, _Assumed):
+        check_numbers(spec.bands or ())
     names, sensor = check_channels(images.shape, spec, bands), str(spec.sensor)
     by_name = spec.bands is not None or landsat.lacks_coastal(sensor)
     order = band_order(names, bands, spec.fill_missing, sensor) if by_name else range(len(names))

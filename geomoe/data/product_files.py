@@ -9,14 +9,18 @@ from typing import NamedTuple
 import numpy as np
 
 from geomoe import landsat, metadata
+from geomoe.data.preprocess import check_numbers
 from geomoe.data.raster import RasterError, data_bands, georeference, is_remote, open_raster, read_text, same_transform
 from geomoe.landsat.bands import NAME_BANDS
 
 # Files of Landsat products ("_SR_B4.TIF", "_B4.TIF"), of ESPA's ("_sr_band4.tif"), of HLS (".B04.tif") and of Earth Engine's
-# downloads (".SR_B4.tif"), or named by their band alone; none of surface temperature ("_ST_B6.TIF").
-_BAND_FILE = re.compile(r"(?:^|(?<![_.]ST)(?<!^ST)[_.])(SR_B[1-7]|B0?[1-7]|SR_BAND[1-7])\.TIFF?$", re.IGNORECASE)
+# downloads (".SR_B4.tif"), of Collection 1's ARD ("_SRB4.tif"), or named by their band alone; none of surface temperature
+# ("_ST_B6.TIF").
+_BAND = r"(?:^|(?<![_.]ST)(?<!^ST)[_.])(SR_?B[1-7]|B0?[1-7]|SR_BAND[1-7])"
+_BAND_FILE = re.compile(rf"{_BAND}\.TIFF?$", re.IGNORECASE)
+_BAND_INSIDE = re.compile(rf"{_BAND}([_. -].+)(\.TIFF?)$", re.IGNORECASE)  # something stands between the band and the ending
 _SENTINEL_FILE = re.compile(r"[_.]B(8A|12)\.(TIFF?|JP2)$", re.IGNORECASE)
-_QA = r"(?:^|[_.])(QA_PIXEL|BQA|PIXEL_QA|FMASK)"  # the end of a quality band's name
+_QA = r"(?:^|[_.])(QA_PIXEL|BQA|PIXEL_?QA|FMASK)"  # the end of a quality band's name
 _QA_NAME, _QA_FILE = re.compile(rf"{_QA}(?:\.TIFF?)?$", re.IGNORECASE), re.compile(rf"{_QA}\.TIFF?$", re.IGNORECASE)
 _MTL_FILE = re.compile(r"_MTL\.(txt|json|xml)$", re.IGNORECASE)
 _ARCHIVE_FILE = re.compile(r"\.(tar|tar\.gz|tgz|zip)$", re.IGNORECASE)
@@ -83,6 +87,9 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     if not stems and len(stacks) != 1:
         archive = "; unpack the archive first" * any(bool(_ARCHIVE_FILE.search(_basename(p))) for p in paths)
         several = f", but {len(stacks)} other GeoTIFFs: name one of them" * bool(stacks)
+        if inside := next(filter(None, map(_BAND_INSIDE.search, map(_basename, stacks))), None):
+            renamed = f"{inside.string[: inside.start()]}{inside[2]}_{inside[1]}{inside[3]}".lstrip("_. -")
+            several = f"; the band has to end a name: {renamed}, not {inside.string}"
         raise SceneError(f"{where}: no band files (*_B1.TIF or *_SR_B1.TIF ...) there{several}{archive}")
     folder = os.path.dirname(next(iter(matches), stacks[0]))
     name = (stems[0] or _name_of_folder(folder)) if stems else os.path.splitext(_basename(stacks[0]))[0]
@@ -97,20 +104,28 @@ def find_scene(paths: Sequence[str], bands: Sequence[str] | None, sensor: str | 
     product, origin = _read_product(name, folder, alone=len(stems) == 1)
     if sensor and product.sensor and not landsat.same_bands(sensor, product.sensor):
         raise SceneError(f"{name}: sensor={sensor!r} was given, but by its name and metadata it is {product.sensor!r}")
+    has_sensor = bool(product.sensor or sensor)
     sensor = product.sensor or sensor or "landsat8"
     if stems and bands is not None:
         raise SceneError(f"{name}: bands names those of a single file; the files of this scene name theirs")
     if stems:
         try:
             landsat.check_band_names([_basename(p) for p in paths if _basename(p).startswith(stems[0])], sensor)
+            if not has_sensor:
+                check_numbers([_band_of(match) for match in matches.values()])
         except ValueError as error:
             raise SceneError(f"{name}: {error}") from None
         files, qa = _band_files(matches, sensor), _find_qa(paths, stems[0], product)
     else:
-        files, qa = _bands_of_file(stacks[0], bands, sensor, product)
+        files, qa = _bands_of_file(stacks[0], bands, sensor, product, has_sensor)
         qa = qa or _find_qa(paths, name, product) or _find_qa(_quality_beside(stacks[0], name), name, product)
     unit = _unit(name, product, {match[1].upper() for match in matches.values()})
     return SceneFiles(name, files, qa, sensor, product, unit, origin=origin)
+
+
+def _band_of(match: re.Match[str]) -> str:
+    """The band that the name of a file says: "SR_B4" also for the "SRB4" of Collection 1's ARD."""
+    return match[1].upper().replace("SRB", "SR_B")
 
 
 def _basename(path: str) -> str:
@@ -182,7 +197,7 @@ def _name_of_folder(folder: str) -> str:
 def _qa_kind(match: re.Match[str], product: landsat.Product) -> str:
     """The kind of a quality band: BQA has the bits of Collection 1, but in a scene that says to be of before."""
     if match[1].upper() != "BQA":
-        return match[1].upper()
+        return match[1].upper().replace("PIXELQA", "PIXEL_QA")
     collection = landsat.product_of(match.string, {}).collection
     if collection is None:
         collection = product.collection
@@ -193,10 +208,10 @@ def _band_files(matches: Mapping[str, re.Match[str]], sensor: str) -> dict[str, 
     """Band name -> (path, 1) of a scene with one file a band, in the order of the names."""
     files: dict[str, tuple[str, int]] = {}
     for path, match in sorted(matches.items(), key=lambda item: item[1][1].upper()):
-        if landsat.is_other_band(match[1], sensor):
+        if landsat.is_other_band(_band_of(match), sensor):
             continue
         try:
-            band = landsat.band_name(match[1], sensor)
+            band = landsat.band_name(_band_of(match), sensor)
         except ValueError as error:
             raise SceneError(f"{path}: {error}") from None
         if band in files:
@@ -209,7 +224,7 @@ def _band_files(matches: Mapping[str, re.Match[str]], sensor: str) -> dict[str, 
 
 def _unit(name: str, product: landsat.Product, bands: set[str]) -> str | None:
     """What the numbers of a product are, by the names of its band files and what it says of itself."""
-    if any(band.startswith("SR_BAND") for band in bands):  # as ESPA delivered collection 1
+    if any(band.startswith(("SR_BAND", "SRB")) for band in bands):  # as ESPA delivered collection 1, and its ARD
         return "collection1_sr"
     if landsat.is_hls(name):
         return "hls"
@@ -252,13 +267,15 @@ def _find_mtl(name: str, folder: str, alone: bool) -> str | None:
 
 
 def _bands_of_file(
-    path: str, bands: Sequence[str] | None, sensor: str, product: landsat.Product
+    path: str, bands: Sequence[str] | None, sensor: str, product: landsat.Product, has_sensor: bool
 ) -> tuple[dict[str, tuple[str, int]], Quality | None]:
     """Band name -> (path, index of the band from 1) of a file with several bands, and the quality band among them."""
     try:
         with open_raster(path) as src:
             indexes = data_bands(src, None if bands is None else len(bands))
             descriptions = [src.descriptions[index - 1] for index in indexes]
+        if not has_sensor:
+            check_numbers(bands or descriptions)
         if bands is not None:
             if len(bands) != len(indexes):
                 raise ValueError(f"has {len(indexes)} bands, but {len(bands)} names stand for them: {', '.join(bands)}")

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ import rasterio
 from rasterio.windows import Window
 
 from geomoe import landsat, metadata
-from geomoe.data.preprocess import InputSpec, UnitWarning
+from geomoe.data.preprocess import InputSpec, UnitWarning, factors_by_band
 from geomoe.data.product_files import Quality, SceneError, SceneFiles, find_scene
 from geomoe.data.raster import (
     RasterError,
@@ -119,7 +120,7 @@ def open_scene(
     for band, (p, index) in [*found.files.items(), *([("quality", (found.qa.path, found.qa.band))] if found.qa else [])]:
         with _opened(p) as src:
             of_file = (src.height, src.width, *georeference(src))
-            if band != "quality" and src.dtypes[0] not in ("uint16", "uint8", "float32", "float64", "int16", "int32"):
+            if band != "quality" and src.dtypes[0] not in itertools.chain(*landsat.FILE_DTYPES.values()):
                 raise SceneError(f"{p}: {src.dtypes[0]} is no type that images have")
             pair = (src.scales[index - 1], src.offsets[index - 1])
             if band != "quality" and (unit := landsat.unit_of_scale(*pair)):
@@ -144,8 +145,7 @@ def open_scene(
             time = metadata.acquisition_time(explicit=product.acquired, name=found.name, date_tag=date_tag)
         except ValueError as error:
             raise SceneError(f"{found.origin}: {error}") from None
-    numbers = landsat.band_numbers(found.sensor)
-    factors = {landsat.band_name(b, found.sensor): pair for b, pair in product.level1_factors.items() if b in numbers}
+    factors = factors_by_band(product.level1_factors, found.sensor)
     facts = time, found.sensor, next(iter(units), None), dtype, product.sun_elevation, factors or None
     return SceneInfo(found.name, dict(found.files), found.qa, height, width, transform, crs, *facts, unknown, found.origin)
 

@@ -107,6 +107,11 @@ def scene_of(item: "pystac.Item") -> SceneFiles:
             if name is None or name in files:
                 continue
             files[name] = (href, index)
+            if not _fit(asset.extra_fields):
+                raise SceneError(
+                    f"{item.id}: asset {key} has {len(asset.extra_fields['raster:bands'])} raster:bands that differ, for "
+                    f"{len(asset.extra_fields.get('eo:bands') or [{}])} eo:bands; give its files as a scene, with their unit"
+                )
             try:
                 pair = [default if band.get(field) is None else float(band[field]) for field, default in _SCALING.items()]
             except (TypeError, ValueError):
@@ -182,9 +187,17 @@ def _bands_of(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {key.removeprefix("eo:").removeprefix("raster:"): value for key, value in {**fields, **band}.items()}
         return
     colours, numbers = fields.get("eo:bands") or [{}], fields.get("raster:bands") or [{}]
-    numbers = numbers if len(numbers) == len(colours) else [{}] * len(colours)
+    if len(numbers) != len(colours):
+        numbers = numbers[:1] * len(colours)
     for colour, number in zip(colours, numbers):
         yield {**number, **colour}
+
+
+def _fit(fields: Mapping[str, Any]) -> bool:
+    """Whether an asset's `raster:bands` are one for each of its `eo:bands`, or the same for all."""
+    numbers = [] if fields.get("bands") else fields.get("raster:bands") or []
+    pairs = {tuple(str(number.get(field)) for field in _SCALING) for number in numbers}
+    return len(pairs) <= 1 or len(numbers) == len(fields.get("eo:bands") or [{}])
 
 
 def _band_name(key: str, band: Mapping[str, Any], sensor: str) -> str | None:

@@ -147,17 +147,16 @@ def pixel_table(
         facts: of the embeddings.
         shape: height and width.
         transform: a, b, c, d, e, f of pixels to coordinates, as rasterio has them.
-        crs: WKT, None where it is not known.
+        crs: WKT, None where it is not known; of a plan it leads to no place on Earth.
     """
-    import pyproj
+    from geomoe.data.raster import to_wgs84
 
     (height, width), (a, b, c, d, e, f) = shape, transform
     rows, columns = (index.reshape(-1) for index in np.indices((height, width)))
     x, y = columns + 0.5, rows + 0.5
     lon, lat = np.full((2, len(vector)), np.nan)
-    if crs:
-        to_wgs84 = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
-        lon, lat = to_wgs84.transform(a * x + b * y + c, d * x + e * y + f)
+    if crs and (transformer := to_wgs84(crs)) is not None:
+        lon, lat = transformer.transform(a * x + b * y + c, d * x + e * y + f)
         lon = wrap_longitude(lon)
     ids = np.char.add(np.char.add(rows.astype(str), "_"), columns.astype(str))
     time = np.full(len(vector), np.datetime64(facts.get("time", "NaT"), "s"))

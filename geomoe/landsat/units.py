@@ -18,13 +18,14 @@ SCALED_FILL = -9999
 SCALED_SATURATED = (16000, 20000)  # the sensor was at its limit: no measurement
 SCALED_UNITS = ("collection1_sr", "hls")
 UNITS = ("collection2_dn", "collection1_sr", "hls", "reflectance", "level1_dn", "uint8")  # what the numbers of an image can be
-# Types in which files hold each unit, the products' own first.
+# Types in which files hold each unit, the products' own first; `geomoe.data.preprocess.check_values` looks at the numbers.
+_WIDE_DTYPES = ("int32", "uint32", "int64", "uint64", "float32", "float64")
 FILE_DTYPES = {
-    "collection2_dn": ("uint16", "int32", "float32", "float64"),
-    **dict.fromkeys(SCALED_UNITS, ("int16", "uint16", "int32", "float32")),
+    "collection2_dn": ("uint16", "int16", *_WIDE_DTYPES),
+    **dict.fromkeys(SCALED_UNITS, ("int16", "uint16", *_WIDE_DTYPES)),
     "reflectance": ("float32", "float64"),
-    "level1_dn": ("uint16", "uint8"),
-    "uint8": ("uint8",),
+    "level1_dn": ("uint16", "uint8", "int16", *_WIDE_DTYPES),
+    "uint8": ("uint8", "uint16", "int16", *_WIDE_DTYPES),
 }
 
 # Scale and offset that files may carry, and the unit that they tell.
