@@ -45,7 +45,7 @@ def test_options_that_a_source_has_no_use_for_are_refused(tmp_path):
         (["--folder", ""], "--folder is empty"),
         (["--dataset", ""], "--dataset is empty"),
         (["--scene", ""], "--scene is empty"),
-        (["--folder", "f", "--batch_size", "0"], "batch_size = 0 must be at least 1"),
+        (["--folder", "f", "--batch_size", "0"], "batch_size = 0 must be a whole number, 1 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             embed.main([*arguments, *options])

@@ -96,6 +96,12 @@ def test_parts_of_other_records_are_refused(encoder, tmp_path, monkeypatch):
         run()
 
 
+@pytest.mark.parametrize("size", [None, 0, 2.5])
+def test_a_sink_takes_whole_batches(size):
+    with pytest.raises(ValueError, match=f"batch_size = {size} must be a whole number, 1 or more"):
+        embeddings.Sink("x.npz", batch_size=size)
+
+
 def test_by_command_and_probes_on_its_files(encoder, synthetic_dir, tmp_path, capsys):
     pytest.importorskip("pyarrow")
     command = ["--checkpoint", str(PTH), "--dataset", NAME, "--data_dir", str(synthetic_dir)]

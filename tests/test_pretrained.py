@@ -8,6 +8,7 @@ import warnings
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import DATA, LOGARITHM, ROOT, on_scale, with_scale
 
@@ -560,3 +561,24 @@ def test_statistics_of_an_encoder_are_of_collection_2_whether_its_file_says_so_o
     given, again = older.embed(reflectance, unit="reflectance", statistics=record["statistics"], return_record=True)
     np.testing.assert_array_equal(given, expected)
     assert again == record
+
+
+@pytest.mark.parametrize("size", [None, 0, 2.5, "8"])
+def test_a_batch_size_is_a_whole_number(encoder, size):
+    images = np.full((2, 8, 8, 7), 9000, np.uint16)
+    for call in (encoder.embed, encoder.reconstruct, encoder.routing, lambda x, **k: encoder.embed_scene(x[0], **k)):
+        with pytest.raises(ValueError, match=f"batch_size = {size} must be a whole number, 1 or more"):
+            call(images, batch_size=size)
+    np.testing.assert_array_equal(encoder.embed(images, batch_size=np.int64(1)), encoder.embed(images, batch_size=1))
+
+
+def test_a_scene_without_a_place_may_say_so_as_images_do(encoder):
+    scene = np.random.default_rng(0).integers(7000, 20000, (8, 16, 7)).astype(np.uint16)
+    unknown, place = encoder.embed_scene(scene), encoder.embed_scene(scene, lat=48.0, lon=11.0)
+    assert np.abs(unknown - place).max() > 1e-4
+    for missing in (pd.NA, np.nan, np.ma.MaskedArray(48.0, True)):
+        np.testing.assert_array_equal(encoder.embed_scene(scene, lat=missing, lon=missing), unknown)
+    half = encoder.embed_scene(scene, lat=48.0, lon=pd.NA)
+    np.testing.assert_array_equal(half, encoder.embed_scene(scene, lat=48.0))
+    with pytest.raises(ValueError, match="lat: .*north"):
+        encoder.embed_scene(scene, lat="north", lon=11.0)

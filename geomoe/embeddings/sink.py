@@ -168,8 +168,8 @@ class Sink:
         if self.pool is not None:
             check_pool(self.pool)
         check_dtype(self.dtype)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size} must be at least 1")
+        if not isinstance(self.batch_size, int | np.integer) or self.batch_size < 1:
+            raise ValueError(f"batch_size = {self.batch_size} must be a whole number, 1 or more")
         if self.interleave not in INTERLEAVES:
             raise ValueError(f"interleave = {self.interleave!r} is none of {', '.join(INTERLEAVES)}")
         if self.interleave != "pixel" and not os.fspath(self.output).endswith(".tif"):
