@@ -1,5 +1,6 @@
 """Images in memory as xarray, torch and pandas hold them: what they say of themselves, and what comes back."""
 
+import itertools
 import json
 
 import numpy as np
@@ -699,8 +700,10 @@ def test_values_beyond_the_valid_ones_are_missing(encoder):
     decoded = xr.decode_cf(array.assign_attrs(packed | scaled).to_dataset(name="sr"))["sr"]
     assert decoded.dtype.kind == "f" and "valid_range" in decoded.attrs
     np.testing.assert_allclose(encoder.embed(decoded).values, expected, atol=1e-3)
-    edge = array.copy(data=np.full_like(array.values, 7273)).assign_attrs(packed | scaled)
-    assert not read_xarray(xr.decode_cf(edge.to_dataset(name="sr"))["sr"], InputSpec()).images.mask.any()
+    in_float32 = {key: np.float32(value) for key, value in scaled.items()}
+    for value, attrs in itertools.product((7273, 43636), (packed | scaled, packed | in_float32)):
+        edge = array.copy(data=np.full_like(array.values, value)).assign_attrs(attrs)
+        assert not read_xarray(xr.decode_cf(edge.to_dataset(name="sr"))["sr"], InputSpec()).images.mask.any()
     computed = (bare() * 0.0000275 - 0.2).assign_attrs(packed)  # whose attributes arithmetic left there
     assert not read_xarray(computed, InputSpec("reflectance")).images.mask.any()
 

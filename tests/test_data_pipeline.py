@@ -162,6 +162,8 @@ def test_random_metadata_are_of_any_place_and_time_and_what_is_dropped_of_them_i
         assert limit * 0.9 < np.abs(values).max() <= limit and abs(values.mean()) < limit * 0.25
         assert abs(np.abs(values).mean() - limit / 2) < limit * 0.1  # even
     assert np.abs(np.corrcoef(angles.T) - np.eye(4)).max() < 0.4 and (other["metadata"] != pairs).all()
+    parts = batches(6, augment=data.Augment(random_metadata=1.0), **{**options, "batch_size": 32})  # two epochs
+    assert len(np.unique(np.concatenate([part["metadata"] for part in parts]).reshape(192, 8), axis=0)) == 192
     halves = [
         batches(1, augment=data.Augment(random_metadata=1.0), batch_rows=rows, **options)[0] for rows in ((0, 48), (48, 96))
     ]
