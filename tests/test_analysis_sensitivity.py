@@ -152,5 +152,8 @@ def test_what_is_not_of_the_images_is_refused():
         sensitivity(true, np.where(labels == 1, np.nan, 0))
     with pytest.raises(ValueError, match="fields have no week; `geomoe.metadata.encode` gives week, hour, lat, lon"):
         sensitivity({name: true[name] for name in FIELDS if name != "week"}, labels)
+    with pytest.raises(ValueError, match="fields have no week, hour, lat, lon; "):
+        sensitivity([true[name] for name in FIELDS], labels)
+    assert sensitivity(metadata.Metadata(**true), labels) == sensitivity(true, labels)
     with pytest.raises(ValueError, match=r"lat must be \(200, 2\), for so many images, got \(150, 2\)"):
         sensitivity({**true, "lat": true["lat"][:150]}, labels)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from geomoe.metadata import FIELDS
+from geomoe.metadata import FIELDS, Metadata
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.linear import linear_probe
@@ -58,7 +58,7 @@ def _changes(fields: Mapping[str, np.ndarray], seed: int) -> Iterator[tuple[str,
 def metadata_sensitivity(
     encoder: PretrainedEncoder,
     images: np.ndarray,
-    fields: Mapping[str, np.ndarray],
+    fields: Mapping[str, np.ndarray] | Metadata,
     labels: np.ndarray | None = None,
     task: str | None = None,
     *,
@@ -71,7 +71,7 @@ def metadata_sensitivity(
 
     Args:
         images: (N, S, S, C) z-scored.
-        fields: week, hour, lat, lon (N, 2), as from `geomoe.metadata.encode`.
+        fields: week, hour, lat, lon (N, 2), as from `geomoe.metadata.encode`, or a mapping of them.
         labels: (N, K) 0/1 or (N,) class indices, for the probe: fitted on one half of the images, scored on the other (C = 1,
             standardised).
         task: "multiclass" or "multilabel"; needed with labels.
@@ -85,7 +85,8 @@ def metadata_sensitivity(
     Raises:
         ValueError: there are labels but no task, fields or labels are not those of so many images, or labels do not fit it.
     """
-    if absent := [name for name in FIELDS if name not in fields]:
+    fields = fields._asdict() if isinstance(fields, Metadata) else fields
+    if absent := [name for name in FIELDS if not isinstance(fields, Mapping) or name not in fields]:
         raise ValueError(f"fields have no {', '.join(absent)}; `geomoe.metadata.encode` gives {', '.join(FIELDS)}")
     fields = {name: np.asarray(fields[name], np.float32) for name in FIELDS}
     for name, values in fields.items():
