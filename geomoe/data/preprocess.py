@@ -169,15 +169,21 @@ def check_numbers(names: Sequence[str | None]) -> None:
 
     To Landsat 8 they would be all bands but B6, and each of them another.
     """
+    if _are_of_landsat7(tuple(names)):
+        said = f"the bands {', '.join(name or '(no name)' for name in names)} are numbered as those of Landsat 4, 5 and 7"
+        raise ValueError(f"{said}; name the sensor: sensor='landsat5' or 'landsat7', or 'landsat8' if they are its own")
+
+
+@functools.lru_cache
+def _are_of_landsat7(names: tuple[str | None, ...]) -> bool:
+    """Whether names are all numbers of Landsat 4, 5 and 7, and all of Landsat 8 but B6; those of a folder's files are alike."""
     of_landsat7: Set[str] = set()
     with contextlib.suppress(ValueError):
         of_landsat7 = set(landsat.bands_of_file(names, "landsat7") or ())
     if of_landsat7 != set(landsat.sensor_bands("landsat7")):
-        return
+        return False
     of_landsat8 = set(landsat.bands_of_file(names, "landsat8") or ())
-    if of_landsat8 == set(landsat.BANDS) - {landsat.BANDS[5]}:
-        said = f"the bands {', '.join(name or '(no name)' for name in names)} are numbered as those of Landsat 4, 5 and 7"
-        raise ValueError(f"{said}; name the sensor: sensor='landsat5' or 'landsat7', or 'landsat8' if they are its own")
+    return of_landsat8 == set(landsat.BANDS) - {landsat.BANDS[5]}
 
 
 def factors_by_band(factors: Mapping[str, tuple[float, float]], sensor: str) -> dict[str, tuple[float, float]]:

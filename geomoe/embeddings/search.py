@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from geomoe.checks import check_count
 from geomoe.embeddings.files import check_alike, read
 from geomoe.embeddings.results import RESULTS, is_catalogue, read_results
 from geomoe.files import atomic_open, atomic_path
@@ -100,8 +101,7 @@ class SearchIndex:
             ValueError: there is no such row, k is no whole number above 0, or beyond_km is below 0 or NaN.
         """
         row = self._checked(row)
-        if not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"k = {k} must be a whole number, 1 or more")
+        check_count("k", k, 1)
         if not beyond_km >= 0:
             raise ValueError(f"beyond_km = {beyond_km} must be 0 or more")
         cosine = self._vectors @ self._vectors[row]

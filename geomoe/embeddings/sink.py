@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from geomoe.checks import check_count
 from geomoe.data.preprocess import InputSpec
 from geomoe.embeddings.files import FORMATS, RASTERS, write_npz, write_parquet
 from geomoe.embeddings.item import write_item
@@ -168,8 +169,7 @@ class Sink:
         if self.pool is not None:
             check_pool(self.pool)
         check_dtype(self.dtype)
-        if not isinstance(self.batch_size, int | np.integer) or self.batch_size < 1:
-            raise ValueError(f"batch_size = {self.batch_size} must be a whole number, 1 or more")
+        check_count("batch_size", self.batch_size, 1)
         if self.interleave not in INTERLEAVES:
             raise ValueError(f"interleave = {self.interleave!r} is none of {', '.join(INTERLEAVES)}")
         if self.interleave != "pixel" and not os.fspath(self.output).endswith(".tif"):

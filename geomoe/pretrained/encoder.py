@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from geomoe import compilation, landsat
+from geomoe.checks import check_count
 from geomoe.data import preprocess
 from geomoe.data.preprocess import ENCODER, IMAGES, InputSpec
 from geomoe.data.windows import read_share, window_stride
@@ -303,8 +304,7 @@ class PretrainedEncoder:
 
         The valid pixels (n, S, S) are None where all are, or where those without data are to speak.
         """
-        if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-            raise ValueError(f"batch_size = {batch_size} must be a whole number, 1 or more")
+        check_count("batch_size", batch_size, 1)
         for rows, part in user.parts(batch_size):
             if spec is None:
                 batch, holds = np.asarray(part.images, np.float32), part.valid

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from geomoe.checks import check_count
 from geomoe.probing.config import protocol_options
 from geomoe.probing.knn import knn_probe
 from geomoe.probing.linear import linear_probe
-from geomoe.probing.metrics import check_count, is_number, mean_and_std
+from geomoe.probing.metrics import is_number, mean_and_std
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import (
     Folds,

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from geomoe import compilation
+from geomoe.checks import check_count
 from geomoe.data.arrays import as_numpy
 from geomoe.data.preprocess import read_mask
 from geomoe.metadata import FIELDS
@@ -18,7 +19,7 @@ from geomoe.models import encode
 from geomoe.models.pooling import Pool, check_pooled, pool_name, pool_tokens
 from geomoe.pretrained import PretrainedEncoder
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.metrics import check_count, check_finite, check_rows, is_number, main_score
+from geomoe.probing.metrics import check_finite, check_rows, is_number, main_score
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import holdout, labelled_splits
 

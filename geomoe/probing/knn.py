@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from geomoe import compilation
+from geomoe.checks import check_count
 from geomoe.probing.config import protocol_options
-from geomoe.probing.metrics import as_numbers, check_count, check_finite, check_unmasked
+from geomoe.probing.metrics import as_numbers, check_finite, check_unmasked
 from geomoe.probing.probe_result import ProbeResult, classification_result
 from geomoe.probing.splits import Split, labelled_splits
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from geomoe import compilation
+from geomoe.checks import check_count
 from geomoe.probing.config import protocol_options
 from geomoe.probing.linear_model import LinearModel
 from geomoe.probing.logistic import solve
@@ -18,7 +19,6 @@ from geomoe.probing.metrics import (
     as_array,
     as_numbers,
     bootstrap_regression,
-    check_count,
     check_rows,
     check_task,
     main_score,

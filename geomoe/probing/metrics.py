@@ -14,6 +14,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from geomoe import compilation
+from geomoe.checks import check_count
 from geomoe.data.arrays import as_numpy
 
 Array = jax.Array
@@ -80,12 +81,6 @@ def check_rows(what: str, values: Any, advice: str = "leave these rows out") -> 
     check_unmasked(what, values, advice)
     if np.shape(values)[:1] == (0,):
         raise ValueError(f"{what} are empty; give one row at least")
-
-
-def check_count(name: str, value: Any, least: int = 0) -> None:
-    """Raise ValueError for an option that is not a whole number, or is below the least that has a meaning."""
-    if not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{name} = {value} must be a whole number, {least} or more")
 
 
 def is_number(value: Any) -> bool:

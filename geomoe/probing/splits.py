@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from geomoe.checks import check_count
 from geomoe.data.arrays import as_numpy
 from geomoe.embeddings.files import check_alike, read_facts, read_features
-from geomoe.probing.metrics import as_array, as_numbers, check_count, check_finite, check_task, check_unmasked, one_hot
+from geomoe.probing.metrics import as_array, as_numbers, check_finite, check_task, check_unmasked, one_hot
 
 Rows = tuple[np.ndarray, np.ndarray]  # features (N, D) and labels or targets (N, K)
 # features (N, D) and labels, (N, K) 0/1 or (N,) class indices; or a file of embeddings that `geomoe.cli.embed` wrote
