@@ -131,6 +131,13 @@ def encode(lat: Any, lon: Any, time: Any) -> Metadata:
     return Metadata(week, hour, encode_degrees(lat), encode_degrees(lon))
 
 
+def from_uniform(numbers: np.ndarray) -> Metadata:
+    """Make any week, hour, latitude and longitude of uniform numbers in [0, 1), (N, 4) float32 in the order of `FIELDS`."""
+    angles = (numbers - np.float32(0.5)) * np.float32(2 * np.pi)
+    angles[:, FIELDS.index("lat")] /= 2
+    return Metadata(*np.stack([np.sin(angles), np.cos(angles)], axis=-1).swapaxes(0, 1))
+
+
 def parse_time(text: str | bytes) -> np.datetime64:
     """Parse a time stamp, UTC, to datetime64 in seconds, or in days where it names a date alone, whose hour is not known.
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import PTH, with_scale
 
 from geomoe import data
-from geomoe.analysis import ablation_effects, contribution_norms
+from geomoe.analysis import ablation_effects, contribution_norms, metadata_readout
 from geomoe.analysis.report import figures, sections
 from geomoe.cli import report
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
@@ -121,6 +121,13 @@ def test_a_reconstruction_is_drawn_beside_its_original(encoder, held_out, drawn)
         for i in range(4):
             for panel, expected in zip(panels[4 * i : 4 * i + 4], (original, seen, decoded, result.error)):
                 np.testing.assert_allclose(panel, expected[i], atol=1e-5)
+
+
+def test_how_much_of_their_metadata_embeddings_hold_is_said_of_enough_images(encoder, held_out, monkeypatch):
+    assert "R2" not in sections.sensitivity(encoder, held_out)
+    monkeypatch.setattr(sections, "_READ", 20)
+    read = metadata_readout(encoder, held_out.batch["image"], valid=held_out.batch["valid"])
+    assert f"reads them from the embeddings: {read} (" in sections.sensitivity(encoder, held_out)
 
 
 def test_routing_is_drawn_of_the_images_themselves(encoder, held_out, drawn):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from geomoe import metadata
-from geomoe.analysis import metadata_sensitivity
+from geomoe.analysis import metadata_readout, metadata_sensitivity
 
 FIELDS = metadata.FIELDS
 RNG = np.random.default_rng(0)
@@ -157,3 +157,41 @@ def test_what_is_not_of_the_images_is_refused():
     assert sensitivity(metadata.Metadata(**true), labels) == sensitivity(true, labels)
     with pytest.raises(ValueError, match=r"lat must be \(200, 2\), for so many images, got \(150, 2\)"):
         sensitivity({**true, "lat": true["lat"][:150]}, labels)
+
+
+def test_metadata_that_an_embedding_holds_are_read_from_it():
+    """Latitude's pair is in the embedding, half of longitude's sine beside other things, week and hour are not."""
+    noise = np.random.default_rng(1).normal(size=(COUNT, 1)) * np.sqrt(0.5) / 2
+
+    class Holds(Recorder):
+        def embed_batch(self, images, fields, pool, size, valid):
+            super().embed_batch(images, fields, pool, size, valid)
+            given = fields[3][:, :1].any()
+            return np.concatenate([fields[2], fields[3][:, :1] / 2 + noise * given, images[:, 0, 0]], axis=1)
+
+    encoder, valid = Holds(True), RNG.random(IMAGES.shape[:3]) < 0.9
+    read = metadata_readout(encoder, IMAGES, valid=valid, batch_size=COUNT)
+    assert list(read.r2) == list(FIELDS) and read.r2["lat"] > 0.95 and max(read.r2["week"], read.r2["hour"]) < 0.1
+    assert read.r2["lon"] == pytest.approx(0.25, abs=0.12)  # of the sine half, of the cosine nothing
+    np.testing.assert_array_equal(encoder.valid, valid)
+    given, without = encoder.seen
+    assert not any(without[name].any() for name in FIELDS) and sorted(given) == sorted(FIELDS)
+    week, hour, lat, lon = (angles(given[name]) for name in FIELDS)
+    assert np.ptp(lat) > 170 and np.abs(lat).max() <= 90 and min(np.ptp(week), np.ptp(hour), np.ptp(lon)) > 345
+    z = Holds(True).embed_batch(IMAGES, [given[name] for name in FIELDS], "mean", COUNT, valid)
+    assert read.share == pytest.approx(1 - IMAGES[:, 0, 0].var(axis=0).sum() / z.var(axis=0).sum(), abs=0.05)
+    nothing = metadata_readout(Recorder(False), IMAGES, batch_size=COUNT)
+    assert nothing.share == 0 and max(nothing.r2.values()) < 0.1
+    with pytest.raises(ValueError, match="got 3 images"):
+        metadata_readout(Recorder(False), IMAGES[:3])
+
+
+def test_what_embeddings_hold_is_scored_on_other_images_than_fitted_on():
+    """With as many features as images a fit on the same ones reads anything from noise."""
+    noise = np.random.default_rng(2).normal(size=(COUNT, COUNT))
+
+    class Noise:
+        def embed_batch(self, images, fields, pool, size, valid):
+            return noise
+
+    assert max(metadata_readout(Noise(), IMAGES, batch_size=COUNT).r2.values()) < 0

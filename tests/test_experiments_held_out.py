@@ -8,7 +8,9 @@ import pytest
 from conftest import PTH, on_scale
 from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
+import geomoe
 from geomoe import data
+from geomoe.analysis import metadata_readout
 from geomoe.cli import corpus as corpus_command
 from geomoe.data import corpus
 from geomoe.data.corpus import BATCH, HELD_OUT, SAMPLE, TRAINING, Source, training_mix
@@ -201,8 +203,9 @@ def test_the_standard_error_of_a_paired_difference():
 
 def test_the_command_scores_in_other_ways_where_asked(monkeypatch, capsys):
     """With metadata, and random and trained weights on images z-scored by the encoder's statistics."""
-    asked = []
-    monkeypatch.setattr(held_out, "load_held_out", lambda data_dir: [])
+    asked, images = [], np.random.default_rng(0).normal(size=(4, 8, 8, 7)).astype(np.float32)
+    some = [windows(corners=[(0, 0)] * 2, images=half) for half in (images[:2], images[2:])]
+    monkeypatch.setattr(held_out, "load_held_out", lambda data_dir: some)
     monkeypatch.setattr(held_out, "baselines", lambda windows: {})
     features = lambda encoder, pool="mean", metadata=False, own_statistics=True: asked.append((metadata, own_statistics))
     monkeypatch.setattr(held_out, "encoder_features", features)
@@ -217,6 +220,9 @@ def test_the_command_scores_in_other_ways_where_asked(monkeypatch, capsys):
         corpus_command.main(["--checkpoints", str(PTH), f"--{option}"])
         assert asked == expected
     out = capsys.readouterr().out
+    read = metadata_readout(geomoe.load(PTH), images)
+    assert f"{PTH}, mean, metadata given at random and read from embeddings: R2 of week {read.r2['week']:.2f}, hour" in out
+    assert f"; {read.share:.3f} of the variance\n" in out
     assert "metadata given" in out and f"{PTH}, mean, encoder's statistics against random weights of" in out
 
 

@@ -2,6 +2,14 @@
 
 from geomoe.analysis.experts import ablation_effects, contribution_norms
 from geomoe.analysis.projections import project
-from geomoe.analysis.sensitivity import Sensitivity, metadata_sensitivity
+from geomoe.analysis.sensitivity import MetadataReadout, Sensitivity, metadata_readout, metadata_sensitivity
 
-__all__ = ["Sensitivity", "ablation_effects", "contribution_norms", "metadata_sensitivity", "project"]
+__all__ = [
+    "MetadataReadout",
+    "Sensitivity",
+    "ablation_effects",
+    "contribution_norms",
+    "metadata_readout",
+    "metadata_sensitivity",
+    "project",
+]

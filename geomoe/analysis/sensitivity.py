@@ -1,6 +1,7 @@
 """Sensitivity to metadata: what happens to embeddings and probe scores when location and time are missing or wrong.
 
-The model card of the published model warns that it may use them as priors; this measures it.
+The model card of the published model warns that it may use them as priors; this measures it, and how much of what it is given
+an embedding holds.
 """
 
 import dataclasses
@@ -8,10 +9,10 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from geomoe.metadata import FIELDS, Metadata
+from geomoe.metadata import FIELDS, Metadata, from_uniform
 from geomoe.models.pooling import Pool
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
-from geomoe.probing.linear import linear_probe
+from geomoe.probing.linear import fit_ridge, linear_probe
 from geomoe.probing.metrics import main_metric
 from geomoe.probing.splits import labelled_splits
 
@@ -115,3 +116,52 @@ def metadata_sensitivity(
         cosine = (a * b).sum(axis=1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
         out.append(Sensitivity(change, float(cosine.mean()), score(true, z), score(z, z)))
     return out
+
+
+@dataclasses.dataclass(frozen=True)
+class MetadataReadout:
+    """How much of the metadata that an encoder is given its embeddings hold."""
+
+    r2: dict[str, float]  # field -> of ridge regression from embeddings of other images, the mean of sine and cosine
+    share: float  # of the embeddings' variance: 0 where they do not depend on metadata
+
+    def __str__(self) -> str:
+        fields = ", ".join(f"{name} {r2:.2f}" for name, r2 in self.r2.items())
+        return f"R2 of {fields}; {self.share:.3f} of the variance"
+
+
+def metadata_readout(
+    encoder: PretrainedEncoder,
+    images: np.ndarray,
+    *,
+    valid: np.ndarray | None = None,
+    pool: Pool = "mean",
+    batch_size: int = 256,
+    seed: int = 0,
+) -> MetadataReadout:
+    """Give images metadata drawn at random, which their pixels cannot tell, and read them from the embeddings.
+
+    Ridge regression (alpha 1, standardised) is fitted on the embeddings of one half of the images and scored on the other. The
+    share is the variance of the difference that metadata make to an embedding, over the variance of embeddings.
+
+    Args:
+        images: (N, S, S, C) z-scored; some hundreds, as many as an embedding has numbers or more in each half.
+        valid, pool, batch_size: as for `metadata_sensitivity`.
+        seed: of the metadata and of the halves.
+
+    Raises:
+        ValueError: there are fewer than 4 images.
+    """
+    if len(images) < 4:
+        raise ValueError(f"got {len(images)} images; metadata are read from embeddings of 4 and more")
+    rng = np.random.default_rng(seed)
+    drawn = from_uniform(rng.random((len(images), len(FIELDS)), np.float32))
+    missing = [np.zeros_like(values) for values in drawn]
+    given, without = (embed_in_batches(encoder, images, list(m), pool, batch_size, valid) for m in (drawn, missing))
+    fitted, scored = np.split(rng.permutation(len(images)), [len(images) // 2])
+    targets = np.concatenate(drawn, axis=1)
+    (model,) = fit_ridge(given[fitted], targets[fitted], standardise=True)
+    error = np.square(model.decision(given[scored]) - targets[scored]).mean(axis=0) / targets[scored].var(axis=0)
+    r2 = (1 - error).reshape(len(FIELDS), 2).mean(axis=1)
+    share = (given - without).var(axis=0).sum() / max(given.var(axis=0).sum(), 1e-12)
+    return MetadataReadout(dict(zip(FIELDS, r2.tolist())), float(share))

@@ -6,6 +6,7 @@ python -m geomoe.cli.corpus --data_dir data --checkpoints runs/corpus --pools me
 """
 
 import argparse
+import itertools
 import sys
 
 from geomoe.cli.setup import clear_errors, program, start
@@ -17,8 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data_dir", default="data", help="where prepared datasets live (default: data)")
     parser.add_argument("--checkpoints", nargs="+", default=[], help="run directories or files of weights to score")
     parser.add_argument("--pools", nargs="+", default=["mean"], help="poolings to score (default: mean)")
-    parser.add_argument("--given_metadata", action="store_true", help="score the encoders with metadata given as well")
+    given = "score the encoders with metadata given as well, and say how much of what they are given embeddings hold"
     whose = "score the encoders on images z-scored by the encoders' statistics as well"
+    parser.add_argument("--given_metadata", action="store_true", help=given)
     parser.add_argument("--encoder_statistics", action="store_true", help=whose)
     parser.add_argument("--labelled", type=int, default=30, help="windows with a label of the few (default: 30)")
     parser.add_argument("--draws", type=int, default=20, help="of the few labelled windows (default: 20)")
@@ -38,6 +40,9 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from geomoe.analysis import metadata_readout
     from geomoe.experiments import held_out
     from geomoe.models.pooling import parse_pool
     from geomoe.pretrained import load
@@ -64,6 +69,11 @@ def _score(args: argparse.Namespace) -> None:
     options = {"labelled": args.labelled, "draws": args.draws}
     scores = {name: held_out.score_features(some, windows, **options) for name, some in features.items()}
     print(held_out.table(scores, args.labelled), end="")
+    if args.given_metadata:
+        images, valid = (np.concatenate([getattr(w, name) for w in windows]) for name in ("images", "valid"))
+        for path, pool in itertools.product(encoders, args.pools):
+            read = metadata_readout(encoders[path], images, valid=valid, pool=parse_pool(pool))
+            print(f"{path}, {pool}, metadata given at random and read from embeddings: {read}")
     for name, others in compared.items():
         for other in others:
             differences = held_out.paired_difference(scores[name], scores[other])

@@ -149,13 +149,6 @@ def _encode_metadata(hour: str, latitude: np.ndarray, longitude: np.ndarray, tim
     return np.stack(encoded, axis=1)
 
 
-def _any_metadata(numbers: np.ndarray) -> np.ndarray:
-    """Uniform numbers (B, 4) -> (B, 4, 2) float32: any week, hour, latitude and longitude."""
-    angles = (numbers - np.float32(0.5)) * np.float32(2 * np.pi)
-    angles[:, metadata.FIELDS.index("lat")] /= 2
-    return np.stack([np.sin(angles), np.cos(angles)], axis=-1)
-
-
 def load(
     name_or_builder: str | tfds.core.DatasetBuilder, split: str, options: LoadOptions = LoadOptions(), **changes: Any
 ) -> tf.data.Dataset:
@@ -250,8 +243,9 @@ def _make_batch(
         numbers = tf.random.stateless_uniform([shape[0], 1 + len(metadata.FIELDS)], tf.stack([key[0], -1 - position]))
         if options.batch_rows is not None:
             numbers = numbers[slice(*options.batch_rows)]
-        made_up = tf.numpy_function(_any_metadata, [numbers[:, 1:]], tf.float32)
-        fields["metadata"] = tf.where(numbers[:, :1, None] < augment.random_metadata, made_up * keep, fields["metadata"])
+        made_up = tf.numpy_function(metadata.from_uniform, [numbers[:, 1:]], [tf.float32] * len(metadata.FIELDS))
+        made_up = tf.stack(made_up, axis=1) * keep
+        fields["metadata"] = tf.where(numbers[:, :1, None] < augment.random_metadata, made_up, fields["metadata"])
     for i, name in enumerate(metadata.FIELDS):
         fields[name] = fields["metadata"][:, i] * keep[:, i]
     return fields
