@@ -11,7 +11,7 @@ import pytest
 from conftest import PTH, with_scale
 
 from geomoe import data
-from geomoe.analysis import ablation_effects, contribution_norms, metadata_readout
+from geomoe.analysis import ablation_effects, contribution_norms, metadata_probe
 from geomoe.analysis.report import figures, sections
 from geomoe.cli import report
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
@@ -126,7 +126,7 @@ def test_a_reconstruction_is_drawn_beside_its_original(encoder, held_out, drawn)
 def test_how_much_of_their_metadata_embeddings_hold_is_said_of_enough_images(encoder, held_out, monkeypatch):
     assert "R2" not in sections.sensitivity(encoder, held_out)
     monkeypatch.setattr(sections, "_READ", 20)
-    read = metadata_readout(encoder, held_out.batch["image"], valid=held_out.batch["valid"])
+    read = metadata_probe(encoder, held_out.batch["image"], valid=held_out.batch["valid"])
     assert f"reads them from the embeddings: {read} (" in sections.sensitivity(encoder, held_out)
 
 

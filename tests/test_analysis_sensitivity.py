@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from geomoe import metadata
-from geomoe.analysis import metadata_readout, metadata_sensitivity
+from geomoe.analysis import metadata_probe, metadata_sensitivity
 
 FIELDS = metadata.FIELDS
 RNG = np.random.default_rng(0)
@@ -170,7 +170,7 @@ def test_metadata_that_an_embedding_holds_are_read_from_it():
             return np.concatenate([fields[2], fields[3][:, :1] / 2 + noise * given, images[:, 0, 0]], axis=1)
 
     encoder, valid = Holds(True), RNG.random(IMAGES.shape[:3]) < 0.9
-    read = metadata_readout(encoder, IMAGES, valid=valid, batch_size=COUNT)
+    read = metadata_probe(encoder, IMAGES, valid=valid, batch_size=COUNT)
     assert list(read.r2) == list(FIELDS) and read.r2["lat"] > 0.95 and max(read.r2["week"], read.r2["hour"]) < 0.1
     assert read.r2["lon"] == pytest.approx(0.25, abs=0.12)  # of the sine half, of the cosine nothing
     np.testing.assert_array_equal(encoder.valid, valid)
@@ -180,10 +180,10 @@ def test_metadata_that_an_embedding_holds_are_read_from_it():
     assert np.ptp(lat) > 170 and np.abs(lat).max() <= 90 and min(np.ptp(week), np.ptp(hour), np.ptp(lon)) > 345
     z = Holds(True).embed_batch(IMAGES, [given[name] for name in FIELDS], "mean", COUNT, valid)
     assert read.share == pytest.approx(1 - IMAGES[:, 0, 0].var(axis=0).sum() / z.var(axis=0).sum(), abs=0.05)
-    nothing = metadata_readout(Recorder(False), IMAGES, batch_size=COUNT)
+    nothing = metadata_probe(Recorder(False), IMAGES, batch_size=COUNT)
     assert nothing.share == 0 and max(nothing.r2.values()) < 0.1
     with pytest.raises(ValueError, match="got 3 images"):
-        metadata_readout(Recorder(False), IMAGES[:3])
+        metadata_probe(Recorder(False), IMAGES[:3])
 
 
 def test_what_embeddings_hold_is_scored_on_other_images_than_fitted_on():
@@ -194,4 +194,4 @@ def test_what_embeddings_hold_is_scored_on_other_images_than_fitted_on():
         def embed_batch(self, images, fields, pool, size, valid):
             return noise
 
-    assert max(metadata_readout(Noise(), IMAGES, batch_size=COUNT).r2.values()) < 0
+    assert max(metadata_probe(Noise(), IMAGES, batch_size=COUNT).r2.values()) < 0

@@ -10,7 +10,7 @@ from geotiffs import BIGEARTHNET_ID, pixels, write_bigearthnet, write_tif
 
 import geomoe
 from geomoe import data
-from geomoe.analysis import metadata_readout
+from geomoe.analysis import metadata_probe
 from geomoe.cli import corpus as corpus_command
 from geomoe.data import corpus
 from geomoe.data.corpus import BATCH, HELD_OUT, SAMPLE, TRAINING, Source, training_mix
@@ -220,7 +220,7 @@ def test_the_command_scores_in_other_ways_where_asked(monkeypatch, capsys):
         corpus_command.main(["--checkpoints", str(PTH), f"--{option}"])
         assert asked == expected
     out = capsys.readouterr().out
-    read = metadata_readout(geomoe.load(PTH), images)
+    read = metadata_probe(geomoe.load(PTH), images)
     assert f"{PTH}, mean, metadata given at random and read from embeddings: R2 of week {read.r2['week']:.2f}, hour" in out
     assert f"; {read.share:.3f} of the variance\n" in out
     assert "metadata given" in out and f"{PTH}, mean, encoder's statistics against random weights of" in out

@@ -2,14 +2,14 @@
 
 from geomoe.analysis.experts import ablation_effects, contribution_norms
 from geomoe.analysis.projections import project
-from geomoe.analysis.sensitivity import MetadataReadout, Sensitivity, metadata_readout, metadata_sensitivity
+from geomoe.analysis.sensitivity import MetadataProbe, Sensitivity, metadata_probe, metadata_sensitivity
 
 __all__ = [
-    "MetadataReadout",
+    "MetadataProbe",
     "Sensitivity",
     "ablation_effects",
     "contribution_norms",
-    "metadata_readout",
+    "metadata_probe",
     "metadata_sensitivity",
     "project",
 ]

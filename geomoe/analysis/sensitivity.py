@@ -119,7 +119,7 @@ def metadata_sensitivity(
 
 
 @dataclasses.dataclass(frozen=True)
-class MetadataReadout:
+class MetadataProbe:
     """How much of the metadata that an encoder is given its embeddings hold."""
 
     r2: dict[str, float]  # field -> of ridge regression from embeddings of other images, the mean of sine and cosine
@@ -130,7 +130,7 @@ class MetadataReadout:
         return f"R2 of {fields}; {self.share:.3f} of the variance"
 
 
-def metadata_readout(
+def metadata_probe(
     encoder: PretrainedEncoder,
     images: np.ndarray,
     *,
@@ -138,7 +138,7 @@ def metadata_readout(
     pool: Pool = "mean",
     batch_size: int = 256,
     seed: int = 0,
-) -> MetadataReadout:
+) -> MetadataProbe:
     """Give images metadata drawn at random, which their pixels cannot tell, and read them from the embeddings.
 
     Ridge regression (alpha 1, standardised) is fitted on the embeddings of one half of the images and scored on the other. The
@@ -164,4 +164,4 @@ def metadata_readout(
     error = np.square(model.decision(given[scored]) - targets[scored]).mean(axis=0) / targets[scored].var(axis=0)
     r2 = (1 - error).reshape(len(FIELDS), 2).mean(axis=1)
     share = (given - without).var(axis=0).sum() / max(given.var(axis=0).sum(), 1e-12)
-    return MetadataReadout(dict(zip(FIELDS, r2.tolist())), float(share))
+    return MetadataProbe(dict(zip(FIELDS, r2.tolist())), float(share))

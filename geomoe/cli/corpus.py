@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 def _score(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from geomoe.analysis import metadata_readout
+    from geomoe.analysis import metadata_probe
     from geomoe.experiments import held_out
     from geomoe.models.pooling import parse_pool
     from geomoe.pretrained import load
@@ -72,7 +72,7 @@ def _score(args: argparse.Namespace) -> None:
     if args.given_metadata:
         images, valid = (np.concatenate([getattr(w, name) for w in windows]) for name in ("images", "valid"))
         for path, pool in itertools.product(encoders, args.pools):
-            read = metadata_readout(encoders[path], images, valid=valid, pool=parse_pool(pool))
+            read = metadata_probe(encoders[path], images, valid=valid, pool=parse_pool(pool))
             print(f"{path}, {pool}, metadata given at random and read from embeddings: {read}")
     for name, others in compared.items():
         for other in others:

@@ -15,7 +15,7 @@ import numpy as np
 from geomoe.analysis.experts import ablation_effects, contribution_norms
 from geomoe.analysis.projections import project
 from geomoe.analysis.report import figures
-from geomoe.analysis.sensitivity import TRUE, metadata_readout, metadata_sensitivity
+from geomoe.analysis.sensitivity import TRUE, metadata_probe, metadata_sensitivity
 from geomoe.data.composites import FALSE_COLOUR, TRUE_COLOUR, composite
 from geomoe.landsat import Statistics
 from geomoe.metadata import FIELDS
@@ -171,16 +171,16 @@ def sensitivity(encoder: PretrainedEncoder, images: HeldOut) -> str:
         header += [f"{metric}, probe of true metadata", f"{metric}, probe fitted again"]
     values = [(row.cosine, row.score, row.refitted) for row in rows]
     cells = [[row.change, *(f"{v:.3f}" for v in line if v is not None)] for row, line in zip(rows, values)]
-    readout = ""
+    probed = ""
     if len(batch["image"]) >= _READ:
-        read = metadata_readout(encoder, batch["image"], valid=batch["valid"], batch_size=128)
-        readout = (
+        read = metadata_probe(encoder, batch["image"], valid=batch["valid"], batch_size=128)
+        probed = (
             "<p>Metadata drawn at random are given to the images, and ridge regression reads them from the embeddings: "
             f"{read} (R2 of 0 or less: not at all; the variance that they make in embeddings).</p>"
         )
     return (
         "<p>The model may use where and when an image was taken as a prior, in place of its pixels. Here location and time are "
-        f"removed, shuffled among the images, or shifted.</p>{table(header, cells, TRUE)}{readout}"
+        f"removed, shuffled among the images, or shifted.</p>{table(header, cells, TRUE)}{probed}"
     )
 
 
