@@ -25,8 +25,11 @@ def test_contributions_are_gated(encoder, batch, gates):
     for layer in (0, 2):
         norms = contribution_norms(encoder, batch, layer)
         assert norms.shape == gates[layer].shape and ((norms > 0) == (gates[layer] > 0)).all()
-    with pytest.raises(ValueError, match="layer 9"):
-        contribution_norms(encoder, batch, 9)
+    for layer in (9, 1.0):
+        with pytest.raises(ValueError, match=f"layer {layer} is not one of"):
+            contribution_norms(encoder, batch, layer)
+    with pytest.raises(ValueError, match="the batch has no week, hour, lat, lon"):
+        contribution_norms(encoder, {"image": batch["image"]}, 0)
 
 
 def test_a_contribution_is_in_proportion_to_its_gate(encoder, batch, gates):

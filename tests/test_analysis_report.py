@@ -1,5 +1,6 @@
 """The report: every part is there, and shows what it says."""
 
+import dataclasses
 import html.parser
 import re
 import shutil
@@ -121,6 +122,19 @@ def test_a_reconstruction_is_drawn_beside_its_original(encoder, held_out, drawn)
         for i in range(4):
             for panel, expected in zip(panels[4 * i : 4 * i + 4], (original, seen, decoded, result.error)):
                 np.testing.assert_allclose(panel, expected[i], atol=1e-5)
+
+
+def test_images_of_one_class_leave_out_probes_alone(encoder, held_out):
+    labels = {"labels": np.eye(4, dtype=int)[np.zeros(20, int)]}
+    text = sections.sensitivity(encoder, dataclasses.replace(held_out, batch=held_out.batch | labels))
+    assert "Without probes, of halves of these images" in text and "single class" in text
+    assert "no metadata" in text and "probe fitted again" not in text
+
+
+def test_a_split_that_is_asked_for_and_is_not_there_is_an_error(run_dir, synthetic_dir, tmp_path):
+    with pytest.raises(ValueError, match="no split 'trian'"):
+        report.main([str(run_dir), "--output", str(tmp_path / "r.html"), "--data_dir", str(synthetic_dir), "--split", "trian"])
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_how_much_of_their_metadata_embeddings_hold_is_said_of_enough_images(encoder, held_out, monkeypatch):

@@ -195,3 +195,25 @@ def test_what_embeddings_hold_is_scored_on_other_images_than_fitted_on():
             return noise
 
     assert max(metadata_probe(Noise(), IMAGES, batch_size=COUNT).r2.values()) < 0
+
+
+def test_what_is_no_number_of_these_images_is_refused():
+    valid, masked = np.ones(IMAGES.shape[:3], bool), np.ma.masked_greater(IMAGES, 2)
+    holed = np.where(np.arange(COUNT)[:, None, None, None] == 3, np.nan, IMAGES)
+    for measure in (
+        metadata_probe,
+        lambda encoder, images, **options: metadata_sensitivity(encoder, images, fields(), **options),
+    ):
+        for images, options, message in (
+            (IMAGES, dict(valid=valid[:20]), r"valid must be \(200, 4, 4\), as the images are, got \(20, 4, 4\)"),
+            (masked, {}, "images are masked in .* of 200 rows"),
+            (holed, {}, "images hold NaN or infinite values in 1 of 200 rows"),
+            (IMAGES, dict(pool="tokens"), "pool = 'tokens' gives every token"),
+            (IMAGES, dict(batch_size=0), "batch_size = 0 must be a whole number"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                measure(Recorder(False), images, **options)
+    unknown = metadata.Metadata(**fields())
+    for week, message in ((unknown.week * np.nan, "week hold NaN"), (np.ma.masked_less(unknown.week, 0), "week are masked in")):
+        with pytest.raises(ValueError, match=rf"{message}.*\[0, 0\] is what is not known"):
+            metadata_sensitivity(Recorder(False), IMAGES, unknown._replace(week=week))

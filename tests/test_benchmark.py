@@ -39,6 +39,9 @@ def test_the_command_writes_rows(tmp_path, capsys):
     assert "matmul peak" in capsys.readouterr().out
     with pytest.raises(ValueError, match="Huge"):
         bench.main(["--part", "train", "--size", "Huge"])
+    for part, option in (("kernels", ["--size", "XS"]), ("scene", ["--scaling"])):
+        with pytest.raises(ValueError, match=f"{option[0]} is for --part .*; {part} would ignore it"):
+            bench.main(["--part", part, *option])
 
 
 def test_the_step_lowers_for_accelerators_without_calls_to_the_host():

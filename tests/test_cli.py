@@ -71,7 +71,7 @@ def test_a_checkpoint_that_is_not_there_is_named(command, run_dir, synthetic_dir
     if command is embed:
         arguments += ["--dataset", "synthetic_landsat/small", "--data_dir", str(synthetic_dir)]
     with pytest.raises(FileNotFoundError, match="no checkpoint '?3"):
-        command.main([*arguments, "--which", "3", "--output", str(tmp_path / "out.npz")])
+        command.main([*arguments, "--which", "3", "--output", str(tmp_path / ("run" if command is convert else "out.npz"))])
 
 
 def test_an_output_that_cannot_be_written_is_named_before_anything_is_loaded(tmp_path):
@@ -85,6 +85,15 @@ def test_convert_takes_an_ending_in_any_case(tmp_path, name):
         pytest.importorskip("onnx")
     convert.main(["--checkpoint", str(PTH), "--output", str(tmp_path / name)])
     assert (tmp_path / name).is_file()
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "encoder.safetensor"])
+def test_convert_makes_no_folder_of_a_mistaken_ending(tmp_path, name):
+    with pytest.raises(ValueError, match=rf"--output .*{name} has an ending that is none of .safetensors, .pth"):
+        convert.main(["--checkpoint", str(PTH), "--output", str(tmp_path / name)])
+    for folder in (f"{name}/", "v0.2"):
+        convert.main(["--checkpoint", str(PTH), "--output", f"{tmp_path}/{folder}"])
+        assert (tmp_path / folder / "run.json").is_file()
 
 
 def test_convert_takes_spaces_between_platforms(tmp_path):

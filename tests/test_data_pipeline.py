@@ -396,3 +396,19 @@ def test_rows_of_a_split(synthetic_dir):
         ids("test", rows=(0, 8), train=True)
     with pytest.raises(ValueError, match="one_epoch = True is for train=True"):
         ids("test", one_epoch=True)
+
+
+def test_examples_that_two_splits_have_in_common_are_counted(synthetic_dir):
+    source = data.builder(NAME, synthetic_dir)
+    whole = data.num_examples(source, "train")
+    for first, second, common in (
+        ("train", "test", 0),
+        ("train", "train", whole),
+        ("train[:40]", "train[30:60]", 10),
+        ("train[30:60]", "train[:40]+test", 10),
+        ("train[:40]", "train[40:]", 0),
+        ("train[:0]", "train", 0),
+    ):
+        assert data.shared_examples(source, first, second) == common, (first, second)
+    with pytest.raises(ValueError, match="no split 'trian'"):
+        data.shared_examples(source, "train", "trian")

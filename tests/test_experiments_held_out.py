@@ -219,6 +219,9 @@ def test_the_command_scores_in_other_ways_where_asked(monkeypatch, capsys):
         asked.clear()
         corpus_command.main(["--checkpoints", str(PTH), f"--{option}"])
         assert asked == expected
+    for pool in ("tokens", "middle"):
+        with pytest.raises(ValueError, match=f"--pools {pool}: pool = '{pool}'"):
+            corpus_command.main(["--checkpoints", str(PTH), "--pools", "mean", pool])
     out = capsys.readouterr().out
     read = metadata_probe(geomoe.load(PTH), images)
     assert f"{PTH}, mean, metadata given at random and read from embeddings: R2 of week {read.r2['week']:.2f}, hour" in out

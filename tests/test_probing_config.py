@@ -71,6 +71,27 @@ def test_reading_a_config_loads_no_probe():
         ({"data.test_split": "", "data.splits": "group"}, "config.data.group = '' is not scene, folder or TABLE.csv:COLUMN"),
         ({"data.test_split": "", "data.splits": "group", "data.group": "site"}, "config.data.group = 'site'"),
         ({"protocol": "landsat_bench", "linear.C": 2.0}, "config.linear is set"),
+        (dict(pool="tokens"), "config.pool = 'tokens' gives every token"),
+        (dict(seeds=(0, 1, 0)), r"config.seeds = \(0, 1, 0\) names one of them twice"),
+        (dict(probes=("knn", "knn")), "config.probes = .* names one of them twice"),
+        (dict(baselines=("random weights", "random weights")), "config.baselines = .* names one of them twice"),
+        ({"data.drop": ("lat", "place")}, "config.data.drop has 'place', which is not one of week, hour, lat, lon"),
+        *(
+            ({"data.name": "synthetic_pairs", key: value}, f"config.{key} = .* is for prepared datasets")
+            for key, value in {
+                "probes": ("ridge",),
+                "protocol": "landsat_bench",
+                "label_fractions": (0.5,),
+                "data.clip": (8000, 9000),
+                "data.resize_mode": "resize",
+                "data.hour": "published",
+                "data.train_fraction": 0.5,
+                "data.test_split": "val",
+                "linear.C": 0.1,
+                "knn.k": 3,
+            }.items()
+        ),
+        ({"data.name": "synthetic_pairs", "data.pairs": 2}, "config.data.pairs = 2 must be at least 4"),
     ],
 )
 def test_what_cannot_be_run_is_named(change, message):

@@ -54,6 +54,21 @@ def test_probing_run(run_dir, synthetic_dir, name, test_split):
     assert (run_dir / "probes" / "results.csv").read_text() == before
 
 
+@pytest.mark.parametrize("splits", [("train", "", "train[:5]"), ("train[:50]", "test[-3:]", "test"), ("train[:5]", "", "bad")])
+def test_patches_that_are_fitted_on_are_not_scored(run_dir, synthetic_dir, splits):
+    config = default_probe_config()
+    config.checkpoint = str(run_dir)
+    config.data.update(name="synthetic_landsat/small", data_dir=str(synthetic_dir))
+    config.data.update(train_split=splits[0], val_split=splits[1], test_split=splits[2])
+    shared = {
+        "train[:5]": "5 patches of .*'train' as well",
+        "test": r"3 patches of .*'test\[-3:\]' as well",
+        "bad": "no split 'bad'",
+    }
+    with pytest.raises(ValueError, match=shared[splits[2]]):
+        probe_run.run(config)
+
+
 def test_corrected_labels_are_scored_anew(encoder, tmp_path, monkeypatch):
     """A dataset prepared again under its name with other labels, as many; and what was stored for the same records stays."""
     config = default_probe_config()
@@ -208,6 +223,7 @@ def test_probes_are_given_the_rows_of_their_splits_and_seeds(config, calls):
 
 def test_changes_are_learned_from_the_first_half_of_the_pairs(config, calls):
     config.data.name, config.data.pairs, config.baselines, config.seeds = "synthetic_pairs", 11, ("band statistics",), (3,)
+    config.probes = default_probe_config().probes
     rows, facts = probe_run.run(config)
     methods = [(probe, options["method"]) for probe, _, _, options in calls]
     assert methods == [("change_probe", "threshold"), ("change_probe", "linear")] * 2
@@ -379,6 +395,7 @@ def test_a_run_z_scores_by_the_statistics_of_its_training_split_where_asked(enco
     config.data.statistics = "mine"
     with pytest.raises(ValueError, match="config.data.statistics = 'mine' is not one of encoder, computed"):
         probe_run.run(config)
+    config.probes, config.data.clip = default_probe_config().probes, ()
     config.data.statistics, config.data.name = "computed", "synthetic_pairs"
     with pytest.raises(ValueError, match="'computed' is for prepared datasets"):
         probe_run.run(config)

@@ -25,8 +25,10 @@ Inputs = tuple[jax.Array, tuple[jax.Array, ...], jax.Array | None]
 def _inputs(encoder: PretrainedEncoder, batch: Mapping[str, np.ndarray], layer: int) -> tuple[ModelConfig, Any, Inputs]:
     """Config, parameters and inputs, for a layer that there is."""
     cfg = encoder.config
-    if not 0 <= layer < cfg.depth:
+    if not isinstance(layer, int | np.integer) or not 0 <= layer < cfg.depth:
         raise ValueError(f"layer {layer} is not one of the {cfg.depth} layers, 0 to {cfg.depth - 1}")
+    if absent := [name for name in ("image", *FIELDS) if name not in batch]:
+        raise ValueError(f"the batch has no {', '.join(absent)}; `geomoe.metadata.encode` gives {', '.join(FIELDS)}")
     metadata = tuple(jnp.asarray(batch[name]) for name in FIELDS)
     valid = jnp.asarray(batch["valid"]) if "valid" in batch else None
     return cfg, encoder.params["encoder"], (jnp.asarray(batch["image"]), metadata, valid)

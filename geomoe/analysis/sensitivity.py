@@ -9,11 +9,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from geomoe.checks import check_count
 from geomoe.metadata import FIELDS, Metadata, from_uniform
-from geomoe.models.pooling import Pool
+from geomoe.models.pooling import Pool, check_pooled
 from geomoe.pretrained import PretrainedEncoder, embed_in_batches
 from geomoe.probing.linear import fit_ridge, linear_probe
-from geomoe.probing.metrics import main_metric
+from geomoe.probing.metrics import check_finite, check_unmasked, main_metric
 from geomoe.probing.splits import labelled_splits
 
 TRUE = "true metadata"
@@ -56,6 +57,17 @@ def _changes(fields: Mapping[str, np.ndarray], seed: int) -> Iterator[tuple[str,
     yield "hour shifted by 6 hours", shifted("hour", 90)
 
 
+def _check_images(images: np.ndarray, valid: np.ndarray | None, pool: Pool, batch_size: int) -> None:
+    """Raise ValueError for what would go into an embedding as a number and is none, and for options without a meaning."""
+    check_pooled(pool)
+    check_count("batch_size", batch_size, 1)
+    advice = "give numbers there, and say by `valid` which pixels hold data"
+    check_unmasked("images", images, advice)
+    check_finite("images", images, advice)
+    if valid is not None and np.shape(valid) != images.shape[:3]:
+        raise ValueError(f"valid must be {images.shape[:3]}, as the images are, got {np.shape(valid)}")
+
+
 def metadata_sensitivity(
     encoder: PretrainedEncoder,
     images: np.ndarray,
@@ -84,13 +96,18 @@ def metadata_sensitivity(
         One entry for each change, the first being no change.
 
     Raises:
-        ValueError: there are labels but no task, fields or labels are not those of so many images, or labels do not fit it.
+        ValueError: there are labels but no task, fields, labels or `valid` are not those of so many images, labels do not fit
+            the task, images or fields are masked or NaN, or the pool is of tokens.
     """
+    _check_images(images, valid, pool, batch_size)
     fields = fields._asdict() if isinstance(fields, Metadata) else fields
     if absent := [name for name in FIELDS if not isinstance(fields, Mapping) or name not in fields]:
         raise ValueError(f"fields have no {', '.join(absent)}; `geomoe.metadata.encode` gives {', '.join(FIELDS)}")
+    for name in FIELDS:
+        check_unmasked(name, fields[name], "[0, 0] is what is not known")
     fields = {name: np.asarray(fields[name], np.float32) for name in FIELDS}
     for name, values in fields.items():
+        check_finite(name, values, "[0, 0] is what is not known")
         if values.shape != (len(images), 2):
             raise ValueError(f"{name} must be ({len(images)}, 2), for so many images, got {values.shape}")
     if labels is not None:
@@ -150,8 +167,9 @@ def metadata_probe(
         seed: of the metadata and of the halves.
 
     Raises:
-        ValueError: there are fewer than 4 images.
+        ValueError: there are fewer than 4 images, or as for `metadata_sensitivity`.
     """
+    _check_images(images, valid, pool, batch_size)
     if len(images) < 4:
         raise ValueError(f"got {len(images)} images; metadata are read from embeddings of 4 and more")
     rng = np.random.default_rng(seed)

@@ -41,6 +41,7 @@ _COLUMNS = {
     "model_gflop": ("model GFLOP", "{:.0f}"),
     "gbyte": ("GB", "{:.1f}"),
 }
+_SIZED = ("train", "program", "embed", "scene")  # parts that measure a model of a size
 _SCALING: dict[str, list[tuple[str, tuple[int, ...]]]] = {
     "train": [("batch", (16, 32, 64)), ("devices", (1, 2))],
     "embed": [("batch", (8, 32, 256)), ("img_size", (24, 32, 56))],
@@ -61,7 +62,7 @@ def _measure(part: str, options: dict[str, Any], cache: str, devices: int = 1) -
 
 def _rows(part: str, size: str, scaling: bool) -> list[dict[str, Any]]:
     if part not in ("train", "embed"):
-        return _measure(part, {"size": size} if part in ("scene", "program") else {}, "")
+        return _measure(part, {"size": size} if part in _SIZED else {}, "")
     with tempfile.TemporaryDirectory() as cache:
         (row,) = _measure(part, {"size": size}, cache)
         (again,) = _measure(part, {"size": size, "repeats": 1}, cache)
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = ("train", "program", "embed", "kernels", "experts", "input", "hosts", "probe", "scene")
     parser = argparse.ArgumentParser(prog=program("bench"), description=__doc__.splitlines()[0])
     parser.add_argument("--part", default="all", choices=(*parts, "all"))
-    parser.add_argument("--size", default="S", help="of the model (default: S)")
+    parser.add_argument("--size", help=f"of the model of {', '.join(_SIZED)} (default: S)")
     parser.add_argument("--scaling", action="store_true", help="also over batch, image size and simulated devices")
     parser.add_argument("--json", metavar="FILE", help="where to write the rows")
     parser.add_argument("--plots", metavar="DIR", help="where to write PNG figures")
@@ -94,10 +95,13 @@ def main(argv: list[str] | None = None) -> None:
         part, options = json.loads(args.child)
         print(json.dumps(PARTS[part](**options)))
         return
+    for option, used in (("size", _SIZED), ("scaling", tuple(_SCALING))):
+        if getattr(args, option) and args.part not in (*used, "all"):
+            raise ValueError(f"--{option} is for --part {', '.join(used)}; {args.part} would ignore it")
     console = rich.console.Console(width=None if sys.stdout.isatty() else 140)
     rows: list[dict[str, Any]] = []
     for part in parts if args.part == "all" else (args.part,):
-        found = _rows(part, args.size, args.scaling)
+        found = _rows(part, args.size or "S", args.scaling)
         rows += found
         shown = [name for name in _COLUMNS if any(name in row for row in found)]
         what = [n for n in found[0] if n not in _COLUMNS and n not in ("part", "ms", "peak_gflops", "varied")]

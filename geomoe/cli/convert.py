@@ -15,6 +15,7 @@ import sys
 from geomoe.cli.options import statistics_of_file
 from geomoe.cli.setup import clear_errors, program, start
 
+_ENDINGS = (".safetensors", ".pth", ".stablehlo", ".onnx")
 # Options that other outputs would ignore.
 _ONLY_FOR = {"pool": (".stablehlo", ".onnx"), "platforms": (".stablehlo",), "dtype": (".safetensors",)}
 
@@ -40,6 +41,10 @@ def main(argv: list[str] | None = None) -> None:
     for option, endings in _ONLY_FOR.items():
         if getattr(args, option) is not None and not output.endswith(endings):
             raise ValueError(f"--{option} is for {' and '.join(endings)} files, which {args.output} is none of")
+    ending = os.path.splitext(os.path.basename(output.rstrip("/")))[1]
+    if ending[1:2].isalpha() and not output.endswith((*_ENDINGS, "/")):
+        kinds = f"{', '.join(_ENDINGS)}, or without an ending, or with a / at its end, for a run directory"
+        raise ValueError(f"--output {args.output} has an ending that is none of {kinds}")
     start()
     from geomoe.models.pooling import parse_pool
     from geomoe.pretrained import load

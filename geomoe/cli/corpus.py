@@ -44,9 +44,14 @@ def _score(args: argparse.Namespace) -> None:
 
     from geomoe.analysis import metadata_probe
     from geomoe.experiments import held_out
-    from geomoe.models.pooling import parse_pool
+    from geomoe.models.pooling import check_pooled, parse_pool
     from geomoe.pretrained import load
 
+    for pool in args.pools:
+        try:
+            check_pooled(parse_pool(pool))
+        except ValueError as error:
+            raise ValueError(f"--pools {pool}: {error}") from None
     encoders = {path: load(path) for path in args.checkpoints}
     windows = held_out.load_held_out(args.data_dir)
     baselines = held_out.baselines(windows)

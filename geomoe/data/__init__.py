@@ -14,4 +14,5 @@ with _epy.lazy_api_imports(globals()):
         fingerprint as fingerprint,
         load as load,
         num_examples as num_examples,
+        shared_examples as shared_examples,
     )

@@ -329,6 +329,13 @@ def num_examples(source: tfds.core.DatasetBuilder, split: str) -> int:
         raise ValueError(f"{source.name} has no split {split!r}; it has {', '.join(source.info.splits)}") from error
 
 
+def shared_examples(source: tfds.core.DatasetBuilder, first: str, second: str) -> int:
+    """Count the examples that two splits in TFDS's notation have in common; ValueError where there is no such split."""
+    files, others = ([] if not num_examples(source, s) else source.info.splits[s].file_instructions for s in (first, second))
+    pairs = ((a, b) for a in files for b in others if a.filename == b.filename)
+    return sum(max(min(a.skip + a.take, b.skip + b.take) - max(a.skip, b.skip), 0) for a, b in pairs)
+
+
 def compute_statistics(
     name_or_builder: str | tfds.core.DatasetBuilder,
     split: str,

@@ -9,11 +9,16 @@ import ml_collections
 from ml_collections import config_dict
 
 from geomoe.landsat import COMPUTED
+from geomoe.metadata import FIELDS
 
 PRETRAINED, RANDOM, BANDS, RCF = "pretrained", "random weights", "band statistics", "random convolutional features"
 BASELINES = (RANDOM, BANDS, RCF)
 PROBES = ("linear", "knn", "ridge", "finetune")
 CHANGE_DATA = "synthetic_pairs"
+# What pairs are scored by; of other keys they have no use.
+_CHANGE_KEYS = {"checkpoint", "which", "pool", "seeds", "baselines", "resamples", "output", "resume", "save_probe"}
+_CHANGE_KEYS |= {f"data.{key}" for key in ("name", "data_dir", "pairs", "drop", "nodata", "batch_size")}
+_FEWEST_PAIRS = 4  # half of them to fit on
 SPLITS = ("random", "stratified", "spatial", "group")  # how rows are divided into folds
 
 # What published benchmarks fix of a probe, by the name that a result carries.
@@ -90,7 +95,7 @@ def default_probe_config() -> ml_collections.ConfigDict:
 def validate(config: ml_collections.ConfigDict) -> None:
     """Raise ValueError, naming the key, for a configuration that cannot be run."""
     from geomoe.data.preprocess import InputSpec
-    from geomoe.models.pooling import check_pool
+    from geomoe.models.pooling import check_pooled
     from geomoe.probing.features import TARGETS
     from geomoe.training.config import flatten
 
@@ -105,7 +110,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     require(bool(d.name), "config.data.name is empty: name a prepared dataset")
     whose = ("encoder", COMPUTED)
     require(d.statistics in whose, f"config.data.statistics = {d.statistics!r} is not one of {', '.join(whose)}")
-    for section, check in (("", lambda: check_pool(config.pool)), ("data.", lambda: InputSpec(nodata=d.nodata))):
+    for section, check in (("", lambda: check_pooled(config.pool)), ("data.", lambda: InputSpec(nodata=d.nodata))):
         try:
             check()
         except ValueError as error:
@@ -113,8 +118,16 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for key, allowed in (("probes", PROBES), ("baselines", BASELINES)):
         for name in config[key]:
             require(name in allowed, f"config.{key} has {name!r}, which is not one of {', '.join(allowed)}")
-    drawn = f"config.data.statistics = {d.statistics!r} is for prepared datasets; each seed draws its {CHANGE_DATA} anew"
-    require(d.name != CHANGE_DATA or d.statistics == "encoder", drawn)
+    for key in ("probes", "baselines", "seeds"):
+        require(len(set(config[key])) == len(config[key]), f"config.{key} = {config[key]} names one of them twice")
+    for name in d.drop:
+        require(name in FIELDS, f"config.data.drop has {name!r}, which is not one of {', '.join(FIELDS)}")
+    if d.name == CHANGE_DATA:
+        for key, default in flatten(defaults.to_dict()).items():
+            used = key in _CHANGE_KEYS or values[key] == default
+            of_prepared = f"config.{key} = {values[key]!r} is for prepared datasets; each seed draws its {CHANGE_DATA} anew"
+            require(used, f"{of_prepared}, and scores them by a threshold and a linear probe")
+        require(d.pairs >= _FEWEST_PAIRS, f"config.data.pairs = {d.pairs} must be at least {_FEWEST_PAIRS}")
     require(bool(config.seeds and config.probes), "config.seeds and config.probes must not be empty")
     require(0 < d.train_fraction <= 1, f"config.data.train_fraction = {d.train_fraction} must be in (0, 1]")
     require(config.resamples >= 0, f"config.resamples = {config.resamples} must be 0 or more")

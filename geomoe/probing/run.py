@@ -114,6 +114,10 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         classes = list(source.info.features["labels"].feature.names)
         train = datasets.num_examples(source, d.train_split)
         test = datasets.num_examples(source, d.test_split) if d.test_split else None
+        for name in filter(None, (d.train_split, d.val_split) if d.test_split else ()):
+            if common := datasets.shared_examples(source, name, d.test_split):
+                fitted = f"{common} patches of config.data.test_split = {d.test_split!r} are of {name!r} as well"
+                raise ValueError(f"{fitted}, which the probe is fitted on; give splits that share none")
         if jax.process_count() > 1 and (config.label_fractions or set(probes) != {"finetune"}):
             for name in filter(None, (d.train_split, d.val_split, d.test_split)):
                 splits.split(name)  # together: what follows is for the first process

@@ -37,6 +37,9 @@ def write_report(
 
     Returns:
         The path of the file.
+
+    Raises:
+        ValueError: the dataset has no such split as was asked for.
     """
     run_dir = os.fspath(run_dir)
     run = read_run(run_dir)
@@ -46,6 +49,8 @@ def write_report(
     try:
         images = _held_out(encoder, run["config"]["data"], data_dir, split, max_images)
     except (FileNotFoundError, ValueError) as error:
+        if split is not None and not isinstance(error, FileNotFoundError):
+            raise  # asked for by name
         note = f'<p class="note">Without images: {html.escape(str(error))}</p>'
         parts["probes"] = sections.probes(run_dir)
     else:
