@@ -8,7 +8,8 @@ NAN = float("nan")
 
 
 def score(recipe, seed, minutes, pool, view, micro, transfer=NAN, rate=80.7, least=0.25):
-    return Score(recipe, seed, minutes, "masked", 1.0, 2, rate, least, pool, view, micro, micro / 2, transfer)
+    scored_on = ("0123", "some 4567", "train", "", "masked")
+    return Score(recipe, seed, minutes, *scored_on, 1.0, 2, rate, least, pool, view, micro, micro / 2, transfer)
 
 
 def test_rows_are_means_over_seeds_longest_runs_first():

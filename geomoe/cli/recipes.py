@@ -3,7 +3,7 @@
     python -m geomoe.cli.recipes configs/recipes/*.py --minutes 10 --seeds 0 1 2 --output runs/recipes \
         --dataset bigearthnet_landsat --transfer synthetic_landsat --markdown docs/recipes.md
 
-Rows that OUTPUT/scores.csv has are taken from there, so that an interrupted command goes on.
+Rows that OUTPUT/scores.csv has of the same recipes, scored on the same, are taken from there: an interrupted command goes on.
 """
 
 import argparse
@@ -28,8 +28,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--nested", action="store_true", help="choose recipe and pooling by nested folds, with the first seed")
     parser.add_argument("--markdown", help="file that the table is written to, between its two marks")
     args = parser.parse_args(argv)
-    if args.minutes <= 0:
-        raise ValueError(f"--minutes {args.minutes} must be above 0")
+    paths: dict[str, str] = {}
+    for path in args.recipes:
+        name = os.path.splitext(os.path.basename(path))[0]
+        if name in paths:
+            raise ValueError(
+                f"{paths[name]} and {path} are both named {name}, and a recipe is named after its file: rename one"
+            )
+        paths[name] = path
 
     start()
     from geomoe import experiments
@@ -38,11 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     pools = tuple(map(parse_pool, args.pools)) if args.pools else experiments.POOLS
     values = {name: getattr(args, name) for name in ("minutes", "output", "dataset", "split", "data_dir", "transfer", "nodata")}
     comparison = experiments.Comparison(pools=pools, **values)
-    names = [os.path.splitext(os.path.basename(path))[0] for path in args.recipes]
-    recipes = {name: experiments.load_recipe(path) for name, path in zip(names, args.recipes)}
+    recipes = {name: experiments.load_recipe(path) for name, path in paths.items()}
     text = experiments.markdown(experiments.compare(recipes, args.seeds, comparison))
     if args.nested:
-        choice = experiments.choose(names, args.seeds[0], comparison)
+        choice = experiments.choose(recipes, args.seeds[0], comparison)
         text += "\n" + experiments.describe_choice(choice, comparison, args.seeds[0])
     print(text, end="")
     if args.markdown:

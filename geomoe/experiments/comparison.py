@@ -2,23 +2,43 @@
 
 import collections
 import dataclasses
+import hashlib
+import json
+import math
+import operator
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
+from geomoe import data
 from geomoe.data.preprocess import InputSpec
-from geomoe.experiments.recipe import UNTRAINED, pretrain
-from geomoe.experiments.scoring import BASELINES, POOLS, STANDARD, WHOLE, Protocol, Scorer, embed_pools, load_patches, views_of
-from geomoe.models.pooling import Pool, pool_name
+from geomoe.experiments.recipe import UNTRAINED, Run, pretrain
+from geomoe.experiments.scoring import (
+    BASELINES,
+    POOLS,
+    STANDARD,
+    WHOLE,
+    Protocol,
+    Scorer,
+    ViewScore,
+    embed_pools,
+    load_patches,
+    views_of,
+)
+from geomoe.models.pooling import Pool, check_pooled, pool_name
 from geomoe.pretrained import load
 from geomoe.probing.config import RANDOM
 from geomoe.probing.evaluation import held_out_scores
 from geomoe.probing.linear import fit_logistic
-from geomoe.probing.results import RowFile
+from geomoe.probing.metrics import TASKS
+from geomoe.probing.results import RowFile, plain_text
 from geomoe.probing.splits import Rows, random_folds
+from geomoe.training import read_run
+from geomoe.training.config import differences, flatten
+from geomoe.training.run_file import is_run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +57,10 @@ class Comparison:
 
     def __post_init__(self) -> None:
         InputSpec(nodata=self.nodata)  # checks it
+        if not 0 < self.minutes < math.inf:
+            raise ValueError(f"minutes = {self.minutes} must be a finite number above 0")
+        for pool in self.pools:
+            check_pooled(pool)
 
     def run_folder(self, recipe: str, seed: int) -> str:
         """The run directory of a recipe."""
@@ -47,6 +71,47 @@ class Comparison:
         """The file of the scores."""
         return os.path.join(self.output, "scores.csv")
 
+    def scored_on(self) -> dict[str, Any]:
+        """Open the datasets, and give what rows of scores.csv say of them: dataset, split, transfer_dataset and nodata.
+
+        Raises:
+            ValueError: dataset or transfer is unknown, not prepared or without labels, or has no such split.
+        """
+        dataset = _labelled("dataset", self.dataset, self.data_dir, {self.split: self.protocol.folds})
+        transfer = _labelled("transfer", self.transfer, self.data_dir, {"train": 1, "test": 1}) if self.transfer else ""
+        return dict(dataset=dataset, split=plain_text(self.split), transfer_dataset=transfer, nodata=self.nodata)
+
+
+def _labelled(key: str, name: str, data_dir: str, splits: Mapping[str, int]) -> str:
+    """Check that a dataset has labels, and so many patches in each split; its name and the start of its fingerprint."""
+    try:
+        source = data.builder(name, data_dir)
+        if source.info.metadata["task"] not in TASKS:
+            raise ValueError("it was prepared without labels; there is nothing to score on")
+        for split, least in splits.items():
+            if (count := data.num_examples(source, split)) < least:
+                raise ValueError(f"split {split!r} has {count} patches, fewer than {least}")
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{key} = {name!r}: {error}") from error
+    return f"{source.info.full_name} {data.fingerprint(source)[:12]}"
+
+
+def _digest(config: ml_collections.ConfigDict, sections: tuple[str, ...] = ("",)) -> str:
+    """Start of the SHA-256 of a configuration, or of its sections ("model."), without the folder that its data are in."""
+    values = {key: value for key, value in flatten(config.to_dict()).items() if key.startswith(sections)}
+    values.pop("data.data_dir", None)
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _check_run(workdir: str, config: ml_collections.ConfigDict) -> None:
+    """Raise ValueError where a folder holds the run of another configuration; seed and steps are those of the comparison."""
+    changed = differences(read_run(workdir)["config"], config.to_dict()) if is_run(workdir) else []
+    if changed := [change for change in changed if not change.startswith(("seed: ", "train.num_steps: "))]:
+        raise ValueError(
+            f"{workdir} holds a run of another config than the recipe has now; move it away, or give another --output. "
+            f"Differences: {'; '.join(changed)}"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Score:
@@ -55,6 +120,10 @@ class Score:
     recipe: str
     seed: int
     minutes: float  # that were asked for; 0 without training
+    config: str  # digest of the recipe's; without training of what the first recipe has on model and data
+    dataset: str  # its name and the start of its fingerprint
+    split: str
+    transfer_dataset: str  # as `dataset`; "" for none
     nodata: str  # what became of pixels without data where patches were embedded
     seconds: float  # this and what follows: see `Run`
     steps: int
@@ -67,10 +136,13 @@ class Score:
     transfer: float
 
 
+_KEY = ("recipe", "seed", "minutes", "config", "dataset", "split", "transfer_dataset", "nodata", "pool", "view")
+
+
 def read_scores(path: str) -> list[Score]:
-    """Read the rows of a file of scores, the last one of each recipe, seed, minutes, nodata, pool and view."""
-    rows = RowFile(path, Score).read()
-    return list({(row.recipe, row.seed, row.minutes, row.nodata, row.pool, row.view): row for row in rows}.values())
+    """Read the rows of a file of scores, the last one of each pool and view of an encoder that was scored in one way."""
+    key = operator.attrgetter(*_KEY)
+    return list({key(row): row for row in RowFile(path, Score).read()}.values())
 
 
 def _missing(scores: Sequence[Score], recipe: str, seed: int, minutes: float, pools: Iterable[Pool]) -> list[Pool]:
@@ -79,24 +151,48 @@ def _missing(scores: Sequence[Score], recipe: str, seed: int, minutes: float, po
     return [pool for pool in pools if not {(pool_name(pool), view) for view in views_of(pool)} <= done]
 
 
+def _comparable(path: str, configs: Mapping[str, str], on: Mapping[str, Any]) -> list[Score]:
+    """The rows of a file that were scored on the same, with these digests of configs; of other recipes with their last one."""
+    rows = [row for row in read_scores(path) if all(getattr(row, key) == value for key, value in on.items())]
+    configs = {**{row.recipe: row.config for row in rows}, **configs}
+    return [row for row in rows if row.config == configs[row.recipe]]
+
+
 def compare(recipes: Mapping[str, ml_collections.ConfigDict], seeds: Sequence[int], comparison: Comparison) -> list[Score]:
     """Pretrain and score each recipe with each seed, and the baselines.
 
-    What scores.csv has is taken from there; a finished run in the folder is scored again where a pool is missing.
+    What scores.csv has of the same configurations, scored on the same, is taken from there; a finished run in the folder is
+    scored again where a pool is missing.
 
     Args:
         recipes: name -> configuration; data.data_dir is set to that of the comparison.
 
     Returns:
-        The rows of the file that have one of the pools, and those of the baselines.
+        The rows of the file, scored on the same, that have one of the pools, and those of the baselines.
+
+    Raises:
+        ValueError: before anything is trained: a dataset or split is not there, or a run in the folder has another
+            configuration than its recipe.
     """
     c, file = comparison, RowFile(comparison.scores_path, Score)
+    on, first, untrained = c.scored_on(), next(iter(recipes.values())), {name for name, _ in BASELINES}
+    configs = {recipe: _digest(config) for recipe, config in recipes.items()}
+    configs |= dict.fromkeys((RANDOM, *untrained), _digest(first, ("model.", "data.")))  # with the first recipe they are scored
+    for seed in seeds:
+        for recipe, config in recipes.items():
+            _check_run(c.run_folder(recipe, seed), config)
+
+    def rows(recipe: str, seed: int, minutes: float, run: Run, scores: Iterable[ViewScore]) -> list[Score]:
+        return [Score(recipe, seed, minutes, configs[recipe], **on, **run._asdict(), **row._asdict()) for row in scores]
+
     scorer: Scorer | None = None
     for seed in seeds:
         for recipe, config in recipes.items():
-            scores = [score for score in read_scores(c.scores_path) if score.nodata == c.nodata]
+            scores = _comparable(c.scores_path, configs, on)
             missing = _missing(scores, recipe, seed, c.minutes, c.pools)
-            if not missing:
+            random = _missing(scores, RANDOM, seed, 0.0, c.pools)
+            baselines = not set(BASELINES) <= {(s.recipe, s.pool) for s in scores if s.seed == seed}
+            if not (missing or random or baselines):
                 continue
             with config.unlocked():
                 config.data.data_dir = c.data_dir
@@ -105,16 +201,15 @@ def compare(recipes: Mapping[str, ml_collections.ConfigDict], seeds: Sequence[in
             encoder = load(workdir)
             if scorer is None or scorer.statistics != encoder.statistics:
                 scorer = Scorer(encoder, c.dataset, c.split, c.data_dir, c.transfer, c.protocol, c.nodata)
-            rows = [Score(recipe, seed, c.minutes, c.nodata, *(run + row)) for row in scorer.scores(encoder, missing)]
-            if missing := _missing(scores, RANDOM, seed, 0.0, c.pools):
-                random = encoder.random_weights(seed)
-                rows += [Score(RANDOM, seed, 0.0, c.nodata, *(UNTRAINED + row)) for row in scorer.scores(random, missing)]
-            if not set(BASELINES) <= {(s.recipe, s.pool) for s in scores if s.seed == seed}:
-                baselines = scorer.baselines(seed).items()
-                rows += [Score(name, seed, 0.0, c.nodata, *(UNTRAINED + row)) for (name, _), row in baselines]
-            file.append(rows)
-    names, untrained = {pool_name(pool) for pool in c.pools}, {name for name, _ in BASELINES}
-    scores = [score for score in read_scores(c.scores_path) if score.nodata == c.nodata]
+            new = rows(recipe, seed, c.minutes, run, scorer.scores(encoder, missing)) if missing else []
+            if random:
+                new += rows(RANDOM, seed, 0.0, UNTRAINED, scorer.scores(encoder.random_weights(seed), random))
+            if baselines:
+                for (name, _), row in scorer.baselines(seed).items():
+                    new += rows(name, seed, 0.0, UNTRAINED, [row])
+            file.append(new)
+    names = {pool_name(pool) for pool in c.pools}
+    scores = _comparable(c.scores_path, configs, on)
     return [score for score in scores if score.pool in names or score.recipe in untrained]
 
 
