@@ -132,8 +132,8 @@ def encode(lat: Any, lon: Any, time: Any) -> Metadata:
 
 
 def from_uniform(numbers: np.ndarray) -> Metadata:
-    """Make any week, hour, latitude and longitude of uniform numbers in [0, 1), (N, 4) float32 in the order of `FIELDS`."""
-    angles = (numbers - np.float32(0.5)) * np.float32(2 * np.pi)
+    """Make any week, hour, latitude and longitude of uniform numbers in [0, 1), (N, 4) in the order of `FIELDS`."""
+    angles = (np.asarray(numbers, np.float32) - np.float32(0.5)) * np.float32(2 * np.pi)
     angles[:, FIELDS.index("lat")] /= 2
     return Metadata(*np.stack([np.sin(angles), np.cos(angles)], axis=-1).swapaxes(0, 1))
 

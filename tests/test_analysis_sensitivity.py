@@ -217,3 +217,14 @@ def test_what_is_no_number_of_these_images_is_refused():
     for week, message in ((unknown.week * np.nan, "week hold NaN"), (np.ma.masked_less(unknown.week, 0), "week are masked in")):
         with pytest.raises(ValueError, match=rf"{message}.*\[0, 0\] is what is not known"):
             metadata_sensitivity(Recorder(False), IMAGES, unknown._replace(week=week))
+
+
+def test_nan_is_taken_where_it_is_said_that_there_is_no_data():
+    class Shown:
+        def embed_batch(self, images, fields, pool, size, valid):
+            return np.where(valid[..., None], images, 0).mean(axis=(1, 2))
+
+    valid = RNG.random(IMAGES.shape[:3]) < 0.9
+    holed = np.where(valid[..., None], IMAGES, np.nan)
+    assert metadata_probe(Shown(), holed, valid=valid) == metadata_probe(Shown(), IMAGES, valid=valid)
+    metadata_sensitivity(Shown(), holed, fields(), valid=valid)

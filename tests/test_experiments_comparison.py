@@ -158,6 +158,11 @@ def test_scores_of_another_config_dataset_split_or_transfer_are_not_taken(runs, 
     assert {str(row) for row in again} == {str(row) for row in rows} and not runs
     back = compare({"a": shared, "b": shared}, [0], Comparison(**options))
     assert {str(row) for row in back} == {str(row) for row in before} and not runs
+    free = recipe_config(lr=1e-3, seed=7, log={"every_steps": 1}, train={"num_steps": 5})  # changes nothing of a result
+    assert {str(row) for row in compare({"a": free}, [0], Comparison(**options))} == {str(row) for row in before} and not runs
+    other = Comparison(**options, protocol=Protocol(folds=3))
+    assert {row.protocol for row in compare({"a": shared}, [0], other)}.isdisjoint({row.protocol for row in before})
+    assert ("scores", "trained", ("mean",)) in runs and ("baselines", 0) in runs
     deep = recipe_config(lr=1e-3, model={"depth": 2})
     compare({"b": shared, "deep": deep}, [0], Comparison(**options))
     assert [r for r in runs if r[0] != "scorer"] == [("pretrain", str(tmp_path / "deep-3min-0"), 3.0, 0), trained]

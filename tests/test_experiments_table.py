@@ -8,7 +8,7 @@ NAN = float("nan")
 
 
 def score(recipe, seed, minutes, pool, view, micro, transfer=NAN, rate=80.7, least=0.25):
-    scored_on = ("0123", "some 4567", "train", "", "masked")
+    scored_on = ("0123", "some 4567", "train", "", "89ab", "masked")
     return Score(recipe, seed, minutes, *scored_on, 1.0, 2, rate, least, pool, view, micro, micro / 2, transfer)
 
 

@@ -61,11 +61,11 @@ def _check_images(images: np.ndarray, valid: np.ndarray | None, pool: Pool, batc
     """Raise ValueError for what would go into an embedding as a number and is none, and for options without a meaning."""
     check_pooled(pool)
     check_count("batch_size", batch_size, 1)
-    advice = "give numbers there, and say by `valid` which pixels hold data"
-    check_unmasked("images", images, advice)
-    check_finite("images", images, advice)
-    if valid is not None and np.shape(valid) != images.shape[:3]:
-        raise ValueError(f"valid must be {images.shape[:3]}, as the images are, got {np.shape(valid)}")
+    if valid is not None and np.shape(valid) != np.shape(images)[:3]:
+        raise ValueError(f"valid must be {np.shape(images)[:3]}, as the images are, got {np.shape(valid)}")
+    check_unmasked("images", images, "give the numbers below the mask, and by `valid` which pixels hold data")
+    held = images if valid is None else np.where(np.asarray(valid, bool)[..., None], images, 0)
+    check_finite("images", held, "say by `valid` that these pixels hold no data")
 
 
 def metadata_sensitivity(

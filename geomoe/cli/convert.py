@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     for option, endings in _ONLY_FOR.items():
         if getattr(args, option) is not None and not output.endswith(endings):
             raise ValueError(f"--{option} is for {' and '.join(endings)} files, which {args.output} is none of")
-    ending = os.path.splitext(os.path.basename(output.rstrip("/")))[1]
+    ending = os.path.splitext(output)[1]
     if ending[1:2].isalpha() and not output.endswith((*_ENDINGS, "/")):
         kinds = f"{', '.join(_ENDINGS)}, or without an ending, or with a / at its end, for a run directory"
         raise ValueError(f"--output {args.output} has an ending that is none of {kinds}")

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import hashlib
-import json
 import math
 import operator
 import os
@@ -37,7 +36,7 @@ from geomoe.probing.metrics import TASKS
 from geomoe.probing.results import RowFile, plain_text
 from geomoe.probing.splits import Rows, random_folds
 from geomoe.training import read_run
-from geomoe.training.config import differences, flatten
+from geomoe.training.config import default_config, differences
 from geomoe.training.run_file import is_run
 
 
@@ -72,14 +71,15 @@ class Comparison:
         return os.path.join(self.output, "scores.csv")
 
     def scored_on(self) -> dict[str, Any]:
-        """Open the datasets, and give what rows of scores.csv say of them: dataset, split, transfer_dataset and nodata.
+        """Open the datasets, and give what rows of scores.csv say of how they are scored: dataset, split, protocol ...
 
         Raises:
             ValueError: dataset or transfer is unknown, not prepared or without labels, or has no such split.
         """
         dataset = _labelled("dataset", self.dataset, self.data_dir, {self.split: self.protocol.folds})
         transfer = _labelled("transfer", self.transfer, self.data_dir, {"train": 1, "test": 1}) if self.transfer else ""
-        return dict(dataset=dataset, split=plain_text(self.split), transfer_dataset=transfer, nodata=self.nodata)
+        row = dict(dataset=dataset, split=plain_text(self.split), transfer_dataset=transfer, nodata=self.nodata)
+        return row | {"protocol": _digest([repr(self.protocol)])}
 
 
 def _labelled(key: str, name: str, data_dir: str, splits: Mapping[str, int]) -> str:
@@ -96,17 +96,25 @@ def _labelled(key: str, name: str, data_dir: str, splits: Mapping[str, int]) -> 
     return f"{source.info.full_name} {data.fingerprint(source)[:12]}"
 
 
-def _digest(config: ml_collections.ConfigDict, sections: tuple[str, ...] = ("",)) -> str:
-    """Start of the SHA-256 of a configuration, or of its sections ("model."), without the folder that its data are in."""
-    values = {key: value for key, value in flatten(config.to_dict()).items() if key.startswith(sections)}
-    values.pop("data.data_dir", None)
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+def _digest(values: Sequence[str]) -> str:
+    return hashlib.sha256(repr(values).encode()).hexdigest()[:12]
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What of a recipe's configuration is other, without what the comparison sets."""
+    set_here = ("seed: ", "train.num_steps: ", "data.data_dir: ")
+    return [change for change in differences(old, new) if not change.startswith(set_here)]
+
+
+def _config_digest(config: ml_collections.ConfigDict, sections: tuple[str, ...] = ("",)) -> str:
+    """Of what a configuration, or its sections ("model."), has other than by default."""
+    changed = _changed(default_config().to_dict(), config.to_dict())
+    return _digest([change for change in changed if change.startswith(sections)])
 
 
 def _check_run(workdir: str, config: ml_collections.ConfigDict) -> None:
-    """Raise ValueError where a folder holds the run of another configuration; seed and steps are those of the comparison."""
-    changed = differences(read_run(workdir)["config"], config.to_dict()) if is_run(workdir) else []
-    if changed := [change for change in changed if not change.startswith(("seed: ", "train.num_steps: "))]:
+    """Raise ValueError where a folder holds the run of another configuration."""
+    if is_run(workdir) and (changed := _changed(read_run(workdir)["config"], config.to_dict())):
         raise ValueError(
             f"{workdir} holds a run of another config than the recipe has now; move it away, or give another --output. "
             f"Differences: {'; '.join(changed)}"
@@ -124,6 +132,7 @@ class Score:
     dataset: str  # its name and the start of its fingerprint
     split: str
     transfer_dataset: str  # as `dataset`; "" for none
+    protocol: str  # digest of `Protocol`
     nodata: str  # what became of pixels without data where patches were embedded
     seconds: float  # this and what follows: see `Run`
     steps: int
@@ -136,7 +145,7 @@ class Score:
     transfer: float
 
 
-_KEY = ("recipe", "seed", "minutes", "config", "dataset", "split", "transfer_dataset", "nodata", "pool", "view")
+_KEY = ("recipe", "seed", "minutes", "config", "dataset", "split", "transfer_dataset", "protocol", "nodata", "pool", "view")
 
 
 def read_scores(path: str) -> list[Score]:
@@ -152,7 +161,7 @@ def _missing(scores: Sequence[Score], recipe: str, seed: int, minutes: float, po
 
 
 def _comparable(path: str, configs: Mapping[str, str], on: Mapping[str, Any]) -> list[Score]:
-    """The rows of a file that were scored on the same, with these digests of configs; of other recipes with their last one."""
+    """The rows of a file that were scored alike, with these digests of configs; of other recipes with the one last scored."""
     rows = [row for row in read_scores(path) if all(getattr(row, key) == value for key, value in on.items())]
     configs = {**{row.recipe: row.config for row in rows}, **configs}
     return [row for row in rows if row.config == configs[row.recipe]]
@@ -176,8 +185,10 @@ def compare(recipes: Mapping[str, ml_collections.ConfigDict], seeds: Sequence[in
     """
     c, file = comparison, RowFile(comparison.scores_path, Score)
     on, first, untrained = c.scored_on(), next(iter(recipes.values())), {name for name, _ in BASELINES}
-    configs = {recipe: _digest(config) for recipe, config in recipes.items()}
-    configs |= dict.fromkeys((RANDOM, *untrained), _digest(first, ("model.", "data.")))  # with the first recipe they are scored
+    configs = {recipe: _config_digest(config) for recipe, config in recipes.items()}
+    configs |= dict.fromkeys(
+        (RANDOM, *untrained), _config_digest(first, ("model.", "data."))
+    )  # with the first recipe they are scored
     for seed in seeds:
         for recipe, config in recipes.items():
             _check_run(c.run_folder(recipe, seed), config)

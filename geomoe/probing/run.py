@@ -117,7 +117,7 @@ def run(config: ml_collections.ConfigDict) -> tuple[list[Row], dict[str, Any]]:
         for name in filter(None, (d.train_split, d.val_split) if d.test_split else ()):
             if common := datasets.shared_examples(source, name, d.test_split):
                 fitted = f"{common} patches of config.data.test_split = {d.test_split!r} are of {name!r} as well"
-                raise ValueError(f"{fitted}, which the probe is fitted on; give splits that share none")
+                raise ValueError(f"{fitted}, which probes are fitted or tuned on; give splits that share none")
         if jax.process_count() > 1 and (config.label_fractions or set(probes) != {"finetune"}):
             for name in filter(None, (d.train_split, d.val_split, d.test_split)):
                 splits.split(name)  # together: what follows is for the first process

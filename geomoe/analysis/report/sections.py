@@ -33,7 +33,7 @@ from geomoe.training.run_log import METRICS, read_table
 
 SHOWN = 4  # images that are drawn
 _ROUTED = 128  # images whose routing is measured
-_READ = 100  # images from which on it is said how much of their metadata embeddings hold
+_PROBED = 3  # images for each number of an embedding, from which on it is said how much of their metadata embeddings hold
 _AT_RANDOM = ("random", "stratified")  # folds that put patches beside each other on both sides
 
 Table = tuple[list[Row], dict[str, Any]]  # rows and facts, of `read_tables`
@@ -179,11 +179,12 @@ def sensitivity(encoder: PretrainedEncoder, images: HeldOut) -> str:
     values = [(row.cosine, row.score, row.refitted) for row in rows]
     cells = [[row.change, *(f"{v:.3f}" for v in line if v is not None)] for row, line in zip(rows, values)]
     probed = ""
-    if len(batch["image"]) >= _READ:
-        read = metadata_probe(encoder, batch["image"], valid=batch["valid"], batch_size=128)
+    if len(batch["image"]) >= _PROBED * encoder.embed_dim:
+        found = metadata_probe(encoder, batch["image"], valid=batch["valid"], batch_size=128)
         probed = (
             "<p>Metadata drawn at random are given to the images, and ridge regression reads them from the embeddings: "
-            f"{read} (R2 of 0 or less: not at all; the variance that they make in embeddings).</p>"
+            f"{found}. An R2 of 1 is all of it, and of so few images it is too low by 0.1 or so; the variance is the share of "
+            "the embeddings' that metadata make.</p>"
         )
     return (
         "<p>The model may use where and when an image was taken as a prior, in place of its pixels. Here location and time are "
