@@ -163,6 +163,7 @@ def test_scores_of_another_config_dataset_split_or_transfer_are_not_taken(runs, 
     other = Comparison(**options, protocol=Protocol(folds=3))
     assert {row.protocol for row in compare({"a": shared}, [0], other)}.isdisjoint({row.protocol for row in before})
     assert ("scores", "trained", ("mean",)) in runs and ("baselines", 0) in runs
+    runs.clear()
     deep = recipe_config(lr=1e-3, model={"depth": 2})
     compare({"b": shared, "deep": deep}, [0], Comparison(**options))
     assert [r for r in runs if r[0] != "scorer"] == [("pretrain", str(tmp_path / "deep-3min-0"), 3.0, 0), trained]
