@@ -139,7 +139,9 @@ def test_a_split_that_is_asked_for_and_is_not_there_is_an_error(run_dir, synthet
 
 def test_how_much_of_their_metadata_embeddings_hold_is_said_of_enough_images(encoder, held_out, monkeypatch):
     assert "R2" not in sections.sensitivity(encoder, held_out)
-    monkeypatch.setattr(sections, "_PROBED", 0)
+    monkeypatch.setattr(sections, "_PROBED", 21 / encoder.embed_dim)  # of 20 images
+    assert "R2" not in sections.sensitivity(encoder, held_out)
+    monkeypatch.setattr(sections, "_PROBED", 20 / encoder.embed_dim)
     read = metadata_probe(encoder, held_out.batch["image"], valid=held_out.batch["valid"])
     assert f"reads them from the embeddings: {read}. An R2" in sections.sensitivity(encoder, held_out)
 
