@@ -40,8 +40,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _score(args: argparse.Namespace) -> None:
-    import numpy as np
-
     from geomoe.analysis import metadata_probe
     from geomoe.experiments import held_out
     from geomoe.models.pooling import check_pooled, parse_pool
@@ -75,10 +73,10 @@ def _score(args: argparse.Namespace) -> None:
     scores = {name: held_out.score_features(some, windows, **options) for name, some in features.items()}
     print(held_out.table(scores, args.labelled), end="")
     if args.given_metadata:
-        images, valid = (np.concatenate([getattr(w, name) for w in windows]) for name in ("images", "valid"))
+        images, valid = held_out.joined(windows)
         for path, pool in itertools.product(encoders, args.pools):
-            read = metadata_probe(encoders[path], images, valid=valid, pool=parse_pool(pool))
-            print(f"{path}, {pool}, metadata given at random and read from embeddings: {read}")
+            held = metadata_probe(encoders[path], images, valid=valid, pool=parse_pool(pool))
+            print(f"{path}, {pool}, metadata given at random and read from embeddings: {held}")
     for name, others in compared.items():
         for other in others:
             differences = held_out.paired_difference(scores[name], scores[other])

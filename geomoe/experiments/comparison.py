@@ -186,9 +186,8 @@ def compare(recipes: Mapping[str, ml_collections.ConfigDict], seeds: Sequence[in
     c, file = comparison, RowFile(comparison.scores_path, Score)
     on, first, untrained = c.scored_on(), next(iter(recipes.values())), {name for name, _ in BASELINES}
     configs = {recipe: _config_digest(config) for recipe, config in recipes.items()}
-    configs |= dict.fromkeys(
-        (RANDOM, *untrained), _config_digest(first, ("model.", "data."))
-    )  # with the first recipe they are scored
+    of_untrained = _config_digest(first, ("model.", "data."))  # they are scored with the first recipe
+    configs |= dict.fromkeys((RANDOM, *untrained), of_untrained)
     for seed in seeds:
         for recipe, config in recipes.items():
             _check_run(c.run_folder(recipe, seed), config)

@@ -214,9 +214,15 @@ def gradient_layout(windows: Windows, cell: int = 4) -> np.ndarray:
     return layout - layout.mean(axis=1, keepdims=True)
 
 
+def joined(all_windows: Sequence[Windows]) -> tuple[np.ndarray, np.ndarray]:
+    """The images of all sources, (N, S, S, C), and which of their pixels hold data, (N, S, S)."""
+    images, valid = (np.concatenate([getattr(w, name) for w in all_windows]) for name in ("images", "valid"))
+    return images, valid
+
+
 def baselines(all_windows: Sequence[Windows]) -> dict[str, Features]:
     """Features without training: band statistics, random convolutional features of two kinds of filters, and edges."""
-    images, valid = (np.concatenate([getattr(w, name) for w in all_windows]) for name in ("images", "valid"))
+    images, valid = joined(all_windows)
     filters, gaussian = RandomConvFeatures(images, valid=valid), GaussianConvFeatures(images.shape[-1])
     return {
         BANDS: lambda w: band_statistics(w.images, w.valid),

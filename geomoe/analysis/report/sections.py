@@ -165,12 +165,12 @@ def sensitivity(encoder: PretrainedEncoder, images: HeldOut) -> str:
     labelled = images.task in TASKS
     labels, task = (images.batch["labels"], images.task) if labelled else (None, None)
     batch = images.batch
-    of = functools.partial(metadata_sensitivity, encoder, batch["image"], batch, valid=batch["valid"], batch_size=128)
+    measure = functools.partial(metadata_sensitivity, encoder, batch["image"], batch, valid=batch["valid"], batch_size=128)
     note = ""
     try:
-        rows = of(labels, task)
+        rows = measure(labels, task)
     except ValueError as error:  # of a probe: its halves may hold too few classes
-        rows, labelled = of(), False
+        rows, labelled = measure(), False
         note = f'<p class="note">Without probes, of halves of these images: {html.escape(str(error))}</p>'
     header = ["metadata given to the encoder", "cosine with the true embedding"]
     if labelled:
